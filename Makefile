@@ -1,0 +1,54 @@
+# Needs Python 3.11 or later, git and make; everything else goes into .venv on the first run.
+# ARGS= passes options on: make test ARGS="-k twins -x", make demo ARGS="--help".
+
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PACKAGES := persistence checkpoint vectorstore sessions
+ARGS ?=
+
+# ruff leaves _sync/ alone unless a file is named: these are the ones that were written by hand.
+HAND_WRITTEN = $$(grep -L '^\# Generated from' /dev/null $(PACKAGES:%=%/_sync/*.py) tests/_sync/*.py 2>/dev/null | grep '\.py$$')
+
+.PHONY: help demo test lint bench twins format
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+demo: $(VENV)/.dev ## run examples/research_agent.py
+	$(PY) examples/research_agent.py $(ARGS)
+
+test: $(VENV)/.dev ## run the tests against real servers, which they start themselves
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## check style, types and the generated twins
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check . $(HAND_WRITTEN)
+	$(PY) -m mypy --strict $(PACKAGES)
+	$(PY) -m tests.unasync --check
+
+bench: $(VENV)/.bench ## run the benchmarks
+	$(PY) -m tests.benchmarks $(ARGS)
+
+twins: $(VENV)/.dev ## generate every _sync/ from its _async/
+	$(PY) -m tests.unasync
+
+format: $(VENV)/.dev ## sort imports, mend what ruff can, format, then generate the twins
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format . $(HAND_WRITTEN)
+	$(PY) -m tests.unasync
+
+# An interrupted run leaves a .venv without pip, and a moved checkout one whose interpreter is gone: both are made anew.
+# The pip that comes with Python 3.11 is older than --group, hence the upgrade. Wheels only: nobody needs a compiler.
+$(VENV)/.dev: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later not found: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --only-binary :all: --upgrade 'pip>=25.1'
+	$(PIP) install --only-binary :all: --editable . --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) install --only-binary :all: --group bench
+	@touch $@

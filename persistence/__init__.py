@@ -1,0 +1,156 @@
+"""Named connections to PostgreSQL, pgvector, Redis and SQLite: pools, transactions, migrations, health.
+
+The three calls that a program needs::
+
+    manager = DatabaseManager()
+    manager.add_postgresql("main", "postgresql://user:password@localhost/app")
+    manager.health_check()  # {"main": HealthStatus(healthy=True, …)}
+
+Every class that waits has an async twin, ``AsyncDatabaseManager`` for ``DatabaseManager`` and so on, with the same
+methods; ``close`` is ``aclose`` there.
+
+**Connections.** ``DatabaseManager`` registers and hands out ``PostgreSQLDatabase``, ``PgVectorDatabase``,
+``SQLiteDatabase`` and ``RedisConnection``. Their settings are ``PostgreSQLConfig``, ``PgVectorConfig``,
+``SQLiteConfig`` and ``RedisConfig``, from fields, URLs or the environment.
+
+**Statements and transactions.** ``Database`` runs SQL with ``:name`` parameters; ``Database.transaction`` gives a
+``Transaction``, nested ones are savepoints; ``Database.run_transaction`` retries by a ``Backoff``.
+
+**Schema.** A ``MigrationLine`` of numbered files, applied by a ``Migrator``. ``SQLStore`` is the base of stores.
+
+**Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``.
+
+**Embedded servers.** ``EmbeddedPostgreSQL`` and ``EmbeddedRedis`` start real servers for development and tests.
+
+**Errors.** One tree under ``PersistenceError``, drawn in ``persistence.errors``.
+"""
+
+from persistence._async.database import AsyncDatabase
+from persistence._async.executor import Isolation, Row
+from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.migrator import AsyncMigrator
+from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
+from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
+from persistence._async.sqlite import AsyncSQLiteDatabase
+from persistence._async.store import AsyncSQLStore
+from persistence._async.transaction import AsyncTransaction
+from persistence._sync.database import Database
+from persistence._sync.manager import DatabaseManager
+from persistence._sync.migrator import Migrator
+from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
+from persistence._sync.redis import RedisClient, RedisConnection
+from persistence._sync.sqlite import SQLiteDatabase
+from persistence._sync.store import SQLStore
+from persistence._sync.transaction import Transaction
+from persistence.capabilities import Capabilities
+from persistence.config import (
+    Config,
+    PgVectorConfig,
+    PostgreSQLConfig,
+    RedisConfig,
+    Secret,
+    SQLiteConfig,
+)
+from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
+from persistence.errors import (
+    CapabilityError,
+    ClosedError,
+    CommitUnknownError,
+    ConfigError,
+    ConflictError,
+    ConnectError,
+    ConnectionLostError,
+    ConstraintError,
+    CorruptError,
+    DeadlineError,
+    DeadlockError,
+    DuplicateError,
+    ForeignKeyError,
+    LockTimeoutError,
+    MigrationError,
+    NotFoundError,
+    PersistenceError,
+    PoolTimeoutError,
+    QueryError,
+    ReadOnlyError,
+    SavepointError,
+    SerializationError,
+    StorageFullError,
+    TransactionError,
+    UnavailableError,
+    UnknownConnectionError,
+    ValidationError,
+    WrongKindError,
+    WrongLoopError,
+)
+from persistence.health import HealthStatus, PoolStats
+from persistence.migrations import Migration, MigrationLine
+from persistence.retry import Backoff
+
+__all__ = [
+    "AsyncDatabase",
+    "AsyncDatabaseManager",
+    "AsyncMigrator",
+    "AsyncPgVectorDatabase",
+    "AsyncPostgreSQLDatabase",
+    "AsyncRedisClient",
+    "AsyncRedisConnection",
+    "AsyncSQLStore",
+    "AsyncSQLiteDatabase",
+    "AsyncTransaction",
+    "Backoff",
+    "Capabilities",
+    "CapabilityError",
+    "ClosedError",
+    "CommitUnknownError",
+    "Config",
+    "ConfigError",
+    "ConflictError",
+    "ConnectError",
+    "ConnectionLostError",
+    "ConstraintError",
+    "CorruptError",
+    "Database",
+    "DatabaseManager",
+    "DeadlineError",
+    "DeadlockError",
+    "DuplicateError",
+    "EmbeddedPostgreSQL",
+    "EmbeddedRedis",
+    "ForeignKeyError",
+    "HealthStatus",
+    "Isolation",
+    "LockTimeoutError",
+    "Migration",
+    "MigrationError",
+    "MigrationLine",
+    "Migrator",
+    "NotFoundError",
+    "PersistenceError",
+    "PgVectorConfig",
+    "PgVectorDatabase",
+    "PoolStats",
+    "PoolTimeoutError",
+    "PostgreSQLConfig",
+    "PostgreSQLDatabase",
+    "QueryError",
+    "ReadOnlyError",
+    "RedisClient",
+    "RedisConfig",
+    "RedisConnection",
+    "Row",
+    "SQLStore",
+    "SQLiteConfig",
+    "SQLiteDatabase",
+    "SavepointError",
+    "Secret",
+    "SerializationError",
+    "StorageFullError",
+    "Transaction",
+    "TransactionError",
+    "UnavailableError",
+    "UnknownConnectionError",
+    "ValidationError",
+    "WrongKindError",
+    "WrongLoopError",
+]

@@ -1,0 +1,124 @@
+# unasync: skip
+"""What differs by nature between asyncio and threads, under the names that both sides share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack
+
+from persistence.errors import WrongLoopError
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Lock = asyncio.Lock
+sleep = asyncio.sleep
+
+
+class Mutex:
+    """Guards state that is never held across a wait: nothing to do on one event loop."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+class Waiter(Generic[T]):
+    """A one-shot hand-over of a value from one task to another."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def hand_over(self, value: T) -> bool:
+        """Give the value; False when the waiter has gone."""
+        if self._future.done():
+            return False
+        self._future.set_result(value)
+        return True
+
+    async def wait(self, timeout: float) -> T | None:
+        """Return the value, or None when none came within ``timeout`` seconds."""
+        await asyncio.wait((self._future,), timeout=timeout)
+        return self._future.result() if self._future.done() else None
+
+    def give_up(self) -> T | None:
+        """Take no value from now on; return one that had come already."""
+        if self._future.done() and not self._future.cancelled():
+            return self._future.result()
+        self._future.cancel()
+        return None
+
+
+def current_owner() -> object:
+    """Return what a transaction is bound to: the running task."""
+    return asyncio.current_task()
+
+
+def current_home() -> object:
+    """Return what a pool is bound to: the running event loop."""
+    return asyncio.get_running_loop()
+
+
+def check_home(home: object, name: str) -> None:
+    """Refuse use from another event loop than the one that opened the pool."""
+    if asyncio.get_running_loop() is not home:
+        raise WrongLoopError(
+            "opened on another event loop",
+            hint="give each event loop an AsyncDatabaseManager of its own, or use DatabaseManager",
+            connection=name,
+        )
+
+
+class Threads:
+    """The threads in which a driver without async calls runs; none until the first call."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(size, thread_name_prefix=name)
+
+    async def run(self, interrupt: Callable[[], object], call: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Run ``call(*args)`` in a thread; on cancellation ``interrupt`` it, and wait until the thread let go."""
+        future = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            interrupt()
+            await asyncio.wait((future,))
+            if not future.cancelled():
+                future.exception()
+            raise
+
+    def close(self) -> None:
+        """Let the threads end; calls under way go on."""
+        self._executor.shutdown(wait=False)
+
+
+class Parallel:
+    """Runs calls side by side and returns their results in order."""
+
+    async def run(self, calls: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+        """Return the results in the order of the calls; the first exception is raised after all have ended."""
+        if len(calls) == 1:
+            return [await calls[0]()]
+        return list(await asyncio.gather(*[call() for call in calls]))
+
+    def close(self) -> None:
+        """Release what ``run`` used."""
+
+
+async def in_background(call: Callable[[], T]) -> T:
+    """Return the result of a call that blocks, without blocking the loop."""
+    return await asyncio.to_thread(call)
+
+
+async def bounded(call: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
+    """Return the result of the call.
+
+    Raises:
+        TimeoutError: it took longer than ``timeout`` seconds; the call was cancelled.
+    """
+    async with asyncio.timeout(timeout):
+        return await call()

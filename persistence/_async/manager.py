@@ -1,0 +1,310 @@
+"""The central registry of named connections."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from persistence._async.compat import Mutex, Parallel, in_background
+from persistence._async.database import AsyncDatabase
+from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
+from persistence._async.redis import AsyncRedisConnection
+from persistence._async.sqlite import AsyncSQLiteDatabase
+from persistence.config import Config, Duration, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig, seconds
+from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis, from_url
+from persistence.errors import (
+    ClosedError,
+    ConfigError,
+    DuplicateError,
+    PersistenceError,
+    UnknownConnectionError,
+    WrongKindError,
+)
+from persistence.health import HealthStatus, PoolStats
+
+AsyncConnection = AsyncDatabase | AsyncRedisConnection
+Server = EmbeddedPostgreSQL | EmbeddedRedis
+K = TypeVar("K")
+S = TypeVar("S", bound=Config)
+
+HEALTH_SECONDS = 2.0
+"""How long a health poll waits for each connection."""
+
+
+class AsyncDatabaseManager:
+    """Registers connections by name, hands them out by kind, polls their health and closes them all.
+
+    Adding connects at once, so that a wrong password or a dead server shows where it is configured; ``lazy=True``
+    leaves that to the first use. Every method may be called from any task at any time.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = Mutex()
+        self._connections: dict[str, AsyncConnection] = {}
+        self._adding: set[str] = set()
+        self._servers: dict[str, Server] = {}
+        self._parallel = Parallel()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def add_postgresql(
+        self, name: str, config: PostgreSQLConfig | str, *, replace: bool = False, lazy: bool = False
+    ) -> AsyncPostgreSQLDatabase:
+        """Register a PostgreSQL server by its settings or a ``postgresql://`` (``embedded+postgresql:///``) URL.
+
+        Raises:
+            ConnectError: it can't be reached or refuses us; nothing is registered.
+            DuplicateError: the name is taken, and ``replace`` is false. With ``replace`` the old one is closed.
+        """
+        server, settings = await self._read(PostgreSQLConfig, config)
+        return await self._add(name, AsyncPostgreSQLDatabase(name, settings), replace, lazy, server)
+
+    async def add_pgvector(
+        self, name: str, config: PgVectorConfig | str, *, replace: bool = False, lazy: bool = False, **options: Any
+    ) -> AsyncPgVectorDatabase:
+        """Register a PostgreSQL server with pgvector; ``options`` refine it (``dimensions=384``).
+
+        Raises:
+            CapabilityError: it has no pgvector, and the extension can't be created.
+            ConnectError, DuplicateError: as ``add_postgresql``.
+        """
+        server, settings = await self._read(PgVectorConfig, config, **options)
+        return await self._add(name, AsyncPgVectorDatabase(name, settings), replace, lazy, server)
+
+    async def add_redis(
+        self, name: str, config: RedisConfig | str, *, replace: bool = False, lazy: bool = False
+    ) -> AsyncRedisConnection:
+        """Register a Redis server by its settings or a ``redis://`` (``embedded+redis:///``) URL.
+
+        Raises:
+            ConnectError, DuplicateError: as ``add_postgresql``.
+        """
+        server, settings = await self._read(RedisConfig, config)
+        return await self._add(name, AsyncRedisConnection(name, settings), replace, lazy, server)
+
+    async def add_sqlite(
+        self, name: str, config: SQLiteConfig | str, *, replace: bool = False, lazy: bool = False
+    ) -> AsyncSQLiteDatabase:
+        """Register a SQLite file by its settings or URL: ``sqlite:///relative.db``, ``sqlite://`` for memory.
+
+        Raises:
+            ConnectError, DuplicateError: as ``add_postgresql``.
+        """
+        _, settings = await self._read(SQLiteConfig, config)
+        return await self._add(name, AsyncSQLiteDatabase(name, settings), replace, lazy, None)
+
+    async def add(self, name: str, url: str, *, replace: bool = False, lazy: bool = False) -> AsyncConnection:
+        """Register whatever the URL's scheme names: PostgreSQL, Redis or SQLite."""
+        scheme = url.partition("://")[0].removeprefix("embedded+")
+        if scheme in PostgreSQLConfig.schemes:
+            return await self.add_postgresql(name, url, replace=replace, lazy=lazy)
+        if scheme in RedisConfig.schemes:
+            return await self.add_redis(name, url, replace=replace, lazy=lazy)
+        if scheme in SQLiteConfig.schemes:
+            return await self.add_sqlite(name, url, replace=replace, lazy=lazy)
+        raise ConfigError(f"{scheme[:20]!r} is no scheme known here", hint="postgresql, redis, rediss or sqlite")
+
+    async def _read(self, kind: type[S], given: S | str, **options: Any) -> tuple[Server | None, S]:
+        """Return the settings that a URL or a configuration gives, and the server that was started for them."""
+        if not isinstance(given, str):
+            return None, dataclasses.replace(given, **options) if options else given
+        if not given.startswith("embedded+"):
+            return None, kind.from_url(given, **options)
+        server = from_url(given)
+        await in_background(server.start)
+        config: Any
+        if kind is PgVectorConfig and isinstance(server, EmbeddedPostgreSQL):
+            config = server.pgvector_config(**options)
+        else:
+            config = server.config(**options)
+        if not isinstance(config, kind):
+            await in_background(server.stop)
+            raise ConfigError(f"the URL starts a {type(server).__name__}, which is no {kind.__name__}")
+        return server, config
+
+    async def _add(self, name: str, made: K, replace: bool, lazy: bool, server: Server | None) -> K:
+        connection: Any = made
+        try:
+            self._reserve(name, replace)
+            try:
+                if not lazy:
+                    await connection.open()
+                with self._mutex:
+                    self._check_open()
+                    old = self._connections.get(name)
+                    old_server = self._servers.pop(name, None)
+                    self._connections[name] = connection
+                    if server is not None:
+                        self._servers[name] = server
+            finally:
+                with self._mutex:
+                    self._adding.discard(name)
+        except BaseException:
+            await connection.aclose()
+            if server is not None:
+                await in_background(server.stop)
+            raise
+        if old is not None:
+            await old.aclose()
+        if old_server is not None:
+            await in_background(old_server.stop)
+        return made
+
+    def _reserve(self, name: str, replace: bool) -> None:
+        if not name or len(name) > 200:
+            raise ConfigError("a connection's name is a text of 1 to 200 characters")
+        with self._mutex:
+            self._check_open()
+            if name in self._adding or (name in self._connections and not replace):
+                raise DuplicateError(f"the name {name!r} is taken", hint="remove() it first, or pass replace=True")
+            self._adding.add(name)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the manager was closed", hint="make a new one")
+
+    def get(self, name: str) -> AsyncConnection:
+        """Return the connection of that name, of whatever kind.
+
+        Raises:
+            UnknownConnectionError: there is none.
+            ClosedError: the manager was closed.
+        """
+        found = self._connections.get(name)
+        if found is None:
+            self._check_open()
+            names = ", ".join(sorted(self._connections)) or "none"
+            raise UnknownConnectionError(f"no connection is named {name!r}", hint=f"there are: {names}")
+        return found
+
+    def _get(self, name: str, wanted: type[K]) -> K:
+        found = self.get(name)
+        if not isinstance(found, wanted):
+            label = wanted.__name__.removeprefix("Async")
+            raise WrongKindError(
+                f"{name!r} is a {found.kind} connection, not a {label}", hint="see names() for what each one is"
+            )
+        return found
+
+    def get_database(self, name: str) -> AsyncDatabase:
+        """Return the SQL database of that name: PostgreSQL, pgvector or SQLite. Raises as ``get_postgresql``."""
+        return self._get(name, AsyncDatabase)  # type: ignore[type-abstract]
+
+    def get_postgresql(self, name: str) -> AsyncPostgreSQLDatabase:
+        """Return the PostgreSQL server of that name (one with pgvector is one too).
+
+        Raises:
+            UnknownConnectionError: there is none.
+            WrongKindError: it is of another kind.
+            ClosedError: the manager was closed.
+        """
+        return self._get(name, AsyncPostgreSQLDatabase)
+
+    def get_pgvector(self, name: str) -> AsyncPgVectorDatabase:
+        """Return the pgvector server of that name. Raises as ``get_postgresql``."""
+        return self._get(name, AsyncPgVectorDatabase)
+
+    def get_redis(self, name: str) -> AsyncRedisConnection:
+        """Return the Redis server of that name. Raises as ``get_postgresql``."""
+        return self._get(name, AsyncRedisConnection)
+
+    def get_sqlite(self, name: str) -> AsyncSQLiteDatabase:
+        """Return the SQLite database of that name. Raises as ``get_postgresql``."""
+        return self._get(name, AsyncSQLiteDatabase)
+
+    def names(self) -> dict[str, str]:
+        """Return the kind of each connection by name, in the order of registration."""
+        with self._mutex:
+            return {name: _kind(connection) for name, connection in self._connections.items()}
+
+    async def remove(self, name: str) -> None:
+        """Close and forget a connection.
+
+        Raises:
+            UnknownConnectionError: there is none of that name.
+        """
+        with self._mutex:
+            connection = self.get(name)
+            del self._connections[name]
+            server = self._servers.pop(name, None)
+        await connection.aclose()
+        if server is not None:
+            await in_background(server.stop)
+
+    async def health_check(self, *, timeout: Duration = HEALTH_SECONDS) -> dict[str, HealthStatus]:
+        """Poll every connection at the same time and return its status by name, in the order of registration.
+
+        Each poll ends within ``timeout`` seconds, so the whole takes as long as the slowest. It never raises for a
+        server that is ill: that is a status which is false and says why.
+        """
+        with self._mutex:
+            self._check_open()
+            connections = list(self._connections.items())
+        limit = seconds(timeout)
+        polls = [_Poll(name, connection, limit) for name, connection in connections]
+        statuses = await self._parallel.run([poll.run for poll in polls]) if polls else []
+        return {status.name: status for status in statuses}
+
+    def stats(self) -> dict[str, PoolStats]:
+        """Return the state of each connection's pool by name."""
+        with self._mutex:
+            self._check_open()
+            connections = list(self._connections.items())
+        return {name: connection.stats() for name, connection in connections}
+
+    async def aclose(self) -> None:
+        """Close every connection and stop every server started by a URL; safe to call twice.
+
+        Calls under way fail with ClosedError.
+        """
+        with self._mutex:
+            self._closed = True
+            connections, servers = list(self._connections.values()), list(self._servers.values())
+            self._connections.clear()
+            self._servers.clear()
+        for connection in connections:
+            await connection.aclose()
+        for server in servers:
+            await in_background(server.stop)
+        self._parallel.close()
+
+
+class _Poll:
+    """One connection's health poll."""
+
+    def __init__(self, name: str, connection: AsyncConnection, limit: float) -> None:
+        self.name = name
+        self.connection = connection
+        self.limit = limit
+
+    async def run(self) -> HealthStatus:
+        started = monotonic()
+        error = None
+        try:
+            await self.connection.ping(timeout=self.limit)
+        except PersistenceError as exc:
+            error = exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"
+        return HealthStatus(
+            name=self.name,
+            kind=_kind(self.connection),
+            healthy=error is None,
+            latency=monotonic() - started,
+            checked_at=datetime.now(UTC),
+            error=error,
+            server_version=self.connection.server_version,
+            pool=self.connection.stats(),
+        )
+
+
+def _kind(connection: AsyncConnection) -> str:
+    return "pgvector" if isinstance(connection, AsyncPgVectorDatabase) else connection.kind

@@ -1,0 +1,300 @@
+"""Redis through redis-py: its pool and its commands, with our timeouts, errors and retries.
+
+A command that only reads is sent again after a dropped connection, ``max_retries`` times. Everything else is sent
+once: a lost answer does not say whether a write took effect, and INCR or LPUSH sent twice count twice.
+"""
+
+from __future__ import annotations
+
+import random
+from time import monotonic
+from typing import Any
+
+import redis.asyncio as driver
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as DroppedError
+from redis.exceptions import RedisError, WatchError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from persistence._async.compat import bounded, check_home, current_home, sleep
+from persistence.capabilities import Capabilities
+from persistence.config import Duration, RedisConfig, Secret, seconds
+from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
+from persistence.health import PoolStats
+
+READS = frozenset(
+    "BITCOUNT BITPOS DBSIZE DUMP ECHO EXISTS EXPIRETIME GEODIST GEOHASH GEOPOS GEOSEARCH GET GETBIT GETRANGE HEXISTS"
+    " HGET HGETALL HKEYS HLEN HMGET HRANDFIELD HSCAN HSTRLEN HTTL HVALS INFO KEYS LINDEX LLEN LPOS LRANGE MGET"
+    " PEXPIRETIME PFCOUNT PING PTTL RANDOMKEY SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER"
+    " SRANDMEMBER SSCAN STRLEN SUNION TIME TTL TYPE XINFO XLEN XPENDING XRANGE XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER"
+    " ZINTERCARD ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYSCORE"
+    " ZREVRANK ZSCAN ZSCORE ZUNION".split()
+)
+"""Commands that change nothing, so that sending one twice is sending it once."""
+
+
+class _IdleLimit:
+    """A connection that is made anew when it was idle for too long."""
+
+    idle_timeout = float("inf")
+    released_at = float("inf")
+
+    async def connect(self) -> None:
+        if monotonic() - self.released_at > self.idle_timeout:
+            await self.disconnect()  # type: ignore[attr-defined]
+        self.released_at = float("inf")
+        await super().connect()  # type: ignore[misc]
+
+
+class _PlainConnection(_IdleLimit, Connection):
+    pass
+
+
+class _TLSConnection(_IdleLimit, SSLConnection):
+    pass
+
+
+class _SocketConnection(_IdleLimit, UnixDomainSocketConnection):
+    pass
+
+
+class _Pool(BlockingConnectionPool):
+    """redis-py's pool, counting those who wait and remembering when a connection was given back."""
+
+    idle_limit = float("inf")
+    acquiring = 0
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        self.acquiring += 1
+        try:
+            connection = await super().get_connection(*args, **options)
+        finally:
+            self.acquiring -= 1
+        connection.idle_timeout = self.idle_limit
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        connection.released_at = monotonic()
+        await super().release(connection)
+
+
+class AsyncRedisClient(driver.Redis):
+    """redis-py's client; its errors are ours, and only reads are retried."""
+
+    owner: AsyncRedisConnection
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command; see redis-py for each command's own method."""
+        owner = self.owner
+        owner.check_usable()
+        owner.requests += 1
+        retries = owner.config.max_retries if str(args[0]).upper() in READS else 0
+        while True:
+            try:
+                return await super().execute_command(*args, **options)
+            except DroppedError as exc:
+                if retries == 0 or owner.is_closed or "No connection available" in str(exc):
+                    raise owner.failure(exc, str(args[0])) from exc
+            except RedisError as exc:
+                raise owner.failure(exc, str(args[0])) from exc
+            retries -= 1
+            await sleep(0.01 + 0.02 * random.random())  # noqa: S311 - not a secret
+
+    def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> AsyncRedisPipeline:
+        """Return a pipeline: commands sent in one round trip, atomically unless ``transaction`` is false."""
+        made = AsyncRedisPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        made.owner = self.owner
+        return made
+
+
+class AsyncRedisPipeline(Pipeline):
+    """redis-py's pipeline; its errors are ours. It is sent once. WatchError stays redis-py's own."""
+
+    owner: AsyncRedisConnection
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send the commands and return their answers in order."""
+        self.owner.check_usable()
+        self.owner.requests += 1
+        try:
+            answers: list[Any] = await super().execute(raise_on_error)
+        except WatchError:
+            raise
+        except RedisError as exc:
+            raise self.owner.failure(exc, "pipeline") from exc
+        return answers
+
+
+class AsyncRedisConnection:
+    """A named Redis server; made by ``AsyncDatabaseManager.add_redis``. Commands are methods of ``client``."""
+
+    kind = "redis"
+
+    def __init__(self, name: str, config: RedisConfig) -> None:
+        self.name = name
+        self.config = config
+        self.requests = self.errors = 0
+        self.is_closed = False
+        self._version: str | None = None
+        self._home = current_home()
+        self._pool = self._make_pool()
+        self.client = AsyncRedisClient(connection_pool=self._pool)
+        self.client.owner = self
+
+    def _make_pool(self) -> _Pool:
+        config = self.config
+        options: dict[str, Any] = {
+            "db": config.database,
+            "username": config.username,
+            "password": (config.password.reveal() or None) if isinstance(config.password, Secret) else None,
+            # redis-py knows one timeout for both directions.
+            "socket_timeout": max(seconds(config.read_timeout), seconds(config.write_timeout)),
+            "socket_connect_timeout": seconds(config.dial_timeout),
+            "retry": Retry(NoBackoff(), 0),
+            # Its notifications would switch off the check that finds a dropped connection before it is used.
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+        kind: Any = _PlainConnection
+        if config.unix_socket:
+            kind = _SocketConnection
+            options |= {"path": config.unix_socket}
+        else:
+            options |= {"host": config.host, "port": config.port, "socket_keepalive": True}
+        if config.tls:
+            kind = _TLSConnection
+            options |= {
+                "ssl_cert_reqs": "required" if config.tls_verify else "none",
+                "ssl_check_hostname": config.tls_verify,
+                "ssl_ca_certs": config.tls_ca,
+                "ssl_certfile": config.tls_cert,
+                "ssl_keyfile": config.tls_key,
+            }
+        if config.unix_socket:
+            options.pop("socket_connect_timeout")
+        pool = _Pool(
+            max_connections=config.pool_size,
+            timeout=seconds(config.pool_timeout),
+            connection_class=kind,
+            **options,
+        )
+        pool.idle_limit = seconds(config.idle_timeout)
+        return pool
+
+    async def open(self) -> None:
+        """Make the first connections, ``min_idle_connections`` of them and at least one.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+        """
+        try:
+            links = []
+            for _ in range(max(1, self.config.min_idle_connections)):
+                links.append(await self._pool.get_connection())
+            for link in links:
+                await self._pool.release(link)
+            self._version = (await driver.Redis.execute_command(self.client, "INFO", "server"))["redis_version"]
+        except RedisError as exc:
+            message = _scrub(str(exc), self.config.password)
+            if _is_denied(message):
+                return  # we are in, but INFO is not ours to run
+            raise ConnectError(
+                f"can't connect to Redis at {self.config.address}: {message}",
+                hint=_connect_hint(message),
+                operation="connect",
+                connection=self.name,
+            ) from exc
+
+    def check_usable(self) -> None:
+        """Refuse a command on a closed connection, or from another event loop."""
+        if self.is_closed:
+            raise ClosedError("it was closed", hint="add it to a manager again", connection=self.name)
+        check_home(self._home, self.name)
+
+    def failure(self, exc: RedisError, operation: str) -> PersistenceError:
+        """Count an error and return ours for it."""
+        self.errors += 1
+        if self.is_closed:
+            return ClosedError("it was closed while this ran", operation=operation, connection=self.name)
+        return from_redis(exc, operation=operation, connection=self.name)
+
+    async def ping(self, *, timeout: Duration | None = None) -> None:
+        """Make one round trip to the server.
+
+        Raises:
+            UnavailableError: it can't be used now, with the reason.
+        """
+        limit = seconds(self.config.read_timeout if timeout is None else timeout)
+        self.check_usable()
+        try:
+            await bounded(self._ping, limit)
+        except TimeoutError:
+            self.errors += 1
+            raise DeadlineError(
+                f"no answer within {limit:g} s", operation="ping", connection=self.name
+            ) from None
+
+    async def _ping(self) -> None:
+        await self.client.ping()
+
+    async def capabilities(self) -> Capabilities:
+        """Return what the live server can do."""
+        info = await self.client.info("server")
+        version = tuple(int(part) for part in str(info["redis_version"]).split("."))
+        self._version = info["redis_version"]
+        return Capabilities(kind="redis", server_version=version, concurrent_writers=True, listen_notify=True)
+
+    @property
+    def server_version(self) -> str | None:
+        """The server's version, None where it would not say."""
+        return self._version
+
+    def stats(self) -> PoolStats:
+        """Return the state of the pool; ``waiting`` counts those who are getting a connection right now."""
+        (idle, _), (used, _) = self._pool.get_connection_count()
+        return PoolStats(
+            open=idle + used,
+            in_use=used,
+            idle=idle,
+            waiting=self._pool.acquiring,
+            max_open=self.config.pool_size,
+            max_idle=self.config.pool_size,
+            requests=self.requests,
+            errors=self.errors,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection; calls under way fail. Safe to call twice."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        await self._pool.disconnect(inuse_connections=True)
+
+
+def _is_denied(message: str) -> bool:
+    return "NOPERM" in message or "no permissions" in message
+
+
+def _scrub(message: str, password: str | Secret) -> str:
+    text = password.reveal() if isinstance(password, Secret) else password
+    return message.replace(text, "***") if len(text) > 2 else message
+
+
+def _connect_hint(message: str) -> str:
+    for part, hint in (
+        ("WRONGPASS", "check username and password"),
+        ("invalid username-password", "check username and password"),
+        ("Authentication required", "give a password"),
+        ("invalid password", "check the password"),
+        ("without any password", "the server has no password: leave it out"),
+        ("refused", "is the server running, and host and port right?"),
+        ("No such file", "is the server running, and the socket right?"),
+        ("Timeout", "is the host right, and no firewall in between?"),
+        ("out of range", "the server has fewer databases: lower database"),
+        ("CERTIFICATE", "check tls_ca and the host name"),
+    ):
+        if part.lower() in message.lower():
+            return hint
+    return "see the server's log"

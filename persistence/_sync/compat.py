@@ -1,0 +1,111 @@
+# unasync: skip
+"""What differs by nature between asyncio and threads, under the names that both sides share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Generic, TypeVar, TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Lock = threading.Lock
+Mutex = threading.Lock
+sleep = time.sleep
+current_owner = threading.get_ident
+
+
+class Waiter(Generic[T]):
+    """A one-shot hand-over of a value from one thread to another."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Lock()
+        self._arrived.acquire()
+        self._guard = threading.Lock()
+        self._gone = False
+        self._value: T | None = None
+
+    def hand_over(self, value: T) -> bool:
+        """Give the value; False when the waiter has gone."""
+        with self._guard:
+            if self._gone:
+                return False
+            self._value = value
+            self._arrived.release()
+            return True
+
+    def wait(self, timeout: float) -> T | None:
+        """Return the value, or None when none came within ``timeout`` seconds."""
+        return self._value if self._arrived.acquire(timeout=max(0.0, timeout)) else None
+
+    def give_up(self) -> T | None:
+        """Take no value from now on; return one that had come already."""
+        with self._guard:
+            self._gone = True
+            return self._value
+
+
+def current_home() -> object:
+    """Return what a pool is bound to: nothing, threads share it."""
+    return None
+
+
+def check_home(home: object, name: str) -> None:
+    """Do nothing: every thread may use the pool."""
+
+
+class Threads:
+    """The threads in which a driver without async calls runs: the caller's own."""
+
+    def __init__(self, size: int, name: str) -> None:
+        pass
+
+    def run(self, interrupt: Callable[[], object], call: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+        """Run ``call(*args)`` where we are."""
+        return call(*args)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Parallel:
+    """Runs calls side by side and returns their results in order; its threads last until ``close``."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        self._guard = threading.Lock()
+
+    def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """Return the results in the order of the calls; the first exception is raised after all have ended."""
+        if len(calls) == 1:
+            return [calls[0]()]
+        with self._guard:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(64, thread_name_prefix="holdfast-parallel")
+            # The caller's own thread takes the last call: one thread less to wake.
+            futures = [self._executor.submit(call) for call in calls[:-1]]
+        try:
+            last = calls[-1]()
+        finally:
+            wait(futures)
+        return [*(future.result() for future in futures), last]
+
+    def close(self) -> None:
+        """Let the threads end."""
+        with self._guard:
+            if self._executor is not None:
+                self._executor.shutdown(wait=False)
+                self._executor = None
+
+
+def in_background(call: Callable[[], T]) -> T:
+    """Return the result of a call that blocks, by blocking."""
+    return call()
+
+
+def bounded(call: Callable[[], T], timeout: float) -> T:
+    """Return the result of the call, which keeps its own deadlines: a thread can't be stopped from outside."""
+    return call()

@@ -1,0 +1,223 @@
+# Generated from ../_async/database.py by tests/unasync.py: edit that one.
+"""A named SQL database: the small face that every store stands on, the same on PostgreSQL and SQLite.
+
+Protocol: a statement outside a transaction takes a pooled connection, runs, commits and gives it back before it
+returns. Inside a transaction, statements of the task that opened it run on the transaction's connection; other tasks'
+don't. A connection whose state is in doubt (a deadline, a broken socket, a failed rollback) is discarded.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, NoReturn, TypeVar
+
+from persistence._sync.compat import current_owner, sleep
+from persistence._sync.executor import Executor, Isolation, Options, Parameters, Row
+from persistence._sync.pool import Pool
+from persistence._sync.transaction import Transaction
+from persistence.capabilities import Capabilities
+from persistence.config import Duration, seconds
+from persistence.dialect import Dialect, Kind, Statement, compile_statement
+from persistence.errors import (
+    ClosedError,
+    ConnectionLostError,
+    DeadlineError,
+    PersistenceError,
+    TransactionError,
+    ValidationError,
+)
+from persistence.health import PoolStats
+from persistence.retry import Backoff, is_transient
+
+T = TypeVar("T")
+
+
+class Database(Executor):
+    """A named connection to a SQL database; made by a manager, safe for every task at once."""
+
+    def __init__(self, name: str, kind: Kind, *, timeout: float, pool_timeout: float) -> None:
+        self.name = name
+        self.kind = kind
+        self.dialect = Dialect(kind)
+        self.migrated: set[str] = set()
+        """The migration lines known to be up to date, so that a store asks only once."""
+        self._timeout = timeout
+        self._pool_timeout = pool_timeout
+        self._joined: dict[object, Transaction] = {}
+
+    @abstractmethod
+    def _pool_for(self, statement: Statement) -> Pool[Any]:
+        """Return the pool of connections that may run the statement."""
+
+    @abstractmethod
+    def _transaction_pool(self, options: Options) -> Pool[Any]: ...
+
+    @abstractmethod
+    def _begin_statements(self, options: Options) -> str: ...
+
+    @abstractmethod
+    def _translate(self, exc: Exception, operation: str) -> PersistenceError | None:
+        """Return our error for a driver's; None for what isn't a driver's."""
+
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """Return what the live server can do; asked once per connection to it, then remembered."""
+
+    @abstractmethod
+    def ping(self, *, timeout: Duration | None = None) -> None:
+        """Make one round trip to the server.
+
+        Raises:
+            UnavailableError: it can't be used now, with the reason.
+        """
+
+    @abstractmethod
+    def stats(self) -> PoolStats:
+        """Return the state of the pool."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every connection; calls under way fail with ClosedError. Safe to call twice."""
+
+    @property
+    @abstractmethod
+    def server_version(self) -> str | None:
+        """The server's version, None before the first connection."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Make the first connection.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+        """
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._transaction_pool(Options()).closed
+
+    def _deadline(self, timeout: Duration | None) -> float:
+        return monotonic() + (self._timeout if timeout is None else seconds(timeout))
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this task is inside a transaction on this database."""
+        return self._current() is not None
+
+    def _current(self) -> Transaction | None:
+        """Return the innermost transaction of this task."""
+        return self._joined.get(current_owner()) if self._joined else None
+
+    def _acquire(self, pool: Pool[Any], deadline: float) -> Any:
+        return pool.acquire(min(deadline, monotonic() + self._pool_timeout))
+
+    def _failure(self, exc: BaseException, operation: str, pool: Pool[Any]) -> BaseException:
+        """Return the error to raise for one that came out of a driver connection."""
+        pool.count_error()
+        if not isinstance(exc, Exception):
+            return exc
+        ours = exc if isinstance(exc, PersistenceError) else self._translate(exc, operation)
+        if pool.closed and (ours is None or isinstance(ours, ConnectionLostError | DeadlineError)):
+            return ClosedError("it was closed while this ran", operation=operation, connection=self.name)
+        return exc if ours is None else ours
+
+    def _run(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Parameters | None,
+        rows: int | None,
+        timeout: Duration | None,
+        prepare: bool | None,
+    ) -> tuple[list[Row], int]:
+        if self._joined and (current := self._current()) is not None:
+            return current._run(operation, sql, parameters, rows, timeout, prepare)
+        return self._run_apart(operation, sql, parameters, rows, timeout, prepare)
+
+    def _run_apart(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Parameters | None,
+        rows: int | None,
+        timeout: Duration | None,
+        prepare: bool | None,
+    ) -> tuple[list[Row], int]:
+        """Run a statement on a connection of its own, also when this task is in a transaction."""
+        statement = compile_statement(sql, self.kind)
+        values = statement.values(parameters)
+        deadline = self._deadline(timeout)
+        pool = self._pool_for(statement)
+        link = self._acquire(pool, deadline)
+        try:
+            result: tuple[list[Row], int] = link.run(statement, values, rows, deadline, prepare)
+        except BaseException as exc:
+            pool.release(link, broken=not link.is_usable())
+            self._reraise(exc, operation, pool)
+        pool.release(link)
+        return result
+
+    def _reraise(self, exc: BaseException, operation: str, pool: Pool[Any]) -> NoReturn:
+        failure = self._failure(exc, operation, pool)
+        if failure is exc:
+            raise exc
+        raise failure from exc
+
+    def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
+        """Return the first row of a query that runs outside any transaction of this task."""
+        found = (self._run_apart("fetch_apart", sql, parameters, 1, None, None))[0]
+        return found[0] if found else None
+
+    def execute_many(
+        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
+    ) -> int:
+        """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
+        with self.transaction(timeout=timeout) as transaction:
+            return transaction.execute_many(sql, parameters)
+
+    def transaction(
+        self, *, isolation: Isolation | None = None, read_only: bool = False, timeout: Duration | None = None
+    ) -> Transaction:
+        """Open a transaction, or a savepoint within the one that this task is in, by ``with``.
+
+        It commits on success and rolls back on any exception, cancellation included. ``timeout`` (seconds; None: no
+        limit but the statements' own) bounds it as a whole. Isolation left out is the server's default.
+        """
+        if isolation is not None and isolation not in ("read committed", "repeatable read", "serializable"):
+            raise ValidationError(
+                f"{isolation!r} is no isolation level", hint="read committed, repeatable read or serializable"
+            )
+        return Transaction(self, Options(isolation, read_only, None if timeout is None else seconds(timeout)))
+
+    def run_transaction(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: Duration | None = None,
+        backoff: Backoff | None = None,
+    ) -> T:
+        """Run ``work(transaction)`` in a transaction of its own and return its result.
+
+        A serialization failure or a deadlock rolls everything back and runs ``work`` again, after a growing delay, so
+        ``work`` must not act outside the database. ``timeout`` bounds each try.
+
+        Raises:
+            TransactionError: called inside a transaction, which can't be run again from here.
+        """
+        if self._current() is not None:
+            raise TransactionError("run_transaction inside a transaction", hint="retry the outermost one")
+        delays = (backoff or Backoff()).delays()
+        while True:
+            try:
+                with self.transaction(isolation=isolation, read_only=read_only, timeout=timeout) as transaction:
+                    return work(transaction)
+            except PersistenceError as exc:
+                delay = next(delays, None) if is_transient(exc) else None
+                if delay is None:
+                    raise
+            sleep(delay)

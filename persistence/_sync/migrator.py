@@ -1,0 +1,143 @@
+# Generated from ../_async/migrator.py by tests/unasync.py: edit that one.
+"""Applies migration lines: one lock, one transaction a migration, its record in the same transaction."""
+
+from __future__ import annotations
+
+from persistence._sync.database import Database
+from persistence._sync.transaction import Transaction
+from persistence.config import Duration, seconds
+from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
+from persistence.migrations import TABLE, Migration, MigrationLine, pending
+
+LOCK_SECONDS = 60.0
+"""How long to wait for another program that is migrating."""
+
+STATEMENT_SECONDS = 3600.0
+"""How long one statement of a migration may take."""
+
+
+class Migrator:
+    """Brings a database up to date with migration lines.
+
+    Each migration runs in a transaction of its own, which takes the lock (``pg_advisory_xact_lock``, or SQLite's write
+    lock), looks again what was applied, and records what it does; so several programs may start at once, and one that
+    is killed leaves whole migrations behind.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pending(self, line: MigrationLine) -> tuple[Migration, ...]:
+        """Return what ``up`` would apply, in order; changes nothing."""
+        return pending(line.name, line.load(self._database.kind), self._applied(line))
+
+    def up(self, line: MigrationLine, *, lock_timeout: Duration = LOCK_SECONDS) -> tuple[Migration, ...]:
+        """Apply everything that is missing and return it.
+
+        Raises:
+            MigrationError: an applied migration was edited or is unknown here, or one failed; those before it stay.
+            LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
+        """
+        done: list[Migration] = []
+        while self.pending(line):
+            with self._database.transaction() as transaction:
+                self._lock(transaction, seconds(lock_timeout))
+                transaction.execute(_CREATE[self._database.kind])
+                missing = pending(line.name, line.load(self._database.kind), self._applied(line))
+                if missing:
+                    self._apply(transaction, missing[0])
+                    done.append(missing[0])
+        return tuple(done)
+
+    def ensure(self, line: MigrationLine) -> None:
+        """Apply what is missing, once for each database and line; then free of cost."""
+        if line.name not in self._database.migrated:
+            self.up(line)
+            if not self._database.in_transaction:  # a transaction may still roll the tables back
+                self._database.migrated.add(line.name)
+
+    def check(self, line: MigrationLine) -> None:
+        """Do nothing when the line is up to date.
+
+        Raises:
+            MigrationError: something is missing; the message names it.
+        """
+        if line.name not in self._database.migrated:
+            missing = self.pending(line)
+            if missing:
+                raise MigrationError(
+                    f"{', '.join(map(str, missing))} was not applied yet",
+                    hint="apply it with a Migrator, or let the store do so with migrate=True",
+                    connection=self._database.name,
+                )
+            self._database.migrated.add(line.name)
+
+    def _applied(self, line: MigrationLine) -> dict[int, tuple[str, str]]:
+        """Return (name, checksum) by number; nothing when not even the table exists."""
+        if not self._database.fetch_value(_EXISTS[self._database.kind], {"name": TABLE}):
+            return {}
+        rows = self._database.fetch_all(
+            f"SELECT number, name, checksum FROM {TABLE} WHERE line = :line ORDER BY number", {"line": line.name}
+        )
+        return {row["number"]: (row["name"], row["checksum"]) for row in rows}
+
+    def _lock(self, transaction: Transaction, limit: float) -> None:
+        if self._database.kind == "sqlite":
+            return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
+        transaction.execute("SELECT set_config('lock_timeout', :limit, true)", {"limit": f"{int(limit * 1000)}"})
+        try:
+            transaction.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))", {"key": TABLE}, timeout=limit + 5
+            )
+        except LockTimeoutError as exc:
+            blocker = self._blocker()
+            raise LockTimeoutError(
+                f"another program has been migrating for more than {limit:g} s{blocker}",
+                hint="wait for it, or end it, and start again",
+                connection=self._database.name,
+            ) from exc
+
+    def _blocker(self) -> str:
+        """Name who holds the lock, from another connection: this transaction has failed."""
+        row = self._database.fetch_apart(_BLOCKER, {"key": TABLE})
+        return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
+
+    def _apply(self, transaction: Transaction, migration: Migration) -> None:
+        for statement in migration.up:
+            try:
+                transaction.script(statement, timeout=STATEMENT_SECONDS)
+            except PersistenceError as exc:
+                raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
+        transaction.execute(
+            f"INSERT INTO {TABLE} (line, number, name, checksum) VALUES (:line, :number, :name, :checksum)",
+            {
+                "line": migration.line,
+                "number": migration.number,
+                "name": migration.name,
+                "checksum": migration.checksum,
+            },
+        )
+
+
+_CREATE = {
+    "postgresql": f"""
+        CREATE TABLE IF NOT EXISTS {TABLE} (
+            line text COLLATE "C" NOT NULL, number integer NOT NULL, name text NOT NULL, checksum text NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (line, number))""",
+    "sqlite": f"""
+        CREATE TABLE IF NOT EXISTS {TABLE} (
+            line TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, checksum TEXT NOT NULL,
+            applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), PRIMARY KEY (line, number)
+        ) WITHOUT ROWID""",
+}
+_EXISTS = {
+    "postgresql": "SELECT to_regclass(:name) IS NOT NULL",
+    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = :name",
+}
+_BLOCKER = """
+SELECT a.pid, a.application_name, a.state FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted
+  AND l.classid::bigint = (hashtextextended(:key, 0) >> 32) & 4294967295
+  AND l.objid::bigint = hashtextextended(:key, 0) & 4294967295
+ORDER BY a.pid LIMIT 1
+"""

@@ -1,0 +1,418 @@
+# Generated from ../_async/postgresql.py by tests/unasync.py: edit that one.
+"""PostgreSQL through psycopg 3, with a deadline on every wait."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Sequence
+from contextvars import ContextVar
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg.abc import PQGen, PQGenConn
+from psycopg.adapt import AdaptersMap
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+from psycopg.types.json import JsonbDumper
+
+from persistence._sync.compat import sleep
+from persistence._sync.database import Database
+from persistence._sync.executor import Options, Row
+from persistence._sync.pool import Pool
+from persistence.capabilities import Capabilities
+from persistence.config import Duration, PgVectorConfig, PostgreSQLConfig, Secret, seconds
+from persistence.dialect import Statement
+from persistence.errors import (
+    CapabilityError,
+    ClosedError,
+    ConnectError,
+    DeadlineError,
+    DuplicateError,
+    PersistenceError,
+    ValidationError,
+    from_psycopg,
+)
+from persistence.health import PoolStats
+from persistence.vectors import vector_adapters
+
+CANCEL_SECONDS = 0.1
+"""How long a server gets to take a cancel request for a statement that passed its deadline."""
+KEEP_ROWS = 1000
+"""A cursor that held more rows than this is replaced, so that an idle connection keeps no large result."""
+
+_dial_deadline: ContextVar[float] = ContextVar("holdfast_dial_deadline", default=float("inf"))
+_ALIVE = (TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+
+class DeadlineConnection(psycopg.Connection[Row]):
+    """A psycopg connection each of whose waits ends at ``deadline`` (monotonic seconds)."""
+
+    deadline = float("inf")
+
+    @classmethod
+    def _connect_gen(cls, *args: Any, **kwargs: Any) -> PQGenConn[Any]:
+        # psycopg bounds dialling in whole seconds, two at least. It wakes this generator every tenth of a second, so
+        # that the deadline of the call that dials is held here.
+        inner = super()._connect_gen(*args, **kwargs)
+        deadline = _dial_deadline.get()
+        try:
+            wanted = next(inner)
+            while True:
+                ready = yield wanted
+                if monotonic() >= deadline:
+                    inner.close()
+                    raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+                wanted = inner.send(ready)
+        except StopIteration as done:
+            return done.value
+
+    def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Run one of psycopg's protocol steps until the deadline.
+
+        Raises:
+            DeadlineError: it did not end in time. The server was asked to cancel it, and the connection is closed.
+        """
+        limit = self.deadline - monotonic()
+        if limit > 86400:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, max(limit, 0.001))
+        except psycopg.OperationalError as exc:
+            if type(exc) is not psycopg.errors._WaitTimeout:
+                raise
+        self.deadline = float("inf")
+        try:
+            self.cancel_safe(timeout=CANCEL_SECONDS)
+        except psycopg.Error:
+            pass  # a server that is gone or stopped has nothing left to cancel
+        finally:
+            self.pgconn.finish()
+        raise DeadlineError("it did not end within its timeout", hint="raise timeout=, or look what it waited for")
+
+
+class PostgreSQLLink:
+    """One pooled connection; its cursor is used again and again."""
+
+    def __init__(self, raw: DeadlineConnection) -> None:
+        self.raw = raw
+        self._cursor = raw.cursor()
+        self._tls = raw.pgconn.ssl_in_use
+        self._poll = select.poll()
+        self._poll.register(raw.pgconn.socket, select.POLLIN | select.POLLRDHUP)
+
+    def is_alive(self) -> bool:
+        """Tell from the socket alone: a server has nothing to say on an idle connection but goodbye."""
+        if not self._poll.poll(0):
+            return True
+        if not self._tls:
+            return False
+        try:  # TLS may have a session ticket for us
+            self.raw.pgconn.consume_input()
+        except psycopg.Error:
+            return False
+        return not self._poll.poll(0)
+
+    def discard(self) -> None:
+        self.raw.pgconn.finish()
+
+    def interrupt(self) -> None:
+        try:
+            descriptor = self.raw.pgconn.socket
+        except psycopg.Error:
+            return  # it is closed
+        with socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
+
+    def is_usable(self) -> bool:
+        return self.raw.pgconn.transaction_status in _ALIVE
+
+    def run(
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+    ) -> tuple[list[Row], int]:
+        raw, cursor = self.raw, self._cursor
+        raw.deadline = deadline
+        cursor.execute(statement.text, values or None, prepare=prepare)
+        if rows == 0:
+            return [], 0 if statement.reads else max(cursor.rowcount, 0)
+        if rows == 1:
+            row = cursor.fetchone()
+            found = [] if row is None else [row]
+        else:
+            found = cursor.fetchall()
+        count = cursor.rowcount
+        if count > KEEP_ROWS:
+            self._cursor = raw.cursor()
+        return found, count
+
+    def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
+        self.raw.deadline = deadline
+        self._cursor.executemany(statement.text, values)
+        return max(self._cursor.rowcount, 0)
+
+    def script(self, text: str, deadline: float) -> None:
+        self.raw.deadline = deadline
+        self._cursor.execute(text, prepare=False)
+
+    def roll_back(self, deadline: float) -> None:
+        if self.raw.pgconn.transaction_status != TransactionStatus.IDLE:
+            self.script("ROLLBACK", deadline)
+
+
+class PostgreSQLDatabase(Database):
+    """A named PostgreSQL server with a pool of connections; made by ``DatabaseManager.add_postgresql``."""
+
+    config: PostgreSQLConfig
+
+    def __init__(self, name: str, config: PostgreSQLConfig) -> None:
+        super().__init__(
+            name, "postgresql", timeout=seconds(config.timeout), pool_timeout=seconds(config.pool_timeout)
+        )
+        self.config = config
+        self._capabilities: Capabilities | None = None
+        self._adapters = _adapters()
+        self._pool: Pool[PostgreSQLLink] = Pool(
+            name,
+            self._connect,
+            max_open=config.max_connections,
+            max_idle=config.max_idle_connections,
+            max_lifetime=seconds(config.conn_max_lifetime),
+            max_idle_time=seconds(config.conn_max_idle_time),
+        )
+
+    def open(self) -> None:
+        """Make the first connection.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+        """
+        link = self._acquire(self._pool, self._deadline(self.config.connect_timeout))
+        self._pool.release(link)
+
+    def _connect(self, deadline: float) -> PostgreSQLLink:
+        deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout))
+        pause = 0.01
+        while True:
+            try:
+                raw = self._dial(deadline)
+                break
+            except psycopg.Error as exc:
+                # A server that is starting up is about to answer: wait for it, within the deadline.
+                if "starting up" not in str(exc) or monotonic() + pause >= deadline:
+                    raise self._connect_error(exc) from exc
+            sleep(pause)
+            pause = min(pause * 2, 0.2)
+        try:
+            self._prepare(raw, deadline)
+        except psycopg.Error as exc:
+            raw.pgconn.finish()
+            raise self._connect_error(exc) from exc
+        except BaseException:
+            raw.pgconn.finish()
+            raise
+        return PostgreSQLLink(raw)
+
+    def _dial(self, deadline: float) -> DeadlineConnection:
+        token = _dial_deadline.set(deadline)
+        try:
+            return DeadlineConnection.connect(
+                **self.config.connection_parameters(),
+                autocommit=True,
+                prepare_threshold=self.config.prepare_threshold,
+                cursor_factory=psycopg.RawCursor,
+                row_factory=dict_row,
+            )
+        finally:
+            _dial_deadline.reset(token)
+
+    def _prepare(self, raw: DeadlineConnection, deadline: float) -> None:
+        """Make a new connection ready: what the server is, is asked on the first one only."""
+        if self._capabilities is None:
+            raw.deadline = deadline
+            self._probe(raw)
+        if self._capabilities is not None and self._capabilities.pooler:
+            raw.prepare_threshold = None
+        raw._adapters = AdaptersMap(self._adapters)
+
+    def _probe(self, raw: DeadlineConnection) -> Capabilities:
+        cursor = raw.execute(_PROBE, prepare=False)
+        row = cursor.fetchone()
+        assert row is not None
+        number = row["version"]
+        vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
+        pooler = self.config.pooler
+        self._capabilities = Capabilities(
+            kind=self.kind,
+            server_version=(number // 10000, number % 10000),
+            returning=True,
+            json=True,
+            full_text_search=True,
+            listen_notify=True,
+            advisory_locks=True,
+            concurrent_writers=True,
+            # A pooler answers with the pid of a connection of its own making.
+            pooler=raw.info.backend_pid != row["pid"] if pooler is None else pooler,
+            in_recovery=row["in_recovery"],
+            vector=vector,
+        )
+        self._adapters = _adapters(row["vector_oid"])
+        return self._capabilities
+
+    def _connect_error(self, exc: psycopg.Error) -> PersistenceError:
+        message = _scrub(str(exc).strip().splitlines()[-1], self.config.password)
+        return ConnectError(
+            f"can't connect to PostgreSQL at {self.config.address}: {message}",
+            hint=_connect_hint(message),
+            operation="connect",
+            connection=self.name,
+            code=exc.sqlstate,
+        )
+
+    def _pool_for(self, statement: Statement) -> Pool[Any]:
+        return self._pool
+
+    def _transaction_pool(self, options: Options) -> Pool[Any]:
+        return self._pool
+
+    def _begin_statements(self, options: Options) -> str:
+        begin = "BEGIN"
+        if options.isolation:
+            begin += f" ISOLATION LEVEL {options.isolation.upper()}"
+        if options.read_only:
+            begin += " READ ONLY"
+        if options.timeout is not None:
+            # A client that hangs in the middle must not hold its locks for longer than it said.
+            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {max(1, int(options.timeout * 1000))}"
+        return begin
+
+    def _translate(self, exc: Exception, operation: str) -> PersistenceError | None:
+        if isinstance(exc, psycopg.Error):
+            return from_psycopg(exc, operation=operation, connection=self.name)
+        if isinstance(exc, UnicodeError | OverflowError):
+            return ValidationError(f"not storable: {exc}", operation=operation, connection=self.name)
+        return None
+
+    def capabilities(self, *, refresh: bool = False) -> Capabilities:
+        """Return what the live server can do; asked on the first connection, or again with ``refresh``."""
+        if self._capabilities is None or refresh:
+            link = self._acquire(self._pool, self._deadline(None))
+            broken = True
+            try:
+                link.raw.deadline = self._deadline(None)
+                self._probe(link.raw)
+                link.raw._adapters = AdaptersMap(self._adapters)
+                broken = False
+            except psycopg.Error as exc:
+                self._reraise(exc, "capabilities", self._pool)
+            finally:
+                self._pool.release(link, broken=broken)
+        assert self._capabilities is not None
+        return self._capabilities
+
+    def ping(self, *, timeout: Duration | None = None) -> None:
+        """Make one round trip to the server.
+
+        Raises:
+            UnavailableError: it can't be used now, with the reason.
+        """
+        self._run_apart("ping", "SELECT 1", None, 1, timeout, None)
+
+    @property
+    def server_version(self) -> str | None:
+        """The server's version, None before the first connection."""
+        return None if self._capabilities is None else self._capabilities.version_text
+
+    def stats(self) -> PoolStats:
+        """Return the state of the pool."""
+        return self._pool.stats()
+
+    def close(self) -> None:
+        """Close every connection; calls under way fail with ClosedError. Safe to call twice."""
+        self._pool.close()
+
+
+class PgVectorDatabase(PostgreSQLDatabase):
+    """A named PostgreSQL server with pgvector; numpy arrays are sent and read as its ``vector``, in binary."""
+
+    config: PgVectorConfig
+
+    def open(self) -> None:
+        """Make the first connection, and the extension where it is missing.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+            CapabilityError: it has no pgvector, and the extension can't be created.
+        """
+        super().open()
+        if (self.capabilities()).vector is None:
+            self._create_extension()
+
+    def _create_extension(self) -> None:
+        missing = CapabilityError(
+            f"the database {self.config.database!r} has no pgvector extension",
+            hint="as a superuser run: CREATE EXTENSION vector",
+            connection=self.name,
+        )
+        if not self.config.create_extension:
+            raise missing
+        try:
+            self.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except DuplicateError:
+            pass  # another program created it at the same moment
+        except ClosedError:
+            raise
+        except PersistenceError as exc:
+            raise missing from exc
+        self.capabilities(refresh=True)
+
+    def ping(self, *, timeout: Duration | None = None) -> None:
+        """Make one round trip that finds the extension.
+
+        Raises:
+            UnavailableError: the server can't be used now, with the reason.
+            CapabilityError: the extension is missing.
+        """
+        query = "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
+        if not (self._run_apart("ping", query, None, 1, timeout, None))[0]:
+            raise CapabilityError(
+                f"the database {self.config.database!r} has no pgvector extension",
+                hint="as a superuser run: CREATE EXTENSION vector",
+                connection=self.name,
+            )
+
+
+_PROBE = """
+SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::int AS version,
+       pg_is_in_recovery() AS in_recovery, to_regtype('vector')::oid AS vector_oid,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector
+"""
+
+
+def _adapters(vector_oid: int | None = None) -> AdaptersMap:
+    adapters = vector_adapters(vector_oid) if vector_oid else AdaptersMap(psycopg.adapters)
+    adapters.register_dumper(dict, JsonbDumper)
+    return adapters
+
+
+def _scrub(message: str, password: str | Secret) -> str:
+    text = password.reveal() if isinstance(password, Secret) else password
+    return message.replace(text, "***") if len(text) > 2 else message
+
+
+def _connect_hint(message: str) -> str:
+    for part, hint in (
+        ("authentication failed", "check username and password"),
+        ("no password supplied", "give a password"),
+        ("does not exist", "create it, or check the name"),
+        ("refused", "is the server running, and host and port right?"),
+        ("No such file", "is the server running, and the socket directory right?"),
+        ("timeout", "is the host right, and no firewall in between?"),
+        ("translate host name", "check the host name"),
+        ("resolve host", "check the host name"),
+        ("too many clients", "lower max_connections of the pools, or put a pooler in front"),
+        ("certificate", "check sslrootcert and the host name, or choose sslmode yourself"),
+    ):
+        if part in message:
+            return hint
+    return "see the server's log"

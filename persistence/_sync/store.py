@@ -1,0 +1,41 @@
+# Generated from ../_async/store.py by tests/unasync.py: edit that one.
+"""What every store that keeps its rows in a SQL database shares: its connection, its tenant, its tables."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from persistence._sync.database import Database
+from persistence._sync.manager import DatabaseManager
+from persistence._sync.migrator import Migrator
+from persistence.errors import ValidationError
+from persistence.migrations import MigrationLine
+
+
+class SQLStore:
+    """A store on the connection ``name`` of a manager, bound to one tenant.
+
+    The connection is looked up on each call, so replacing it in the manager reaches every store. The tables are made
+    by the store's migration line on first use; with ``migrate=False`` a missing migration is an error that names it.
+    """
+
+    line: ClassVar[MigrationLine]
+
+    def __init__(
+        self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
+    ) -> None:
+        if not tenant or "\0" in tenant:
+            raise ValidationError("a tenant is a text, not empty and without NUL")
+        self._manager = manager
+        self._name = name
+        self._tenant = tenant
+        self._migrate = migrate
+        manager.get_database(name)
+
+    def _database(self) -> Database:
+        """Return the database, its tables made."""
+        database = self._manager.get_database(self._name)
+        if self.line.name not in database.migrated:
+            migrator = Migrator(database)
+            (migrator.ensure(self.line) if self._migrate else migrator.check(self.line))
+        return database

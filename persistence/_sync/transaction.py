@@ -1,0 +1,257 @@
+# Generated from ../_async/transaction.py by tests/unasync.py: edit that one.
+"""Transactions: commit on success, roll back on any exception, nest as savepoints on the same connection.
+
+Protocol: the task that enters a transaction is its owner, and the database keeps the innermost one of each owner, so
+that stores called in the ``with`` block join it. A transaction runs statements only while no nested one is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+
+from persistence._sync.compat import current_owner
+from persistence._sync.executor import Executor, Isolation, Options, Parameters, Row
+from persistence._sync.pool import Pool
+from persistence.config import Duration
+from persistence.dialect import compile_statement
+from persistence.errors import (
+    CommitUnknownError,
+    DeadlineError,
+    PersistenceError,
+    SavepointError,
+    TransactionError,
+)
+
+if TYPE_CHECKING:
+    from persistence._sync.database import Database
+
+
+class Transaction(Executor):
+    """A transaction, or a savepoint in one; it runs statements itself, and so does the database in the same task.
+
+    After a failed statement it can only be rolled back, on every database alike; put what may fail in a nested
+    ``transaction()``.
+    """
+
+    def __init__(self, database: Database, options: Options, parent: Transaction | None = None) -> None:
+        self.name = database.name
+        self.kind = database.kind
+        self.dialect = database.dialect
+        self._database = database
+        self._options = options
+        self._parent = parent
+        self._child: Transaction | None = None
+        self._owner: object = None
+        self._deadline = float("inf")
+        self._depth = 0
+        self._state: Literal["new", "active", "failed", "ended"] = "new"
+        self._cause: BaseException | None = None
+        self._link: Any
+        self._pool: Pool[Any]
+
+    def __enter__(self) -> Self:
+        if self._state != "new":
+            raise TransactionError("a transaction can be entered once", connection=self.name)
+        self._owner = current_owner()
+        if self._parent is None:
+            self._parent = self._database._current()
+        if self._options.timeout is not None:
+            self._deadline = monotonic() + self._options.timeout
+        if self._parent is None:
+            self._begin()
+        else:
+            self._savepoint(self._parent)
+        self._state = "active"
+        self._database._joined[self._owner] = self
+        return self
+
+    def _begin(self) -> None:
+        database = self._database
+        deadline = self._limit(None)
+        self._pool = database._transaction_pool(self._options)
+        self._link = database._acquire(self._pool, deadline)
+        try:
+            self._link.script(database._begin_statements(self._options), deadline)
+        except BaseException as exc:
+            self._pool.release(self._link, broken=True)
+            database._reraise(exc, "begin", self._pool)
+
+    def _savepoint(self, parent: Transaction) -> None:
+        parent._check_active()
+        wanted, outer = self._options, parent._options
+        if wanted.isolation not in (None, outer.isolation) or (wanted.read_only and not outer.read_only):
+            raise TransactionError(
+                "a nested transaction can't change isolation or access", hint="ask for it on the outermost one"
+            )
+        self._options = outer
+        self._link, self._pool, self._depth = parent._link, parent._pool, parent._depth + 1
+        self._deadline = min(self._deadline, parent._deadline)
+        parent._command("savepoint", f"SAVEPOINT holdfast_{self._depth}")
+        parent._child = self
+
+    def _limit(self, timeout: Duration | None) -> float:
+        return min(self._database._deadline(timeout), self._deadline)
+
+    def _check_active(self) -> None:
+        if self._state == "failed":
+            raise TransactionError(
+                "the transaction failed before and can only be rolled back",
+                hint="put a statement that may fail in a nested transaction()",
+                connection=self.name,
+            ) from self._cause
+        if self._state != "active":
+            raise TransactionError(f"the transaction is {self._state}", hint="use it inside its 'with' block")
+        if self._child is not None:
+            raise SavepointError(
+                "a nested transaction is open", hint="run the statement on the nested one", connection=self.name
+            )
+
+    def _fail(self, exc: BaseException, operation: str) -> NoReturn:
+        """Mark the transaction as failed and raise the error."""
+        self._state, self._cause = "failed", exc
+        self._database._reraise(exc, operation, self._pool)
+
+    def _run(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Parameters | None,
+        rows: int | None,
+        timeout: Duration | None,
+        prepare: bool | None,
+    ) -> tuple[list[Row], int]:
+        statement = compile_statement(sql, self.kind)
+        values = statement.values(parameters)
+        self._check_active()
+        try:
+            result: tuple[list[Row], int]
+            result = self._link.run(statement, values, rows, self._limit(timeout), prepare)
+        except BaseException as exc:
+            self._fail(exc, operation)
+        return result
+
+    def execute_many(
+        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
+    ) -> int:
+        """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
+        statement = compile_statement(sql, self.kind)
+        values = [statement.values(each) for each in parameters]
+        self._check_active()
+        try:
+            count: int = self._link.run_many(statement, values, self._limit(timeout))
+        except BaseException as exc:
+            self._fail(exc, "execute_many")
+        return count
+
+    def script(self, text: str, *, timeout: Duration | None = None) -> None:
+        """Run statements separated by semicolons, without parameters, as they are."""
+        self._command("script", text, timeout)
+
+    def _command(self, operation: str, text: str, timeout: Duration | None = None) -> None:
+        self._check_active()
+        try:
+            self._link.script(text, self._limit(timeout))
+        except BaseException as exc:
+            self._fail(exc, operation)
+
+    def transaction(
+        self, *, isolation: Isolation | None = None, read_only: bool = False, timeout: Duration | None = None
+    ) -> Transaction:
+        """Open a savepoint by ``with``: its failure undoes its own statements and leaves the rest."""
+        nested = self._database.transaction(isolation=isolation, read_only=read_only, timeout=timeout)
+        nested._parent = self
+        return nested
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._state not in ("active", "failed"):
+            raise SavepointError(f"the transaction is {self._state}", connection=self.name)
+        if self._child is not None:
+            self._state, self._cause = "failed", SavepointError("a nested transaction was left open")
+        self._leave()
+        if exc is None and self._state == "active":
+            (self._commit() if self._parent is None else self._release(self._parent))
+            return
+        self._state = "ended"
+        (self._roll_back() if self._parent is None else self._roll_back_to(self._parent))
+        if exc is None:
+            raise TransactionError(
+                "rolled back, because a statement in it failed although its error was caught",
+                hint="put a statement that may fail in a nested transaction()",
+                connection=self.name,
+            ) from self._cause
+
+    def _leave(self) -> None:
+        """Give the owner's place back to the enclosing transaction."""
+        if self._parent is not None and self._parent._child is self:
+            self._parent._child = None
+        joined = self._database._joined
+        if joined.get(self._owner) is self:
+            if self._parent is not None and self._parent._owner == self._owner:
+                joined[self._owner] = self._parent
+            else:
+                del joined[self._owner]
+
+    def _release(self, parent: Transaction) -> None:
+        self._state = "ended"
+        parent._command("release savepoint", f"RELEASE SAVEPOINT holdfast_{self._depth}")
+
+    def _roll_back_to(self, parent: Transaction) -> None:
+        """Undo the savepoint; where that fails, the enclosing transaction has failed too."""
+        name = f"holdfast_{self._depth}"
+        if parent._state != "active":
+            return
+        if not self._link.is_usable():
+            parent._state, parent._cause = "failed", self._cause
+            return
+        parent._command("rollback to savepoint", f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+
+    def _commit(self) -> None:
+        self._state = "ended"
+        if monotonic() >= self._deadline:
+            self._roll_back()
+            raise DeadlineError(
+                "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
+            )
+        try:
+            self._link.script("COMMIT", self._limit(None))
+        except BaseException as exc:
+            failure = self._database._failure(exc, "commit", self._pool)
+            if self._link.is_usable():
+                # The server refused it and said so. SQLite, when busy, keeps the transaction open.
+                self._roll_back()
+            else:
+                self._pool.release(self._link, broken=True)
+                failure = self._unknown(failure)
+            if failure is exc:
+                raise
+            raise failure from exc
+        self._pool.release(self._link)
+
+    def _unknown(self, failure: BaseException) -> BaseException:
+        if not isinstance(failure, PersistenceError) or isinstance(failure, TransactionError):
+            return failure
+        return CommitUnknownError(
+            f"the connection broke during COMMIT: {failure.message}",
+            hint="the transaction may be durable: look, or repeat it with an idempotency key",
+            operation="commit",
+            connection=self.name,
+            code=failure.code,
+        )
+
+    def _roll_back(self) -> None:
+        """Undo; a connection that can't is discarded, at which the server undoes."""
+        done = False
+        try:
+            if self._link.is_usable():
+                self._link.roll_back(self._database._deadline(None))
+                done = True
+        except Exception:
+            # The first error is on its way to the caller and says more than this one.
+            self._pool.count_error()
+        finally:
+            self._pool.release(self._link, broken=not done)

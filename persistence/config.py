@@ -1,0 +1,591 @@
+"""Connection settings: frozen, checked as a whole on construction, and silent about secrets.
+
+Every class takes keyword arguments, a URL (``from_url``) or environment variables (``from_env``). All problems of a
+configuration are reported at once, in one :class:`~persistence.errors.ConfigError`. Durations are seconds, a
+``timedelta`` or text such as ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h"``, ``"7d"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, Self
+from urllib.parse import parse_qsl, unquote
+
+from persistence.errors import ConfigError
+
+Duration = float | timedelta
+
+
+class Secret:
+    """A text that shows itself only to :meth:`reveal`; its ``str`` and ``repr`` are ``***``."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***" if self._text else "''"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*")
+
+
+def seconds(value: Duration) -> float:
+    """Return a duration in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if not match:
+            raise ValueError("is no duration: seconds, a timedelta, or text like '250ms', '30s', '5m', '1h', '7d'")
+        return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("is no duration: seconds, a timedelta, or text like '250ms', '30s', '5m', '1h', '7d'")
+    return float(value)
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("is no whole number")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        return value.lower() in ("1", "true", "yes", "on")
+    if not isinstance(value, bool):
+        raise ValueError("is neither true nor false")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is no text")
+    if "\0" in value:
+        raise ValueError("has a NUL character")
+    return value
+
+
+def _secret(value: object) -> Secret:
+    return value if isinstance(value, Secret) else Secret(_text(value))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("is no mapping")
+    return dict(value)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(part for part in value.split(",") if part)
+    if isinstance(value, Iterable):
+        return tuple(_text(part) for part in value)
+    raise ValueError("is no list of texts")
+
+
+_CONVERTERS: dict[Any, Any] = {
+    Duration: _duration,
+    int: _integer,
+    bool: _boolean,
+    str: _text,
+    Mapping[str, Any]: _mapping,
+    tuple[str, ...]: _names,
+    str | Secret: _secret,
+}
+
+
+_found: dict[type, dict[str, tuple[Any, bool]]] = {}
+
+
+def _converters(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Return for each field the function that checks its value, and whether None is allowed."""
+    if cls in _found:
+        return _found[cls]
+    found = _found.setdefault(cls, {})
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        hint = hints[item.name]
+        members = set(typing.get_args(hint)) if not isinstance(hint, type) else set()
+        optional = type(None) in members
+        if optional:
+            rest = tuple(m for m in typing.get_args(hint) if m is not type(None))
+            hint = rest[0] if len(rest) == 1 else typing.Union[rest]  # noqa: UP007 - built at run time
+        if typing.get_origin(hint) is Literal:
+            choices = typing.get_args(hint)
+
+            def convert(value: object, choices: tuple[str, ...] = choices) -> str:
+                if value not in choices:
+                    raise ValueError("is none of " + ", ".join(choices))
+                return str(value)
+
+            found[item.name] = (convert, optional)
+        else:
+            found[item.name] = (_CONVERTERS[hint], optional)
+    return found
+
+
+_AUTHORITY = re.compile(r"(?:(?P<user>[^:]*)(?::(?P<password>.*))?@)?(?P<hosts>[^@/?#]*)", re.S)
+_STANDARD = re.compile(r"(?P<authority>[^/?#]*)(?:/(?P<path>[^?@#]*))?(?:\?(?P<query>.*))?", re.S)
+_GREEDY = re.compile(r"(?P<authority>.*@[^@/?#]*)(?:/(?P<path>[^?@]*))?(?:\?(?P<query>[^@]*))?", re.S)
+
+
+@dataclass(frozen=True)
+class _Url:
+    scheme: str
+    user: str | None
+    password: str | None
+    hosts: str
+    path: str
+    options: dict[str, str]
+
+
+def _split_url(url: str, known: Iterable[str]) -> _Url:
+    """Split a connection URL; a password may hold ``@ : / # % [ ] { } ?`` and spaces, percent-encoded or not.
+
+    A URL that RFC 3986 reads with known options only is read that way; otherwise what stands before the last ``@``
+    is the user and password. A valid ``%XX`` is always decoded.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigError("the URL has no scheme", hint="for example postgresql://user:password@host:5432/database")
+    match = _STANDARD.fullmatch(rest)
+    options = _options(match["query"]) if match else None
+    if match is None or options is None or not set(options) <= set(known):
+        greedy = _GREEDY.fullmatch(rest)
+        if greedy and (match is None or greedy["authority"] != match["authority"]):
+            match, options = greedy, _options(greedy["query"])
+    if match is None or options is None:
+        raise ConfigError("the URL can't be read", hint="percent-encode special characters of the password")
+    authority = _AUTHORITY.fullmatch(match["authority"])
+    if authority is None:
+        raise ConfigError("the URL can't be read", hint="percent-encode special characters of the password")
+    return _Url(
+        scheme,
+        unquote(authority["user"]) if authority["user"] else None,
+        unquote(authority["password"]) if authority["password"] is not None else None,
+        authority["hosts"],
+        unquote(match["path"] or ""),
+        options,
+    )
+
+
+def _options(query: str | None) -> dict[str, str] | None:
+    if not query:
+        return {}
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return dict(pairs) if all("=" in part for part in query.split("&") if part) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every connection's settings share: checking, reading from a URL or the environment, a safe repr."""
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, (convert, optional) in _converters(type(self)).items():
+            value = getattr(self, name)
+            if value is None and optional:
+                continue
+            try:
+                object.__setattr__(self, name, convert(value))
+            except ValueError as exc:
+                shown = "" if "password" in name else f" {value!r}"
+                problems.append(f"{name}{shown} {exc}")
+        if not problems:
+            problems.extend(self._problems())
+        if problems:
+            raise ConfigError(f"{type(self).__name__}: {'; '.join(problems)}", problems=tuple(problems))
+
+    def _problems(self) -> Iterable[str]:
+        """Yield what is wrong between fields that are each of the right type."""
+        return ()
+
+    @classmethod
+    def _from_options(cls, options: Mapping[str, Any], source: str) -> Self:
+        known = [item.name for item in dataclasses.fields(cls)]
+        given: dict[str, Any] = {}
+        problems = []
+        for key, value in options.items():
+            name = cls.aliases.get(key, key)
+            if name in known:
+                given[name] = value
+            else:
+                close = difflib.get_close_matches(key, [*known, *cls.aliases], n=1)
+                problems.append(f"unknown option {key!r}" + (f", did you mean {close[0]!r}?" if close else ""))
+        if problems:
+            raise ConfigError(f"{cls.__name__} from {source}: {'; '.join(problems)}", problems=tuple(problems))
+        return cls(**given)
+
+    @classmethod
+    def from_url(cls, url: str, **overrides: Any) -> Self:
+        """Read a URL; its query holds further options by field name; keyword arguments win over it."""
+        names = [item.name for item in dataclasses.fields(cls)]
+        parts = _split_url(url, [*names, *cls.aliases])
+        if parts.scheme not in cls.schemes:
+            raise ConfigError(f"{cls.__name__}: {parts.scheme}:// is none of its schemes: {', '.join(cls.schemes)}")
+        return cls._from_options({**cls._from_parts(parts), **parts.options, **overrides}, "a URL")
+
+    @classmethod
+    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def from_env(
+        cls, prefix: str | None = None, *, environ: Mapping[str, str] | None = None, **overrides: Any
+    ) -> Self:
+        """Read variables ``<prefix><FIELD>`` (or ``<prefix>URL``, which the others then refine).
+
+        The prefix defaults to the class's own, such as ``POSTGRESQL_``. ``NAME`` and ``USER`` stand for the database
+        and the user name. A variable with the prefix that names no field is an error.
+        """
+        prefix = prefix if prefix is not None else cls.__name__.removesuffix("Config").upper() + "_"
+        if not prefix:
+            raise ConfigError("from_env needs a prefix", hint="for example 'DB_' for DB_HOST, DB_NAME, DB_USER")
+        source = os.environ if environ is None else environ
+        found = {k.removeprefix(prefix).lower(): v for k, v in source.items() if k.startswith(prefix)}
+        url = found.pop("url", None)
+        options = {cls.aliases.get(key, key): value for key, value in found.items()}
+        if url is not None:
+            return cls.from_url(url, **options, **overrides)
+        return cls._from_options({**options, **overrides}, f"the environment ({prefix}…)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgreSQLConfig(Config):
+    """A PostgreSQL server and the pool of connections to it.
+
+    ``host`` is a name, an address, a socket directory (it begins with ``/``) or several of these separated by commas,
+    tried in order. ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for
+    every other host. ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out).
+    ``timeout`` bounds each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling.
+    """
+
+    host: str = "localhost"
+    port: int = 5432
+    database: str = "postgres"
+    username: str | None = None
+    password: str | Secret = field(default="")
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+    sslrootcert: str | None = None
+    max_connections: int = 25
+    max_idle_connections: int = 5
+    conn_max_lifetime: Duration = 1800.0
+    conn_max_idle_time: Duration = 300.0
+    connect_timeout: Duration = 5.0
+    pool_timeout: Duration = 10.0
+    timeout: Duration = 30.0
+    tcp_user_timeout: Duration = 5.0
+    keepalives_idle: Duration = 5.0
+    keepalives_interval: Duration = 2.0
+    keepalives_count: int = 3
+    target_session_attrs: Literal[
+        "any", "read-write", "read-only", "primary", "standby", "prefer-standby"
+    ] = "any"  # fmt: skip
+    prepare_threshold: int | None = 5
+    pooler: bool | None = None
+    search_path: str | None = None
+    application_name: str = "holdfast"
+
+    schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
+    aliases: ClassVar[Mapping[str, str]] = {
+        "name": "database",
+        "dbname": "database",
+        "db_name": "database",
+        "user": "username",
+        "max_idle_conns": "max_idle_connections",
+        "ssl_mode": "sslmode",
+    }
+
+    def _problems(self) -> Iterable[str]:
+        if not self.host:
+            yield "host is empty"
+        if not 1 <= self.port <= 65535:
+            yield f"port {self.port} is not within 1 and 65535"
+        if not self.database:
+            yield "database is empty"
+        if self.max_connections < 1:
+            yield f"max_connections {self.max_connections} is below 1"
+        if not 0 <= self.max_idle_connections <= max(self.max_connections, 5):
+            yield f"max_idle_connections {self.max_idle_connections} is not within 0 and max_connections"
+        for name in ("conn_max_lifetime", "conn_max_idle_time", "connect_timeout", "pool_timeout", "timeout"):
+            if getattr(self, name) <= 0:
+                yield f"{name} {getattr(self, name)} is not above 0"
+        if (self.sslcert is None) != (self.sslkey is None):
+            yield "sslcert and sslkey go together"
+        if self.prepare_threshold is not None and self.prepare_threshold < 0:
+            yield f"prepare_threshold {self.prepare_threshold} is below 0"
+
+    @classmethod
+    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        if parts.user is not None:
+            given["username"] = parts.user
+        if parts.password is not None:
+            given["password"] = parts.password
+        if parts.path:
+            given["database"] = parts.path
+        hosts, ports = _hosts_and_ports(parts.hosts)
+        if hosts:
+            given["host"] = hosts
+        if len(set(ports)) > 1:
+            raise ConfigError("hosts with different ports are not supported in one URL")
+        if ports:
+            given["port"] = ports[0]
+        return given
+
+    def connection_parameters(self) -> dict[str, Any]:
+        """Return libpq's parameters for one connection; the password is in clear, so never log them."""
+        given = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.database,
+            "user": self.username,
+            "password": self.password.reveal() or None if isinstance(self.password, Secret) else None,
+            "sslmode": self.sslmode or ("prefer" if self.is_local else "verify-full"),
+            "sslcert": self.sslcert,
+            "sslkey": self.sslkey,
+            "sslrootcert": self.sslrootcert or (None if self.is_local or self.sslmode else "system"),
+            "connect_timeout": max(2, math.ceil(seconds(self.connect_timeout))),
+            "tcp_user_timeout": int(seconds(self.tcp_user_timeout) * 1000),
+            "keepalives": 1,
+            "keepalives_idle": max(1, int(seconds(self.keepalives_idle))),
+            "keepalives_interval": max(1, int(seconds(self.keepalives_interval))),
+            "keepalives_count": self.keepalives_count,
+            "target_session_attrs": self.target_session_attrs,
+            "application_name": self.application_name,
+            "client_encoding": "UTF8",
+            "options": f"-c search_path={_escape_option(self.search_path)}" if self.search_path else None,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every host is a socket or a loopback address, where traffic leaves no machine."""
+        return all(
+            host.startswith(("/", "@")) or host in ("localhost", "::1") or host.startswith("127.")
+            for host in self.host.split(",")
+        )
+
+    @property
+    def address(self) -> str:
+        """Where the server is, for messages: ``host:port/database``."""
+        return f"{self.host}:{self.port}/{self.database}"
+
+
+def _escape_option(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _hosts_and_ports(hosts: str) -> tuple[str, list[str]]:
+    names, ports = [], []
+    for entry in hosts.split(",") if hosts else []:
+        match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", entry)
+        if not match:
+            raise ConfigError(f"the URL's host {entry!r} can't be read")
+        names.append(unquote(match[1].strip("[]")))
+        if match[2]:
+            ports.append(match[2])
+    return ",".join(names), ports
+
+
+Metric = Literal["cosine", "l2", "inner_product", "l1"]
+_METRIC_NAMES = {"euclidean": "l2", "dot_product": "inner_product", "dot": "inner_product", "ip": "inner_product"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PgVectorConfig(PostgreSQLConfig):
+    """A PostgreSQL server with the pgvector extension, and how vectors are kept there.
+
+    ``index_options`` go to the index: ``lists`` for ivfflat, ``m`` and ``ef_construction`` for hnsw. The extension
+    is created when it is missing, unless ``create_extension`` is false.
+    """
+
+    dimensions: int = 1536
+    index_type: Literal["hnsw", "ivfflat", "none"] = "hnsw"
+    index_options: Mapping[str, Any] = field(default_factory=dict)
+    distance_metric: Metric = "cosine"
+    create_extension: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.distance_metric, str):
+            object.__setattr__(self, "distance_metric", _METRIC_NAMES.get(self.distance_metric, self.distance_metric))
+        super().__post_init__()
+
+    def _problems(self) -> Iterable[str]:
+        yield from super()._problems()
+        if not 1 <= self.dimensions <= 16000:
+            yield f"dimensions {self.dimensions} is not within 1 and 16000"
+        allowed = {"hnsw": {"m": (2, 100), "ef_construction": (4, 1000)}, "ivfflat": {"lists": (1, 32768)}}
+        limits = allowed.get(self.index_type, {})
+        for name, value in self.index_options.items():
+            if name not in limits:
+                yield f"index_options {name!r} is none of {self.index_type}'s: {', '.join(limits) or 'it has none'}"
+            elif not isinstance(value, int) or not limits[name][0] <= value <= limits[name][1]:
+                yield f"index_options {name} {value!r} is not within {limits[name][0]} and {limits[name][1]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisConfig(Config):
+    """A Redis server and the pool of connections to it.
+
+    ``max_retries`` is for commands that only read; a write is sent once. ``unix_socket`` replaces host and port.
+    ``tls`` verifies the server's certificate unless ``tls_verify`` is false.
+    """
+
+    host: str = "localhost"
+    port: int = 6379
+    unix_socket: str | None = None
+    username: str | None = None
+    password: str | Secret = field(default="")
+    database: int = 0
+    pool_size: int = 10
+    min_idle_connections: int = 0
+    max_retries: int = 3
+    dial_timeout: Duration = 5.0
+    read_timeout: Duration = 3.0
+    write_timeout: Duration = 3.0
+    pool_timeout: Duration = 4.0
+    idle_timeout: Duration = 300.0
+    tls: bool = False
+    tls_verify: bool = True
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "redis+unix", "unix")
+    aliases: ClassVar[Mapping[str, str]] = {
+        "db": "database",
+        "name": "database",
+        "user": "username",
+        "min_idle_conns": "min_idle_connections",
+    }
+
+    def _problems(self) -> Iterable[str]:
+        if not self.host:
+            yield "host is empty"
+        if not 1 <= self.port <= 65535:
+            yield f"port {self.port} is not within 1 and 65535"
+        if self.database < 0:
+            yield f"database {self.database} is below 0"
+        if self.pool_size < 1:
+            yield f"pool_size {self.pool_size} is below 1"
+        if not 0 <= self.min_idle_connections <= self.pool_size:
+            yield f"min_idle_connections {self.min_idle_connections} is not within 0 and pool_size"
+        if self.max_retries < 0:
+            yield f"max_retries {self.max_retries} is below 0"
+        for name in ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout", "idle_timeout"):
+            if getattr(self, name) <= 0:
+                yield f"{name} {getattr(self, name)} is not above 0"
+        if self.tls and self.unix_socket:
+            yield "tls and unix_socket exclude each other"
+        if (self.tls_cert is None) != (self.tls_key is None):
+            yield "tls_cert and tls_key go together"
+        if not self.tls and (self.tls_ca or self.tls_cert):
+            yield "tls_ca and tls_cert need tls=True (or a rediss:// URL)"
+
+    @classmethod
+    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+        given: dict[str, Any] = {"tls": True} if parts.scheme == "rediss" else {}
+        if parts.user:
+            given["username"] = parts.user
+        if parts.password is not None:
+            given["password"] = parts.password
+        if parts.scheme in ("unix", "redis+unix"):
+            given["unix_socket"] = "/" + parts.path
+            return given
+        hosts, ports = _hosts_and_ports(parts.hosts)
+        if hosts:
+            given["host"] = hosts
+        if ports:
+            given["port"] = ports[0]
+        if parts.path:
+            given["database"] = parts.path
+        return given
+
+    @property
+    def address(self) -> str:
+        """Where the server is, for messages: ``host:port/database``."""
+        return f"{self.unix_socket or f'{self.host}:{self.port}'}/{self.database}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SQLiteConfig(Config):
+    """One SQLite file (or memory, ``path=":memory:"``), with one writer and readers beside it.
+
+    ``synchronous="FULL"`` makes each commit survive a power cut; ``NORMAL`` may lose the last ones.
+    ``busy_timeout`` bounds the wait for another process's write. A new file is readable by its owner alone.
+    """
+
+    path: str = "holdfast.db"
+    busy_timeout: Duration = 10.0
+    synchronous: Literal["FULL", "NORMAL", "EXTRA", "OFF"] = "FULL"
+    max_readers: int = 4
+    pool_timeout: Duration = 10.0
+    timeout: Duration = 30.0
+    cache_size: int = 16384
+    read_only: bool = False
+
+    schemes: ClassVar[tuple[str, ...]] = ("sqlite", "sqlite3")
+    aliases: ClassVar[Mapping[str, str]] = {"db_path": "path", "name": "path", "database": "path"}
+
+    def _problems(self) -> Iterable[str]:
+        if not self.path:
+            yield "path is empty"
+        if self.max_readers < 1:
+            yield f"max_readers {self.max_readers} is below 1"
+        if self.cache_size < 0:
+            yield f"cache_size {self.cache_size} (KiB) is below 0"
+        for name in ("busy_timeout", "pool_timeout", "timeout"):
+            if getattr(self, name) <= 0:
+                yield f"{name} {getattr(self, name)} is not above 0"
+        if self.read_only and self.path == ":memory:":
+            yield "read_only and :memory: exclude each other"
+
+    @classmethod
+    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+        # sqlite:///relative.db, sqlite:////absolute.db and sqlite:// (memory), as SQLAlchemy's URLs.
+        if parts.hosts or parts.user:
+            raise ConfigError("a SQLite URL has no host", hint="sqlite:///relative.db or sqlite:////absolute.db")
+        return {"path": parts.path or ":memory:"}
+
+    @property
+    def address(self) -> str:
+        """Where the database is, for messages: its path."""
+        return self.path

@@ -1,0 +1,38 @@
+"""Retry schedules: how long to wait before the next try, and which errors deserve one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from persistence.errors import ConfigError, DeadlockError, PersistenceError, SerializationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """Capped exponential backoff with jitter.
+
+    The n-th delay is ``min(cap, base * 2**n)`` seconds, moved by up to ``jitter`` of itself either way, so that
+    colliding callers spread out (A. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+
+    retries: int = 5
+    base: float = 0.01
+    cap: float = 2.0
+    jitter: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.retries < 0 or self.base <= 0 or self.cap < self.base or not 0 <= self.jitter <= 1:
+            raise ConfigError(f"{self} can't be a schedule", hint="retries >= 0, 0 < base <= cap, 0 <= jitter <= 1")
+
+    def delays(self) -> Iterator[float]:
+        """Yield one delay in seconds for each retry."""
+        for attempt in range(self.retries):
+            delay = min(self.cap, self.base * 2.0**attempt)
+            yield delay * (1 + self.jitter * random.uniform(-1, 1))  # noqa: S311 - not a secret
+
+
+def is_transient(error: PersistenceError) -> bool:
+    """Tell whether the whole transaction may be run again: it was rolled back by the server, and said so."""
+    return isinstance(error, SerializationError | DeadlockError)

@@ -1,0 +1,1 @@
+"""The tests; a package so that its folders never shadow the packages under test."""

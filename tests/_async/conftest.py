@@ -1,0 +1,31 @@
+"""A manager for each test, and the SQL databases that a contract runs on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from persistence import AsyncDatabase, AsyncDatabaseManager, SQLiteConfig
+
+SQL_BACKENDS = ("postgresql", "sqlite", "memory")
+
+
+@pytest_asyncio.fixture
+async def manager() -> AsyncIterator[AsyncDatabaseManager]:
+    """A manager, closed at the end of the test."""
+    async with AsyncDatabaseManager() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(params=SQL_BACKENDS)
+async def database(
+    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
+) -> AsyncDatabase:
+    """The connection ``main`` of the manager: PostgreSQL, a SQLite file, or SQLite in memory."""
+    if request.param == "postgresql":
+        return await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
+    path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
+    return await manager.add_sqlite("main", SQLiteConfig(path=path))

@@ -1,0 +1,15 @@
+"""The contract of every SQL database: statements, rows, errors, deadlines."""
+
+from __future__ import annotations
+
+import pytest
+
+from persistence import AsyncDatabase, DuplicateError
+
+
+async def test_a_row_comes_back_by_name(database: AsyncDatabase) -> None:
+    await database.execute("CREATE TABLE t (id integer PRIMARY KEY, body text)")
+    assert await database.execute("INSERT INTO t VALUES (:id, :body)", {"id": 1, "body": "one"}) == 1
+    assert await database.fetch_one("SELECT * FROM t WHERE id = :id", {"id": 1}) == {"id": 1, "body": "one"}
+    with pytest.raises(DuplicateError):
+        await database.execute("INSERT INTO t VALUES (:id, :body)", {"id": 1, "body": "two"})

@@ -1,0 +1,40 @@
+"""What every test may ask for: the servers of this run, and a database or key space of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from persistence import PgVectorConfig, PostgreSQLConfig, RedisConfig
+from tests.servers import TestServers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[TestServers]:
+    """Start the servers on first use and stop them at the end of the run."""
+    with TestServers() as running:
+        yield running
+
+
+@pytest.fixture
+def postgresql_config(servers: TestServers) -> Iterator[PostgreSQLConfig]:
+    """A fresh database, with the extension ``vector``."""
+    config = servers.fresh_database()
+    yield config
+    servers.drop_database(config)
+
+
+@pytest.fixture
+def pgvector_config(postgresql_config: PostgreSQLConfig) -> PgVectorConfig:
+    """The same fresh database, for vectors of 3 dimensions."""
+    fields = {name: getattr(postgresql_config, name) for name in postgresql_config.__dataclass_fields__}
+    return PgVectorConfig(**fields, dimensions=3)
+
+
+@pytest.fixture
+def redis_config(servers: TestServers) -> Iterator[RedisConfig]:
+    """An empty Redis database."""
+    config = servers.fresh_redis()
+    yield config
+    servers.release_redis(config)

@@ -1,0 +1,195 @@
+"""The servers that the tests run against: started once a run, in a temporary folder that goes at its end.
+
+The process that makes the first ``TestServers`` (pytest, or pytest-xdist's controller) owns the folder and names it in
+``HOLDFAST_TEST_SERVERS``, which its workers inherit: they share the folder, and so the servers. The URLs in
+``HOLDFAST_TEST_POSTGRES`` and ``HOLDFAST_TEST_REDIS`` name servers to use instead; on those only what the run itself
+made is ever deleted. A server that can't be had is an error, never a skip.
+
+The shared PostgreSQL runs without fsync: what a test says about durability, it says about a server of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import psycopg
+import redis
+from psycopg import sql
+
+from persistence.config import PostgreSQLConfig, RedisConfig, Secret
+from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
+
+_FOLDER = "HOLDFAST_TEST_SERVERS"
+_POSTGRESQL_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "shared_buffers": "128MB",
+    "max_connections": "200",
+}
+_TEMPLATE_LOCK = 0x686F6C64  # the advisory lock under which one worker makes the template
+
+
+class TestServers:
+    """One PostgreSQL and one Redis, each started when first asked for."""
+
+    __test__ = False  # not a test, whatever its name says to pytest
+
+    def __init__(self) -> None:
+        shared = os.environ.get(_FOLDER)
+        self._owns_folder = shared is None
+        self._folder = Path(shared or tempfile.mkdtemp(prefix="holdfast-tests-"))
+        if not self._folder.is_dir():
+            raise RuntimeError(f"{_FOLDER} names {self._folder}, which is not there: unset it")
+        os.environ[_FOLDER] = str(self._folder)
+        self._run = self._folder.name
+        self._template = f"{self._run}-template"
+        self._postgresql_server: EmbeddedPostgreSQL | None = None
+        self._redis_server: EmbeddedRedis | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def postgresql(self) -> PostgreSQLConfig:
+        """How to connect to the PostgreSQL (18, or HOLDFAST_TEST_POSTGRES_VERSION), as one who may create databases."""
+        url = os.environ.get("HOLDFAST_TEST_POSTGRES")
+        if url is not None:
+            return PostgreSQLConfig.from_url(url)
+        version: Any = int(os.environ.get("HOLDFAST_TEST_POSTGRES_VERSION", "18"))
+        server = EmbeddedPostgreSQL(self._folder / "postgresql", version=version, settings=_POSTGRESQL_SETTINGS)
+        self._postgresql_server = server.start()
+        return server.config()
+
+    @cached_property
+    def redis(self) -> RedisConfig:
+        """How to connect to the Redis, at its database 0, where no test stores anything but under a key prefix."""
+        url = os.environ.get("HOLDFAST_TEST_REDIS")
+        if url is not None:
+            return RedisConfig.from_url(url)
+        self._redis_server = EmbeddedRedis(self._folder / "redis", settings={"databases": "256"}).start()
+        return self._redis_server.config()
+
+    def fresh_database(self) -> PostgreSQLConfig:
+        """Create an empty database with the extension ``vector``."""
+        self._template_ready  # noqa: B018 - made at the first use
+        name = f"{self._run}-{secrets.token_hex(6)}"
+        # Measured here: 9.8 ms copying files, 11.3 ms through the WAL; with fsync on it is the other way round.
+        strategy: Literal["file_copy", "wal_log"] = "file_copy" if self._postgresql_server else "wal_log"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY {}")
+        self._administer(statement.format(*map(sql.Identifier, (name, self._template, strategy))))
+        return replace(self.postgresql, database=name)
+
+    def drop_database(self, config: PostgreSQLConfig) -> None:
+        """Drop a database of ``fresh_database``, ending its sessions."""
+        if not config.database.startswith(f"{self._run}-"):
+            raise ValueError(f"{config.database} is not one of ours")
+        self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(config.database)))
+
+    def key_prefix(self) -> str:
+        """Return a prefix of Redis keys that nobody else uses."""
+        return f"{self._run}:{secrets.token_hex(6)}:"
+
+    def fresh_redis(self) -> RedisConfig:
+        """Lease an empty Redis database until ``release_redis``, which empties it again."""
+        with redis_client(self.redis) as client:
+            databases = int(client.config_get("databases")["databases"])
+            for index in range(1, databases):
+                if client.set(f"{self._run}:lease:{index}", os.getpid(), nx=True, ex=3600):
+                    config = replace(self.redis, database=index)
+                    with redis_client(config) as leased:
+                        if leased.dbsize() == 0:
+                            return config
+        raise RuntimeError(f"none of the {databases} Redis databases is free and empty")
+
+    def release_redis(self, config: RedisConfig) -> None:
+        """Empty a leased database and give it back."""
+        with redis_client(self.redis) as client:
+            if not client.exists(f"{self._run}:lease:{config.database}"):
+                raise ValueError(f"Redis database {config.database} is not leased")
+            with redis_client(config) as leased:
+                leased.flushdb()
+            client.delete(f"{self._run}:lease:{config.database}")
+
+    def close(self) -> None:
+        """Stop what this process started; the owner also removes the folder, and what is left on the user's servers."""
+        try:
+            if self._owns_folder:
+                self._clean_foreign_servers()
+        finally:
+            for server in (self._postgresql_server, self._redis_server):
+                if server is not None:
+                    server.stop()
+            if self._owns_folder:
+                os.environ.pop(_FOLDER, None)
+                self._remove_folder()
+
+    @cached_property
+    def _template_ready(self) -> bool:
+        with self._connect(self.postgresql) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", [_TEMPLATE_LOCK])
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [self._template]).fetchone():
+                return True
+            # Made under another name, so that it is complete, and nobody connected to it, once it can be found.
+            draft, template = f"{self._template}-draft", sql.Identifier(self._template)
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(draft)))
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(draft)))
+            with self._connect(replace(self.postgresql, database=draft)) as inside:
+                inside.execute("CREATE EXTENSION vector")
+            connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(draft), template))
+        return True
+
+    def _connect(self, config: PostgreSQLConfig) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(**config.connection_parameters(), autocommit=True)
+
+    def _administer(self, statement: sql.Composed) -> None:
+        with self._connect(self.postgresql) as connection:
+            connection.execute(statement)
+
+    def _clean_foreign_servers(self) -> None:
+        if "HOLDFAST_TEST_POSTGRES" in os.environ:
+            with self._connect(self.postgresql) as connection:
+                ours = "SELECT datname FROM pg_database WHERE starts_with(datname, %s) ORDER BY datname"
+                for (name,) in connection.execute(ours, [f"{self._run}-"]).fetchall():
+                    connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        if "HOLDFAST_TEST_REDIS" in os.environ:
+            with redis_client(self.redis) as client:
+                for key in client.scan_iter(match=f"{self._run}:*", count=1000):
+                    client.delete(key)
+
+    def _remove_folder(self) -> None:
+        # A worker that was killed leaves its server to the supervisor, which needs a moment.
+        servers = (EmbeddedPostgreSQL(self._folder / "postgresql"), EmbeddedRedis(self._folder / "redis"))
+        deadline = time.monotonic() + 10
+        while any(server.is_running() for server in servers):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a server still runs in {self._folder}: a test left a process behind")
+            time.sleep(0.005)
+        shutil.rmtree(self._folder)
+
+
+def redis_client(config: RedisConfig) -> redis.Redis:
+    """Return a plain client, for arranging and checking what a test needs; close it, or use it in a with statement."""
+    password = config.password.reveal() if isinstance(config.password, Secret) else config.password
+    if config.unix_socket is not None:
+        where: dict[str, Any] = {"unix_socket_path": config.unix_socket}
+    else:
+        where = {"host": config.host, "port": config.port, "ssl": config.tls, "ssl_ca_certs": config.tls_ca}
+        where = {name: value for name, value in where.items() if value not in (None, False)}
+    return redis.Redis(
+        **where, username=config.username, password=password or None, db=config.database, decode_responses=True
+    )
