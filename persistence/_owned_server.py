@@ -123,16 +123,28 @@ def _free_port() -> int:
         return port
 
 
-def _reclaim(folder: str, owner: int) -> bool:
-    """Make the folder, or find it private and the owner's already; False when it can't be had."""
+def _reclaim(path: str, owner: int) -> bool:
+    """Make the folder, or find it private and the owner's already and empty it; False when it can't be had.
+
+    Called with server.lock held, so what is in it belongs to nobody: the lock file of a killed server, say.
+    """
     try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        status = os.lstat(folder)
-        return stat.S_ISDIR(status.st_mode) and status.st_uid == owner and stat.S_IMODE(status.st_mode) == 0o700
+        os.mkdir(path, 0o700)
+        return True
     except FileNotFoundError:  # what it was in is gone
         return False
-    return True
+    except FileExistsError:
+        if os.path.islink(path) or not os.path.isdir(path):
+            return False
+    folder = _supervise.open_folder(path)
+    try:
+        status = os.fstat(folder)
+        if status.st_uid != owner or stat.S_IMODE(status.st_mode) != 0o700:
+            return False
+        _supervise.empty_folder(folder)
+        return True
+    finally:
+        os.close(folder)
 
 
 def remaining(deadline: float) -> float:
@@ -227,6 +239,7 @@ class OwnedServer(ABC):
                 return
             for lock in ("supervisor.lock", "server.lock"):
                 _release(_lock(self.path / lock, fcntl.LOCK_EX, deadline))
+            self._remove_sockets()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -313,7 +326,11 @@ class OwnedServer(ABC):
                 "settings": self._settings or {},
             }
             write_private(self.path / "state.json", json.dumps(state))
-            argv, needed = self._command(state, user, group, server_lock, deadline)
+            try:
+                argv, needed = self._command(state, user, group, server_lock, deadline)
+            except BaseException:
+                os.rmdir(state["socket_directory"])
+                raise
             descriptors += needed
             server = _supervise.Server(
                 argv=argv,
@@ -324,11 +341,19 @@ class OwnedServer(ABC):
                 supervisor_lock=supervisor,
                 server_lock=server_lock,
                 pass_fds=needed,
-                socket_directory=str(state["socket_directory"]),
+                socket_directory=state["socket_directory"],
                 stop_signals=self.STOP_SIGNALS,
             )
-            with open(os.open(self.path / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-                start = log.tell()
+            return self._run_supervisor(server, descriptors, deadline)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _run_supervisor(self, server: _supervise.Server, descriptors: list[int], deadline: float) -> int:
+        with open(os.open(self.path / "server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+            start = log.tell()
+            try:
+                # Returns as soon as the supervisor has detached itself.
                 subprocess.run(
                     [sys.executable, "-I", "-S", _supervise.__file__, server.to_json()],
                     stdin=subprocess.DEVNULL,
@@ -340,10 +365,12 @@ class OwnedServer(ABC):
                     timeout=remaining(deadline),
                     check=True,
                 )
-            return start
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            except (OSError, subprocess.SubprocessError) as exc:
+                raise ConnectError(
+                    f"the supervisor of {self!r} could not be started: {type(exc).__name__}",
+                    hint=f"see {self.path / 'server.log'}; it runs {sys.executable!r}",
+                ) from exc
+        return start
 
     def _state(self) -> dict[str, Any]:
         if self._owner is None:
@@ -380,6 +407,13 @@ class OwnedServer(ABC):
         if user is not None and group is not None:
             os.chown(folder, user, group, follow_symlinks=False)
         return folder
+
+    def _remove_sockets(self) -> None:
+        """Do what the supervisor does at its end, in case that it was killed."""
+        folder = json.loads((self.path / "state.json").read_text())["socket_directory"]
+        user, _ = self._server_user()
+        if os.path.lexists(folder) and _reclaim(folder, os.geteuid() if user is None else user):
+            os.rmdir(folder)
 
     def _log_tail(self, start: int) -> str:
         with open(self.path / "server.log", "rb") as log:

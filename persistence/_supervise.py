@@ -111,12 +111,15 @@ def _kill_orphans() -> None:
             os.waitpid(child, 0)
 
 
-def _remove_sockets(server: Server) -> None:
-    # By descriptor: the folder belongs to the server's user, who could put a symbolic link in its place.
-    folder = os.open(server.socket_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def open_folder(path: str) -> int:
+    """Open the folder itself; a server's user could put a symbolic link in its place."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def empty_folder(folder: int) -> None:
+    """Remove the files in an open folder."""
     for name in os.listdir(folder):
         os.unlink(name, dir_fd=folder)
-    os.rmdir(server.socket_directory)
 
 
 def supervise(server: Server) -> None:
@@ -131,7 +134,8 @@ def supervise(server: Server) -> None:
     process.wait()
     if _LINUX:
         _kill_orphans()
-    _remove_sockets(server)
+    empty_folder(open_folder(server.socket_directory))
+    os.rmdir(server.socket_directory)
     ended.set()
 
 

@@ -265,9 +265,7 @@ class Config:
         raise NotImplementedError
 
     @classmethod
-    def from_env(
-        cls, prefix: str | None = None, *, environ: Mapping[str, str] | None = None, **overrides: Any
-    ) -> Self:
+    def from_env(cls, prefix: str | None = None, *, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
         """Read variables ``<prefix><FIELD>`` (or ``<prefix>URL``, which the others then refine).
 
         The prefix defaults to the class's own, such as ``POSTGRESQL_``. ``NAME`` and ``USER`` stand for the database
@@ -342,8 +340,8 @@ class PostgreSQLConfig(Config):
             yield "database is empty"
         if self.max_connections < 1:
             yield f"max_connections {self.max_connections} is below 1"
-        if not 0 <= self.max_idle_connections <= max(self.max_connections, 5):
-            yield f"max_idle_connections {self.max_idle_connections} is not within 0 and max_connections"
+        if self.max_idle_connections < 0:
+            yield f"max_idle_connections {self.max_idle_connections} is below 0"
         for name in ("conn_max_lifetime", "conn_max_idle_time", "connect_timeout", "pool_timeout", "timeout"):
             if getattr(self, name) <= 0:
                 yield f"{name} {getattr(self, name)} is not above 0"
@@ -476,7 +474,7 @@ class RedisConfig(Config):
     password: str | Secret = field(default="")
     database: int = 0
     pool_size: int = 10
-    min_idle_connections: int = 0
+    min_idle_connections: int = 3
     max_retries: int = 3
     dial_timeout: Duration = 5.0
     read_timeout: Duration = 3.0
@@ -506,8 +504,8 @@ class RedisConfig(Config):
             yield f"database {self.database} is below 0"
         if self.pool_size < 1:
             yield f"pool_size {self.pool_size} is below 1"
-        if not 0 <= self.min_idle_connections <= self.pool_size:
-            yield f"min_idle_connections {self.min_idle_connections} is not within 0 and pool_size"
+        if self.min_idle_connections < 0:
+            yield f"min_idle_connections {self.min_idle_connections} is below 0"
         if self.max_retries < 0:
             yield f"max_retries {self.max_retries} is below 0"
         for name in ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout", "idle_timeout"):

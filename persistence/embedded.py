@@ -263,6 +263,8 @@ class EmbeddedPostgreSQL(OwnedServer):
                 timeout=remaining(deadline),
                 check=False,
             )
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise ConnectError(f"initdb could not be run for {self!r}: {type(exc).__name__}") from exc
         finally:
             for descriptor in opened:
                 os.close(descriptor)

@@ -170,9 +170,7 @@ class AsyncDatabase(AsyncExecutor):
         found = (await self._run_apart("fetch_apart", sql, parameters, 1, None, None))[0]
         return found[0] if found else None
 
-    async def execute_many(
-        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
-    ) -> int:
+    async def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
         async with self.transaction(timeout=timeout) as transaction:
             return await transaction.execute_many(sql, parameters)

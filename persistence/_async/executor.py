@@ -82,9 +82,7 @@ class AsyncExecutor(ABC):
         return (await self._run("execute", sql, parameters, 0, timeout, prepare))[1]
 
     @abstractmethod
-    async def execute_many(
-        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
-    ) -> int:
+    async def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
 
     async def fetch_one(
@@ -133,7 +131,7 @@ class AsyncExecutor(ABC):
         """
         if batch_size < 1:
             raise ValidationError(f"batch_size {batch_size} is below 1")
-        column = quote_identifier(key)
+        column = f"page.{quote_identifier(key)}"  # unqualified, SQLite would take an unknown name for a text
         given = dict(parameters or {})
         inner = sql.rstrip().removesuffix(";")
         first = f"SELECT * FROM (\n{inner}\n) AS page ORDER BY {column} LIMIT :page_size"

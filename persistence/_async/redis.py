@@ -191,7 +191,7 @@ class AsyncRedisConnection:
         """
         try:
             links = []
-            for _ in range(max(1, self.config.min_idle_connections)):
+            for _ in range(max(1, min(self.config.min_idle_connections, self.config.pool_size))):
                 links.append(await self._pool.get_connection())
             for link in links:
                 await self._pool.release(link)
@@ -232,9 +232,7 @@ class AsyncRedisConnection:
             await bounded(self._ping, limit)
         except TimeoutError:
             self.errors += 1
-            raise DeadlineError(
-                f"no answer within {limit:g} s", operation="ping", connection=self.name
-            ) from None
+            raise DeadlineError(f"no answer within {limit:g} s", operation="ping", connection=self.name) from None
 
     async def _ping(self) -> None:
         await self.client.ping()

@@ -137,9 +137,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
         self._writer: AsyncPool[SQLiteLink] = AsyncPool(name, self._open_writer, max_open=1, max_idle=1)
         self._readers = self._writer
         if not self._in_memory:
-            self._readers = AsyncPool(
-                name, self._open_reader, max_open=config.max_readers, max_idle=config.max_readers
-            )
+            self._readers = AsyncPool(name, self._open_reader, max_open=config.max_readers, max_idle=config.max_readers)
 
     async def open(self) -> None:
         """Create the file if it is new, or open it.
@@ -157,9 +155,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
     async def _open_reader(self, deadline: float) -> SQLiteLink:
         return await self._open(self._make, True, deadline)
 
-    async def _open(
-        self, make: Callable[[bool, float], SQLiteLink], read_only: bool, deadline: float
-    ) -> SQLiteLink:
+    async def _open(self, make: Callable[[bool, float], SQLiteLink], read_only: bool, deadline: float) -> SQLiteLink:
         try:
             return await self._threads.run(_nothing, make, read_only, deadline)
         except sqlite3.Error as exc:

@@ -110,8 +110,11 @@ class AsyncTransaction(AsyncExecutor):
 
     def _fail(self, exc: BaseException, operation: str) -> NoReturn:
         """Mark the transaction as failed and raise the error."""
-        self._state, self._cause = "failed", exc
-        self._database._reraise(exc, operation, self._pool)
+        failure = self._database._failure(exc, operation, self._pool)
+        self._state, self._cause = "failed", failure
+        if failure is exc:
+            raise exc
+        raise failure from exc
 
     async def _run(
         self,
@@ -132,9 +135,7 @@ class AsyncTransaction(AsyncExecutor):
             self._fail(exc, operation)
         return result
 
-    async def execute_many(
-        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
-    ) -> int:
+    async def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
         statement = compile_statement(sql, self.kind)
         values = [statement.values(each) for each in parameters]

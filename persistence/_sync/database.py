@@ -171,9 +171,7 @@ class Database(Executor):
         found = (self._run_apart("fetch_apart", sql, parameters, 1, None, None))[0]
         return found[0] if found else None
 
-    def execute_many(
-        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
-    ) -> int:
+    def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
         with self.transaction(timeout=timeout) as transaction:
             return transaction.execute_many(sql, parameters)

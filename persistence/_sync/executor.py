@@ -83,9 +83,7 @@ class Executor(ABC):
         return (self._run("execute", sql, parameters, 0, timeout, prepare))[1]
 
     @abstractmethod
-    def execute_many(
-        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
-    ) -> int:
+    def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
 
     def fetch_one(
@@ -134,7 +132,7 @@ class Executor(ABC):
         """
         if batch_size < 1:
             raise ValidationError(f"batch_size {batch_size} is below 1")
-        column = quote_identifier(key)
+        column = f"page.{quote_identifier(key)}"  # unqualified, SQLite would take an unknown name for a text
         given = dict(parameters or {})
         inner = sql.rstrip().removesuffix(";")
         first = f"SELECT * FROM (\n{inner}\n) AS page ORDER BY {column} LIMIT :page_size"

@@ -122,11 +122,7 @@ class Pool(Generic[C]):
         now = monotonic()
         while self._idle:
             entry = self._idle.pop()
-            if (
-                now < entry.expires_at
-                and now - entry.idle_since < self._max_idle_time
-                and entry.connection.is_alive()
-            ):
+            if now < entry.expires_at and now - entry.idle_since < self._max_idle_time and entry.connection.is_alive():
                 self._busy[id(entry.connection)] = entry
                 return entry
             self._open -= 1

@@ -166,9 +166,7 @@ class PostgreSQLDatabase(Database):
     config: PostgreSQLConfig
 
     def __init__(self, name: str, config: PostgreSQLConfig) -> None:
-        super().__init__(
-            name, "postgresql", timeout=seconds(config.timeout), pool_timeout=seconds(config.pool_timeout)
-        )
+        super().__init__(name, "postgresql", timeout=seconds(config.timeout), pool_timeout=seconds(config.pool_timeout))
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()

@@ -192,7 +192,7 @@ class RedisConnection:
         """
         try:
             links = []
-            for _ in range(max(1, self.config.min_idle_connections)):
+            for _ in range(max(1, min(self.config.min_idle_connections, self.config.pool_size))):
                 links.append(self._pool.get_connection())
             for link in links:
                 self._pool.release(link)
@@ -233,9 +233,7 @@ class RedisConnection:
             bounded(self._ping, limit)
         except TimeoutError:
             self.errors += 1
-            raise DeadlineError(
-                f"no answer within {limit:g} s", operation="ping", connection=self.name
-            ) from None
+            raise DeadlineError(f"no answer within {limit:g} s", operation="ping", connection=self.name) from None
 
     def _ping(self) -> None:
         self.client.ping()

@@ -138,9 +138,7 @@ class SQLiteDatabase(Database):
         self._writer: Pool[SQLiteLink] = Pool(name, self._open_writer, max_open=1, max_idle=1)
         self._readers = self._writer
         if not self._in_memory:
-            self._readers = Pool(
-                name, self._open_reader, max_open=config.max_readers, max_idle=config.max_readers
-            )
+            self._readers = Pool(name, self._open_reader, max_open=config.max_readers, max_idle=config.max_readers)
 
     def open(self) -> None:
         """Create the file if it is new, or open it.
@@ -158,9 +156,7 @@ class SQLiteDatabase(Database):
     def _open_reader(self, deadline: float) -> SQLiteLink:
         return self._open(self._make, True, deadline)
 
-    def _open(
-        self, make: Callable[[bool, float], SQLiteLink], read_only: bool, deadline: float
-    ) -> SQLiteLink:
+    def _open(self, make: Callable[[bool, float], SQLiteLink], read_only: bool, deadline: float) -> SQLiteLink:
         try:
             return self._threads.run(_nothing, make, read_only, deadline)
         except sqlite3.Error as exc:

@@ -111,8 +111,11 @@ class Transaction(Executor):
 
     def _fail(self, exc: BaseException, operation: str) -> NoReturn:
         """Mark the transaction as failed and raise the error."""
-        self._state, self._cause = "failed", exc
-        self._database._reraise(exc, operation, self._pool)
+        failure = self._database._failure(exc, operation, self._pool)
+        self._state, self._cause = "failed", failure
+        if failure is exc:
+            raise exc
+        raise failure from exc
 
     def _run(
         self,
@@ -133,9 +136,7 @@ class Transaction(Executor):
             self._fail(exc, operation)
         return result
 
-    def execute_many(
-        self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None
-    ) -> int:
+    def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
         statement = compile_statement(sql, self.kind)
         values = [statement.values(each) for each in parameters]
