@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 
@@ -28,8 +29,9 @@ def postgresql_config(servers: TestServers) -> Iterator[PostgreSQLConfig]:
 @pytest.fixture
 def pgvector_config(postgresql_config: PostgreSQLConfig) -> PgVectorConfig:
     """The same fresh database, for vectors of 3 dimensions."""
-    fields = {name: getattr(postgresql_config, name) for name in postgresql_config.__dataclass_fields__}
-    return PgVectorConfig(**fields, dimensions=3)
+    return PgVectorConfig(
+        **{item.name: getattr(postgresql_config, item.name) for item in fields(postgresql_config)}, dimensions=3
+    )
 
 
 @pytest.fixture

@@ -114,6 +114,13 @@ async def in_background(call: Callable[[], T]) -> T:
     return await asyncio.to_thread(call)
 
 
+def descriptor_of(connection: Any) -> int | None:
+    """Return the file descriptor of a redis-py connection, None when it isn't connected."""
+    writer = connection._writer
+    found = None if writer is None else writer.get_extra_info("socket")
+    return None if found is None else int(found.fileno())
+
+
 async def bounded(call: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
     """Return the result of the call.
 

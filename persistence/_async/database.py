@@ -108,7 +108,9 @@ class AsyncDatabase(AsyncExecutor):
 
     def _current(self) -> AsyncTransaction | None:
         """Return the innermost transaction of this task."""
-        return self._joined.get(current_owner()) if self._joined else None
+        current = self._joined.get(current_owner()) if self._joined else None
+        # In a forked child the parent's transactions are not ours to join.
+        return None if current is None or current.is_foreign else current
 
     async def _acquire(self, pool: AsyncPool[Any], deadline: float) -> Any:
         return await pool.acquire(min(deadline, monotonic() + self._pool_timeout))
@@ -132,7 +134,8 @@ class AsyncDatabase(AsyncExecutor):
         timeout: Duration | None,
         prepare: bool | None,
     ) -> tuple[list[Row], int]:
-        if self._joined and (current := self._current()) is not None:
+        current = self._current()
+        if current is not None:
             return await current._run(operation, sql, parameters, rows, timeout, prepare)
         return await self._run_apart(operation, sql, parameters, rows, timeout, prepare)
 

@@ -73,6 +73,8 @@ class AsyncPool(Generic[C]):
         self._requests = self._errors = self._waits = self._opened = self._discarded = 0
         self._wait_seconds = 0.0
         self._closed = False
+        self.generation = 0
+        """Grows when a fork makes every earlier connection somebody else's."""
         self._home = current_home()
         self._reset()
         _pools.add(self)
@@ -87,6 +89,7 @@ class AsyncPool(Generic[C]):
     def forget(self) -> None:
         """Start empty in a child process: the connections belong to the parent, and closing them would end its."""
         _parents.append((list(self._idle), dict(self._busy)))
+        self.generation += 1
         self._reset()
 
     async def acquire(self, deadline: float) -> C:

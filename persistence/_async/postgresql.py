@@ -257,7 +257,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         return self._capabilities
 
     def _connect_error(self, exc: psycopg.Error) -> PersistenceError:
-        message = _scrub(str(exc).strip().splitlines()[-1], self.config.password)
+        message = _scrub(str(exc).strip().partition("\n")[0], self.config.password)
         return ConnectError(
             f"can't connect to PostgreSQL at {self.config.address}: {message}",
             hint=_connect_hint(message),

@@ -7,6 +7,7 @@ once: a lost answer does not say whether a write took effect, and INCR or LPUSH 
 from __future__ import annotations
 
 import random
+import select
 from time import monotonic
 from typing import Any
 
@@ -19,7 +20,7 @@ from redis.exceptions import ConnectionError as DroppedError
 from redis.exceptions import RedisError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from persistence._async.compat import bounded, check_home, current_home, sleep
+from persistence._async.compat import bounded, check_home, current_home, descriptor_of, sleep
 from persistence.capabilities import Capabilities
 from persistence.config import Duration, RedisConfig, Secret, seconds
 from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
@@ -36,28 +37,38 @@ READS = frozenset(
 """Commands that change nothing, so that sending one twice is sending it once."""
 
 
-class _IdleLimit:
-    """A connection that is made anew when it was idle for too long."""
+class _Checked:
+    """A connection that is made anew, as it is taken from the pool, when it is dead or was idle for too long."""
 
     idle_timeout = float("inf")
-    released_at = float("inf")
+    released_at: float | None = None
 
     async def connect(self) -> None:
-        if monotonic() - self.released_at > self.idle_timeout:
-            await self.disconnect()  # type: ignore[attr-defined]
-        self.released_at = float("inf")
+        if self.released_at is not None:
+            idle, self.released_at = monotonic() - self.released_at, None
+            if idle > self.idle_timeout or _is_dead(descriptor_of(self)):
+                await self.disconnect()  # type: ignore[attr-defined]
         await super().connect()  # type: ignore[misc]
 
 
-class _PlainConnection(_IdleLimit, Connection):
+def _is_dead(descriptor: int | None) -> bool:
+    """Tell from the socket alone: a server has nothing to say on an idle connection but goodbye."""
+    if descriptor is None:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+class _PlainConnection(_Checked, Connection):
     pass
 
 
-class _TLSConnection(_IdleLimit, SSLConnection):
+class _TLSConnection(_Checked, SSLConnection):
     pass
 
 
-class _SocketConnection(_IdleLimit, UnixDomainSocketConnection):
+class _SocketConnection(_Checked, UnixDomainSocketConnection):
     pass
 
 
@@ -287,6 +298,7 @@ def _connect_hint(message: str) -> str:
         ("Authentication required", "give a password"),
         ("invalid password", "check the password"),
         ("without any password", "the server has no password: leave it out"),
+        ("Connect call failed", "is the server running, and host and port right?"),
         ("refused", "is the server running, and host and port right?"),
         ("No such file", "is the server running, and the socket right?"),
         ("Timeout", "is the host right, and no firewall in between?"),

@@ -50,6 +50,7 @@ class AsyncTransaction(AsyncExecutor):
         self._cause: BaseException | None = None
         self._link: Any
         self._pool: AsyncPool[Any]
+        self._generation = 0
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
@@ -72,6 +73,7 @@ class AsyncTransaction(AsyncExecutor):
         deadline = self._limit(None)
         self._pool = database._transaction_pool(self._options)
         self._link = await database._acquire(self._pool, deadline)
+        self._generation = self._pool.generation
         try:
             await self._link.script(database._begin_statements(self._options), deadline)
         except BaseException as exc:
@@ -87,9 +89,15 @@ class AsyncTransaction(AsyncExecutor):
             )
         self._options = outer
         self._link, self._pool, self._depth = parent._link, parent._pool, parent._depth + 1
+        self._generation = parent._generation
         self._deadline = min(self._deadline, parent._deadline)
         await parent._command("savepoint", f"SAVEPOINT holdfast_{self._depth}")
         parent._child = self
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it belongs to the process that this one was forked from."""
+        return self._generation != self._pool.generation
 
     def _limit(self, timeout: Duration | None) -> float:
         return min(self._database._deadline(timeout), self._deadline)
@@ -103,6 +111,8 @@ class AsyncTransaction(AsyncExecutor):
             ) from self._cause
         if self._state != "active":
             raise TransactionError(f"the transaction is {self._state}", hint="use it inside its 'with' block")
+        if self.is_foreign:
+            raise TransactionError("the transaction belongs to the process that was forked", connection=self.name)
         if self._child is not None:
             raise SavepointError(
                 "a nested transaction is open", hint="run the statement on the nested one", connection=self.name

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Generic, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -104,6 +104,12 @@ class Parallel:
 def in_background(call: Callable[[], T]) -> T:
     """Return the result of a call that blocks, by blocking."""
     return call()
+
+
+def descriptor_of(connection: Any) -> int | None:
+    """Return the file descriptor of a redis-py connection, None when it isn't connected."""
+    found = connection._sock
+    return None if found is None else int(found.fileno())
 
 
 def bounded(call: Callable[[], T], timeout: float) -> T:

@@ -109,7 +109,9 @@ class Database(Executor):
 
     def _current(self) -> Transaction | None:
         """Return the innermost transaction of this task."""
-        return self._joined.get(current_owner()) if self._joined else None
+        current = self._joined.get(current_owner()) if self._joined else None
+        # In a forked child the parent's transactions are not ours to join.
+        return None if current is None or current.is_foreign else current
 
     def _acquire(self, pool: Pool[Any], deadline: float) -> Any:
         return pool.acquire(min(deadline, monotonic() + self._pool_timeout))
@@ -133,7 +135,8 @@ class Database(Executor):
         timeout: Duration | None,
         prepare: bool | None,
     ) -> tuple[list[Row], int]:
-        if self._joined and (current := self._current()) is not None:
+        current = self._current()
+        if current is not None:
             return current._run(operation, sql, parameters, rows, timeout, prepare)
         return self._run_apart(operation, sql, parameters, rows, timeout, prepare)
 

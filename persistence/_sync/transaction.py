@@ -51,6 +51,7 @@ class Transaction(Executor):
         self._cause: BaseException | None = None
         self._link: Any
         self._pool: Pool[Any]
+        self._generation = 0
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -73,6 +74,7 @@ class Transaction(Executor):
         deadline = self._limit(None)
         self._pool = database._transaction_pool(self._options)
         self._link = database._acquire(self._pool, deadline)
+        self._generation = self._pool.generation
         try:
             self._link.script(database._begin_statements(self._options), deadline)
         except BaseException as exc:
@@ -88,9 +90,15 @@ class Transaction(Executor):
             )
         self._options = outer
         self._link, self._pool, self._depth = parent._link, parent._pool, parent._depth + 1
+        self._generation = parent._generation
         self._deadline = min(self._deadline, parent._deadline)
         parent._command("savepoint", f"SAVEPOINT holdfast_{self._depth}")
         parent._child = self
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it belongs to the process that this one was forked from."""
+        return self._generation != self._pool.generation
 
     def _limit(self, timeout: Duration | None) -> float:
         return min(self._database._deadline(timeout), self._deadline)
@@ -104,6 +112,8 @@ class Transaction(Executor):
             ) from self._cause
         if self._state != "active":
             raise TransactionError(f"the transaction is {self._state}", hint="use it inside its 'with' block")
+        if self.is_foreign:
+            raise TransactionError("the transaction belongs to the process that was forked", connection=self.name)
         if self._child is not None:
             raise SavepointError(
                 "a nested transaction is open", hint="run the statement on the nested one", connection=self.name

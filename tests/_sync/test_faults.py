@@ -1,0 +1,368 @@
+# Generated from ../_async/test_faults.py by tests/unasync.py: edit that one.
+"""Real faults, provoked on real servers: what callers see, how soon, and how it heals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import pytest
+
+from persistence import (
+    DatabaseManager,
+    PostgreSQLDatabase,
+    RedisConnection,
+    CommitUnknownError,
+    ConnectionLostError,
+    DeadlineError,
+    EmbeddedPostgreSQL,
+    EmbeddedRedis,
+    PoolTimeoutError,
+    PostgreSQLConfig,
+    RedisConfig,
+    UnavailableError,
+)
+from tests._sync.side import Started, sleep, together
+from tests.proxy import FaultyProxy
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgreSQL]:
+    """A PostgreSQL of this module's own, which its tests stop, freeze and kill."""
+    with EmbeddedPostgreSQL(tmp_path_factory.mktemp("own"), settings={"fsync": "off"}) as server:
+        yield server
+
+
+@pytest.fixture
+def server(own_server: EmbeddedPostgreSQL) -> Iterator[EmbeddedPostgreSQL]:
+    yield own_server
+    if not own_server.is_running():
+        own_server.start()
+
+
+@pytest.fixture
+def main(manager: DatabaseManager, server: EmbeddedPostgreSQL) -> PostgreSQLDatabase:
+    database = manager.add_postgresql(
+        "main", replace(server.config(), max_connections=10, max_idle_connections=10)
+    )
+    database.execute("CREATE TABLE IF NOT EXISTS t (id integer PRIMARY KEY)")
+    database.execute("TRUNCATE t")
+    return database
+
+
+def fill_pool(database: PostgreSQLDatabase, size: int = 10) -> None:
+    """Leave ``size`` idle connections in the pool."""
+
+    def hold() -> None:
+        with database.transaction():
+            while database.stats().in_use < size and database.stats().opened < size:
+                sleep(0.002)
+            database.fetch_value("SELECT pg_sleep(0.05)")
+
+    assert together(*[hold] * size) == [None] * size
+    assert database.stats().idle == size
+
+
+def processes_of(pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a server and all its processes, as a hanging machine does."""
+    pids = processes_of(pid)
+    for each in pids:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for each in pids:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
+
+
+def test_after_a_restart_no_idle_connection_causes_an_error(
+    main: PostgreSQLDatabase, server: EmbeddedPostgreSQL
+) -> None:
+    fill_pool(main)
+    server.stop()
+    server.start()
+    started = monotonic()
+    assert main.fetch_value("SELECT 1") == 1
+    assert monotonic() - started < 0.15
+    for _ in range(20):
+        assert main.fetch_value("SELECT 1") == 1
+    stats = main.stats()
+    assert (stats.errors, stats.discarded) == (0, 10)
+
+
+def test_connections_that_the_server_ended_are_replaced_unseen(main: PostgreSQLDatabase) -> None:
+    fill_pool(main)
+    with main.transaction():
+        main.fetch_all(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND application_name = 'holdfast'"
+        )
+    results = together(*[lambda: main.fetch_value("SELECT 1")] * 20)
+    assert results == [1] * 20
+    assert main.stats().errors == 0
+
+
+def test_connections_that_a_proxy_cut_are_replaced_unseen(
+    manager: DatabaseManager, server: EmbeddedPostgreSQL
+) -> None:
+    with FaultyProxy(socket_of(server)) as proxy:
+        database = manager.add_postgresql("main", through(server, proxy))
+        fill_pool(database)
+        proxy.cut()
+        assert together(*[lambda: database.fetch_value("SELECT 1")] * 20) == [1] * 20
+        assert database.stats().errors == 0
+        manager.close()
+
+
+def socket_of(server: EmbeddedPostgreSQL) -> str:
+    return f"{server.config().host}/.s.PGSQL.{server.config().port}"
+
+
+def through(server: EmbeddedPostgreSQL, proxy: FaultyProxy, **changes: Any) -> PostgreSQLConfig:
+    return replace(
+        server.config(), host="127.0.0.1", port=proxy.port, max_connections=10, max_idle_connections=10, **changes
+    )
+
+
+def test_a_black_hole_costs_a_deadline_and_no_more(
+    manager: DatabaseManager, server: EmbeddedPostgreSQL
+) -> None:
+    with FaultyProxy(socket_of(server)) as proxy:
+        database = manager.add_postgresql("main", through(server, proxy))
+        proxy.mode = "black hole"
+        started = monotonic()
+        with pytest.raises(DeadlineError):
+            database.fetch_value("SELECT 1", timeout=0.3)
+        assert monotonic() - started < 0.8
+        started = monotonic()
+        with pytest.raises(UnavailableError):  # this one has to dial
+            database.fetch_value("SELECT 1", timeout=0.3)
+        assert monotonic() - started < 0.8
+        started = monotonic()
+        assert not (manager.health_check(timeout=0.3))["main"]
+        assert monotonic() - started < 0.8
+        proxy.mode = "pass"
+        assert database.fetch_value("SELECT 1") == 1
+        assert (manager.health_check())["main"]
+        manager.close()
+
+
+def test_a_frozen_server_costs_a_deadline_and_heals(
+    manager: DatabaseManager, main: PostgreSQLDatabase, server: EmbeddedPostgreSQL
+) -> None:
+    other = manager.add_sqlite("other", "sqlite://")
+    fill_pool(main, 2)
+    assert server.pid is not None
+    with frozen(server.pid):
+        for _ in range(3):  # two idle connections, then one that has to be dialled
+            started = monotonic()
+            with pytest.raises(UnavailableError):
+                main.fetch_value("SELECT 1", timeout=0.3)
+            assert monotonic() - started < 0.8
+        started = monotonic()
+        health = manager.health_check(timeout=0.3)
+        assert monotonic() - started < 0.8
+        assert (bool(health["main"]), bool(health["other"])) == (False, True)
+        assert health["main"].error
+        assert other.fetch_value("SELECT 1") == 1
+        assert main.stats().in_use == 0
+    assert main.fetch_value("SELECT 1") == 1
+    assert (manager.health_check())["main"]
+
+
+def test_health_waits_two_seconds_at_most_by_default(
+    manager: DatabaseManager, main: PostgreSQLDatabase, server: EmbeddedPostgreSQL
+) -> None:
+    assert server.pid is not None
+    with frozen(server.pid):
+        started = monotonic()
+        assert not (manager.health_check())["main"]
+        assert 1.9 < monotonic() - started < 2.6
+
+
+def test_a_dead_server_is_unhealthy_and_recovers_by_itself(
+    manager: DatabaseManager, main: PostgreSQLDatabase, server: EmbeddedPostgreSQL
+) -> None:
+    server.stop()
+    status = (manager.health_check())["main"]
+    assert not status
+    assert status.error is not None
+    assert "can't connect to PostgreSQL" in status.error
+    with pytest.raises(UnavailableError):
+        main.fetch_value("SELECT 1")
+    server.start()
+    assert (manager.health_check())["main"]
+    assert main.fetch_value("SELECT 1") == 1
+
+
+def test_a_broken_transaction_leaves_nothing_and_the_pool_whole(
+    main: PostgreSQLDatabase,
+) -> None:
+    with pytest.raises(ConnectionLostError):
+        with main.transaction() as transaction:
+            transaction.execute("INSERT INTO t VALUES (1)")
+            pid = transaction.fetch_value("SELECT pg_backend_pid()")
+            main.fetch_apart("SELECT pg_terminate_backend(:pid)", {"pid": pid})
+            transaction.execute("INSERT INTO t VALUES (2)")
+    assert main.fetch_all("SELECT * FROM t") == []
+    assert main.stats().in_use == 0
+
+
+def test_a_commit_whose_answer_is_lost_is_called_unknown(
+    manager: DatabaseManager, server: EmbeddedPostgreSQL, main: PostgreSQLDatabase
+) -> None:
+    with FaultyProxy(socket_of(server)) as proxy:
+        database = manager.add_postgresql("proxied", through(server, proxy))
+        with pytest.raises(CommitUnknownError, match="may be durable"):
+            with database.transaction():
+                database.execute("INSERT INTO t VALUES (1)")
+                proxy.mode = "swallow replies"
+        proxy.mode = "pass"
+        until = monotonic() + 5
+        while not main.fetch_all("SELECT * FROM t") and monotonic() < until:
+            sleep(0.01)
+        assert main.fetch_all("SELECT * FROM t") == [{"id": 1}]  # the server had committed
+        assert database.fetch_value("SELECT 1") == 1
+        manager.close()
+
+
+def test_a_full_pool_times_out_by_name_and_serves_in_order(
+    manager: DatabaseManager, server: EmbeddedPostgreSQL
+) -> None:
+    config = replace(server.config(), max_connections=1, pool_timeout=0.2)
+    database = manager.add_postgresql("main", config)
+    with database.transaction():
+        waiting = Started(lambda: database.fetch_value("SELECT 1"))
+        with pytest.raises(PoolTimeoutError, match="all 1 connections stayed in use for 0.2 s"):
+            waiting.result()
+        assert (database.stats().waiting, database.stats().in_use) == (0, 1)
+    order: list[int] = []
+
+    def turn(number: int) -> None:
+        while database.stats().waiting != number:
+            sleep(0.001)
+        database.fetch_value("SELECT 1", timeout=10)
+        order.append(number)
+
+    config = replace(config, pool_timeout=10)
+    database = manager.add_postgresql("main", config, replace=True)
+    with database.transaction():
+        calls = [Started(lambda number=number: turn(number)) for number in range(8)]
+        while database.stats().waiting < 8:
+            sleep(0.001)
+    for call in calls:
+        call.result()
+    assert order == list(range(8))
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis of this test's own."""
+    with EmbeddedRedis(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture
+def cache(manager: DatabaseManager, own_redis: EmbeddedRedis) -> Iterator[RedisConnection]:
+    yield manager.add_redis("cache", replace(own_redis.config(), read_timeout=0.5, write_timeout=0.5))
+
+
+def test_redis_after_a_restart_causes_no_error(cache: RedisConnection, own_redis: EmbeddedRedis) -> None:
+    cache.client.set("k", "v")
+    own_redis.stop()
+    own_redis.start()
+    for number in range(5):
+        assert cache.client.incr("n") == number + 1
+    assert cache.errors == 0
+
+
+def test_a_dead_or_frozen_redis_is_unhealthy_and_recovers(
+    manager: DatabaseManager, cache: RedisConnection, own_redis: EmbeddedRedis
+) -> None:
+    assert own_redis.pid is not None
+    with frozen(own_redis.pid):
+        started = monotonic()
+        status = (manager.health_check(timeout=0.4))["cache"]
+        assert monotonic() - started < 1.2
+        assert not status
+        assert status.error
+    assert (manager.health_check())["cache"]
+    own_redis.stop()
+    status = (manager.health_check())["cache"]
+    assert not status
+    assert status.error
+    with pytest.raises(UnavailableError):
+        cache.client.get("k")
+    own_redis.start()
+    assert (manager.health_check())["cache"]
+
+
+def test_a_redis_write_whose_answer_is_lost_is_applied_once(
+    manager: DatabaseManager, own_redis: EmbeddedRedis, cache: RedisConnection
+) -> None:
+    socket = own_redis.config().unix_socket
+    assert socket is not None
+    with FaultyProxy(socket) as proxy:
+        config = RedisConfig(host="127.0.0.1", port=proxy.port, password=own_redis.config().password)
+        proxied = manager.add_redis("proxied", config)
+        proxied.client.set("r", "kept")
+        for write in ("incr", "lpush", "append", "xadd"):
+            proxied.client.ping()  # connected: the command itself goes out, and its answer is lost
+            proxy.mode = "swallow replies"
+            with pytest.raises(UnavailableError):
+                if write == "incr":
+                    proxied.client.incr("n")
+                elif write == "lpush":
+                    proxied.client.lpush("l", "x")
+                elif write == "append":
+                    proxied.client.append("s", "x")
+                else:
+                    proxied.client.xadd("x", {"a": "b"})
+            proxy.mode = "pass"
+        assert cache.client.get("n") == b"1"
+        assert cache.client.llen("l") == 1
+        assert cache.client.strlen("s") == 1
+        assert cache.client.xlen("x") == 1
+        before = proxy.connections
+        proxy.mode = "swallow replies"
+        with pytest.raises(UnavailableError):
+            proxied.client.get("r")
+        assert proxy.connections - before == 4  # a read is sent again, max_retries times, on new connections
+        proxy.mode = "pass"
+        assert proxied.client.get("r") == b"kept"
+        manager.close()
+
+
+def test_a_full_redis_pool_times_out_by_name(manager: DatabaseManager, own_redis: EmbeddedRedis) -> None:
+    cache = manager.add_redis("cache", replace(own_redis.config(), pool_size=1, pool_timeout=0.2))
+    blocked = Started(lambda: cache.client.blpop(["nothing"], timeout=1))
+    while cache.stats().in_use < 1:
+        sleep(0.002)
+    with pytest.raises(PoolTimeoutError):
+        cache.client.get("k")
+    assert not (manager.health_check(timeout=0.3))["cache"]
+    assert blocked.result() is None
+    assert (manager.health_check())["cache"]
+    assert (cache.stats().in_use, cache.stats().waiting, cache.stats().max_open) == (0, 0, 1)

@@ -1,0 +1,94 @@
+# Generated from ../_async/test_redis.py by tests/unasync.py: edit that one.
+"""The Redis connection: commands, pipelines, settings, errors of ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import monotonic
+
+import pytest
+
+from persistence import DatabaseManager, ClosedError, QueryError, RedisConfig, ValidationError
+from tests._sync.side import sleep, together
+
+
+def test_commands_and_pipelines_work_and_are_counted(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    assert cache.client.set("k", "v", ex=100)
+    assert cache.client.get("k") == b"v"
+    with cache.client.pipeline() as pipe:
+        pipe.incr("n")
+        pipe.incr("n")
+        assert pipe.execute() == [1, 2]
+    assert cache.requests == 3
+    stats = cache.stats()
+    assert (stats.requests, stats.errors, stats.in_use, stats.max_open) == (3, 0, 0, redis_config.pool_size)
+    assert stats.open == stats.idle >= 1
+    found = cache.capabilities()
+    assert (found.kind, found.version_text) == ("redis", cache.server_version)
+
+
+def test_min_idle_connections_are_opened_at_once(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("cache", replace(redis_config, min_idle_connections=4))
+    assert (cache.stats().open, cache.stats().idle) == (4, 4)
+    small = manager.add_redis("small", replace(redis_config, pool_size=2))
+    assert (small.stats().open, small.stats().max_open) == (2, 2)
+
+
+def test_a_connection_idle_for_too_long_is_made_anew(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    config = replace(redis_config, min_idle_connections=1, pool_size=1, idle_timeout=0.05)
+    cache = manager.add_redis("cache", config)
+    first = cache.client.client_id()
+    assert cache.client.client_id() == first
+    until = monotonic() + 0.06
+    while monotonic() < until:
+        sleep(0.01)
+    assert cache.client.client_id() != first
+
+
+def test_errors_are_ours(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    cache.client.set("text", "x")
+    with pytest.raises(QueryError, match="WRONGTYPE") as caught:
+        cache.client.lpush("text", "y")
+    assert (caught.value.connection, caught.value.code) == ("cache", "WRONGTYPE")
+    with pytest.raises(ValidationError):
+        cache.client.set("k", object())  # type: ignore[arg-type]
+    with pytest.raises(QueryError):
+        with cache.client.pipeline() as pipe:
+            pipe.lpush("text", "y")
+            pipe.execute()
+    assert cache.errors >= 2
+    assert cache.client.get("text") == b"x"
+
+
+def test_a_closed_connection_says_so(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    pipe = cache.client.pipeline()
+    pipe.get("k")
+    cache.close()
+    cache.close()
+    for call in (lambda: cache.client.get("k"), lambda: cache.ping(), lambda: pipe.execute()):
+        with pytest.raises(ClosedError, match="cache: it was closed"):
+            call()
+    pipe.close()  # type: ignore[no-untyped-call]
+
+
+def test_more_callers_than_connections_all_get_their_answers(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("cache", replace(redis_config, pool_size=2))
+
+    def work(number: int) -> bytes | None:
+        cache.client.set(f"k{number}", number)
+        return cache.client.get(f"k{number}")
+
+    answers = together(*[lambda number=number: work(number) for number in range(30)])
+    assert answers == [str(number).encode() for number in range(30)]
+    assert cache.stats().open <= 2

@@ -1,0 +1,87 @@
+"""A TCP proxy that fails on command: it stands between a client and a real server."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from types import TracebackType
+from typing import Literal, Self
+
+Mode = Literal["pass", "black hole", "swallow replies", "refuse"]
+
+
+class FaultyProxy:
+    """Forwards connections to ``target``; ``mode`` may change at any time.
+
+    ``pass`` forwards. ``black hole`` takes what is sent and answers nothing, also for connections made before.
+    ``swallow replies`` lets requests through to the server, drops its answer and then closes the connection.
+    ``refuse`` closes what comes in.
+    """
+
+    def __init__(self, target: tuple[str, int] | str) -> None:
+        self.mode: Mode = "pass"
+        self.connections = 0
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._stop, self._stopped = socket.socketpair()
+        self._pairs: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.close()
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(5)
+        self._stopped.close()
+
+    def cut(self) -> None:
+        """Close every connection there is, as a proxy that loses patience with idle ones does."""
+        pairs, self._pairs = self._pairs, []
+        for side in pairs:
+            try:
+                side.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # it is closed
+
+    def _accept(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._listener, self._stopped], [], [])
+            if self._stopped in ready:
+                return
+            client, _ = self._listener.accept()
+            self.connections += 1
+            if self.mode == "refuse":
+                client.close()
+                continue
+            server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
+            server.connect(self._target)
+            self._pairs += [client, server]
+            thread = threading.Thread(target=self._forward, args=(client, server), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with client, server:
+            while True:
+                try:
+                    ready, _, _ = select.select([client, server], [], [])
+                    for side in ready:
+                        data = side.recv(65536)
+                        if not data:
+                            return
+                        if self.mode == "black hole":
+                            continue
+                        if self.mode == "swallow replies" and side is server:
+                            return
+                        (server if side is client else client).sendall(data)
+                except OSError:
+                    return

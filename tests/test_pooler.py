@@ -1,0 +1,92 @@
+"""Behind PgBouncer in transaction mode: it is found by itself, and nothing depends on the session.
+
+These tests need the program ``pgbouncer`` (Debian's package) and are skipped by that name where it isn't installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from persistence import DatabaseManager, PostgreSQLConfig, Secret
+
+pytestmark = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def pooled(postgresql_config: PostgreSQLConfig, tmp_path: Path) -> Iterator[PostgreSQLConfig]:
+    """The test's database, through a PgBouncer that shares two server connections among all clients."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert isinstance(postgresql_config.password, Secret)
+    password = postgresql_config.password.reveal()
+    (tmp_path / "users.txt").write_text(f'"{postgresql_config.username}" "{password}"\n')
+    (tmp_path / "pgbouncer.ini").write_text(
+        "[databases]\n"
+        f"* = host={postgresql_config.host} port={postgresql_config.port}\n"
+        "[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = plain\nauth_file = {tmp_path}/users.txt\n"
+        "pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 100\n"
+        "ignore_startup_parameters = extra_float_digits\n"
+    )
+    command = ["pgbouncer", "-q", str(tmp_path / "pgbouncer.ini")]
+    if os.geteuid() == 0:
+        command[1:1] = ["-u", "nobody"]
+        for path in [tmp_path, *tmp_path.iterdir()]:
+            shutil.chown(path, "nobody")
+        os.chmod(tmp_path.parent, 0o755)
+        os.chmod(tmp_path.parent.parent, 0o755)
+        os.chmod(postgresql_config.host, 0o755)
+    with subprocess.Popen(command) as process:
+        try:
+            until = monotonic() + 5
+            while monotonic() < until and process.poll() is None:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    sleep(0.01)
+            yield replace(postgresql_config, host="127.0.0.1", port=port)
+        finally:
+            process.terminate()
+
+
+def test_a_pooler_is_found_and_prepared_statements_go_off(
+    pooled: PostgreSQLConfig, postgresql_config: PostgreSQLConfig
+) -> None:
+    with DatabaseManager() as manager:
+        assert manager.add_postgresql("pooled", pooled).capabilities().pooler
+        assert not manager.add_postgresql("direct", postgresql_config).capabilities().pooler
+        assert manager.add_postgresql("said", replace(postgresql_config, pooler=True)).capabilities().pooler
+        for name, expected in (("pooled", None), ("direct", 5), ("said", None)):
+            with manager.get_postgresql(name).transaction() as transaction:
+                assert transaction._link.raw.prepare_threshold == expected
+
+
+def test_no_row_lands_in_another_table(pooled: PostgreSQLConfig) -> None:
+    with DatabaseManager() as manager:
+        database = manager.add_postgresql("main", replace(pooled, max_connections=12))
+        for number in range(12):
+            database.execute(f"CREATE TABLE t{number} (n integer)")
+
+        def work(number: int) -> None:
+            for _ in range(50):
+                database.execute(f"INSERT INTO t{number} (n) VALUES (:n)", {"n": number})
+                with database.transaction():
+                    assert database.fetch_value(f"SELECT max(n) FROM t{number}") == number
+
+        with ThreadPoolExecutor(12) as executor:
+            list(executor.map(work, range(12)))
+        for number in range(12):
+            rows = database.fetch_all(f"SELECT n, count(*) AS count FROM t{number} GROUP BY n ORDER BY n")
+            assert rows == [{"n": number, "count": 50}]
