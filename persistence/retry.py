@@ -30,7 +30,7 @@ class Backoff:
         """Yield one delay in seconds for each retry."""
         for attempt in range(self.retries):
             delay = min(self.cap, self.base * 2.0**attempt)
-            yield delay * (1 + self.jitter * random.uniform(-1, 1))  # noqa: S311 - not a secret
+            yield delay * (1 + self.jitter * random.uniform(-1, 1))
 
 
 def is_transient(error: PersistenceError) -> bool:

@@ -132,8 +132,16 @@ def test_the_seeds_fields_have_the_seeds_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("30", 30.0), ("250ms", 0.25), ("5m", 300.0), ("1h", 3600.0), ("7d", 604800.0), (timedelta(minutes=2), 120.0), (3, 3.0)],
-)  # fmt: skip
+    [
+        ("30", 30.0),
+        ("250ms", 0.25),
+        ("5m", 300.0),
+        ("1h", 3600.0),
+        ("7d", 604800.0),
+        (timedelta(minutes=2), 120.0),
+        (3, 3.0),
+    ],
+)
 def test_a_duration_is_seconds_a_timedelta_or_text(given: Any, expected: float) -> None:
     assert PostgreSQLConfig(timeout=given).timeout == expected
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from persistence.errors import WrongLoopError
 
@@ -79,7 +79,7 @@ class Threads:
     def __init__(self, size: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(size, thread_name_prefix=name)
 
-    async def run(self, interrupt: Callable[[], object], call: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    async def run(self, interrupt: Callable[[], object], call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run ``call(*args)`` in a thread; on cancellation ``interrupt`` it, and wait until the thread let go."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
         try:

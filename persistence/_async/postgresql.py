@@ -225,21 +225,19 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
 
     async def _prepare(self, raw: AsyncDeadlineConnection, deadline: float) -> None:
         """Make a new connection ready: what the server is, is asked on the first one only."""
-        if self._capabilities is None:
-            raw.deadline = deadline
-            await self._probe(raw)
-        if self._capabilities is not None and self._capabilities.pooler:
+        raw.deadline = deadline
+        found = self._capabilities or await self._probe(raw)
+        if found.pooler:
             raw.prepare_threshold = None
         raw._adapters = AdaptersMap(self._adapters)
 
     async def _probe(self, raw: AsyncDeadlineConnection) -> Capabilities:
         cursor = await raw.execute(_PROBE, prepare=False)
-        row = await cursor.fetchone()
-        assert row is not None
+        (row,) = await cursor.fetchall()
         number = row["version"]
         vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
         pooler = self.config.pooler
-        self._capabilities = Capabilities(
+        found = Capabilities(
             kind=self.kind,
             server_version=(number // 10000, number % 10000),
             returning=True,
@@ -253,8 +251,8 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             in_recovery=row["in_recovery"],
             vector=vector,
         )
-        self._adapters = _adapters(row["vector_oid"])
-        return self._capabilities
+        self._capabilities, self._adapters = found, _adapters(row["vector_oid"])
+        return found
 
     def _connect_error(self, exc: psycopg.Error) -> PersistenceError:
         message = _scrub(str(exc).strip().partition("\n")[0], self.config.password)
@@ -292,20 +290,18 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
 
     async def capabilities(self, *, refresh: bool = False) -> Capabilities:
         """Return what the live server can do; asked on the first connection, or again with ``refresh``."""
-        if self._capabilities is None or refresh:
-            link = await self._acquire(self._pool, self._deadline(None))
-            broken = True
-            try:
-                link.raw.deadline = self._deadline(None)
-                await self._probe(link.raw)
-                link.raw._adapters = AdaptersMap(self._adapters)
-                broken = False
-            except psycopg.Error as exc:
-                self._reraise(exc, "capabilities", self._pool)
-            finally:
-                self._pool.release(link, broken=broken)
-        assert self._capabilities is not None
-        return self._capabilities
+        if self._capabilities is not None and not refresh:
+            return self._capabilities
+        link = await self._acquire(self._pool, self._deadline(None))
+        try:
+            link.raw.deadline = self._deadline(None)
+            found = await self._probe(link.raw)
+            link.raw._adapters = AdaptersMap(self._adapters)
+        except BaseException as exc:
+            self._pool.release(link, broken=True)
+            self._reraise(exc, "capabilities", self._pool)
+        self._pool.release(link)
+        return found
 
     async def ping(self, *, timeout: Duration | None = None) -> None:
         """Make one round trip to the server.

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as DroppedError
 from redis.exceptions import RedisError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from persistence._async.compat import bounded, check_home, current_home, descriptor_of, sleep
+from persistence._async.compat import Mutex, bounded, check_home, current_home, descriptor_of, sleep
 from persistence.capabilities import Capabilities
 from persistence.config import Duration, RedisConfig, Secret, seconds
 from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
@@ -73,22 +73,34 @@ class _SocketConnection(_Checked, UnixDomainSocketConnection):
 
 
 class _Pool(BlockingConnectionPool):
-    """redis-py's pool, counting those who wait and remembering when a connection was given back."""
+    """redis-py's pool, counting its connections and remembering when each was given back."""
 
     idle_limit = float("inf")
-    acquiring = 0
+    made = in_use = acquiring = 0
+    counting: Any
+
+    def make_connection(self) -> Any:
+        connection = super().make_connection()
+        connection.idle_timeout = self.idle_limit
+        self.made += 1
+        return connection
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
-        self.acquiring += 1
+        with self.counting:
+            self.acquiring += 1
         try:
             connection = await super().get_connection(*args, **options)
         finally:
-            self.acquiring -= 1
-        connection.idle_timeout = self.idle_limit
+            with self.counting:
+                self.acquiring -= 1
+        with self.counting:
+            self.in_use += 1
         return connection
 
     async def release(self, connection: Any) -> None:
         connection.released_at = monotonic()
+        with self.counting:
+            self.in_use -= 1
         await super().release(connection)
 
 
@@ -112,7 +124,7 @@ class AsyncRedisClient(driver.Redis):
             except RedisError as exc:
                 raise owner.failure(exc, str(args[0])) from exc
             retries -= 1
-            await sleep(0.01 + 0.02 * random.random())  # noqa: S311 - not a secret
+            await sleep(0.01 + 0.02 * random.random())
 
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> AsyncRedisPipeline:
         """Return a pipeline: commands sent in one round trip, atomically unless ``transaction`` is false."""
@@ -192,6 +204,7 @@ class AsyncRedisConnection:
             **options,
         )
         pool.idle_limit = seconds(config.idle_timeout)
+        pool.counting = Mutex()
         return pool
 
     async def open(self) -> None:
@@ -262,12 +275,12 @@ class AsyncRedisConnection:
 
     def stats(self) -> PoolStats:
         """Return the state of the pool; ``waiting`` counts those who are getting a connection right now."""
-        (idle, _), (used, _) = self._pool.get_connection_count()
+        pool = self._pool
         return PoolStats(
-            open=idle + used,
-            in_use=used,
-            idle=idle,
-            waiting=self._pool.acquiring,
+            open=pool.made,
+            in_use=pool.in_use,
+            idle=max(0, pool.made - pool.in_use),
+            waiting=pool.acquiring,
             max_open=self.config.pool_size,
             max_idle=self.config.pool_size,
             requests=self.requests,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -63,7 +63,7 @@ class Threads:
     def __init__(self, size: int, name: str) -> None:
         pass
 
-    def run(self, interrupt: Callable[[], object], call: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> T:
+    def run(self, interrupt: Callable[[], object], call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run ``call(*args)`` where we are."""
         return call(*args)
 

@@ -176,7 +176,7 @@ class Pool(Generic[C]):
                 self._free_slot()
             raise
         # A tenth of jitter, so that connections opened together don't all expire together.
-        lifetime = self._max_lifetime * (1 - 0.1 * random.random())  # noqa: S311 - not a secret
+        lifetime = self._max_lifetime * (1 - 0.1 * random.random())
         with self._mutex:
             if not self._closed:
                 self._opened += 1

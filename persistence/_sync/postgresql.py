@@ -226,21 +226,19 @@ class PostgreSQLDatabase(Database):
 
     def _prepare(self, raw: DeadlineConnection, deadline: float) -> None:
         """Make a new connection ready: what the server is, is asked on the first one only."""
-        if self._capabilities is None:
-            raw.deadline = deadline
-            self._probe(raw)
-        if self._capabilities is not None and self._capabilities.pooler:
+        raw.deadline = deadline
+        found = self._capabilities or self._probe(raw)
+        if found.pooler:
             raw.prepare_threshold = None
         raw._adapters = AdaptersMap(self._adapters)
 
     def _probe(self, raw: DeadlineConnection) -> Capabilities:
         cursor = raw.execute(_PROBE, prepare=False)
-        row = cursor.fetchone()
-        assert row is not None
+        (row,) = cursor.fetchall()
         number = row["version"]
         vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
         pooler = self.config.pooler
-        self._capabilities = Capabilities(
+        found = Capabilities(
             kind=self.kind,
             server_version=(number // 10000, number % 10000),
             returning=True,
@@ -254,8 +252,8 @@ class PostgreSQLDatabase(Database):
             in_recovery=row["in_recovery"],
             vector=vector,
         )
-        self._adapters = _adapters(row["vector_oid"])
-        return self._capabilities
+        self._capabilities, self._adapters = found, _adapters(row["vector_oid"])
+        return found
 
     def _connect_error(self, exc: psycopg.Error) -> PersistenceError:
         message = _scrub(str(exc).strip().partition("\n")[0], self.config.password)
@@ -293,20 +291,18 @@ class PostgreSQLDatabase(Database):
 
     def capabilities(self, *, refresh: bool = False) -> Capabilities:
         """Return what the live server can do; asked on the first connection, or again with ``refresh``."""
-        if self._capabilities is None or refresh:
-            link = self._acquire(self._pool, self._deadline(None))
-            broken = True
-            try:
-                link.raw.deadline = self._deadline(None)
-                self._probe(link.raw)
-                link.raw._adapters = AdaptersMap(self._adapters)
-                broken = False
-            except psycopg.Error as exc:
-                self._reraise(exc, "capabilities", self._pool)
-            finally:
-                self._pool.release(link, broken=broken)
-        assert self._capabilities is not None
-        return self._capabilities
+        if self._capabilities is not None and not refresh:
+            return self._capabilities
+        link = self._acquire(self._pool, self._deadline(None))
+        try:
+            link.raw.deadline = self._deadline(None)
+            found = self._probe(link.raw)
+            link.raw._adapters = AdaptersMap(self._adapters)
+        except BaseException as exc:
+            self._pool.release(link, broken=True)
+            self._reraise(exc, "capabilities", self._pool)
+        self._pool.release(link)
+        return found
 
     def ping(self, *, timeout: Duration | None = None) -> None:
         """Make one round trip to the server.

@@ -54,10 +54,14 @@ async def test_a_write_that_returns_rows_takes_effect_as_a_whole(table: AsyncDat
     assert first == {"id": 1}
     assert await table.execute("UPDATE t SET body = 'z' RETURNING id") == 3
     assert await table.fetch_value("SELECT count(*) FROM t WHERE body = 'z'") == 3
-    assert await table.fetch_all("DELETE FROM t WHERE id > 1 RETURNING id") in ([{"id": 2}, {"id": 3}], [{"id": 3}, {"id": 2}])
+    deleted = await table.fetch_all("DELETE FROM t WHERE id > 1 RETURNING id")
+    assert sorted(row["id"] for row in deleted) == [2, 3]
 
 
-@pytest.mark.parametrize("text", ["it's", "':id'", "%s", "%", "$1", "?", "\\", '"', "--", "/*", "é", "😀", "a" * 100_000, ""])
+HARD_TEXTS = ["it's", "':id'", "%s", "%", "$1", "?", "\\", '"', "--", "/*", "é", "😀", "a" * 100_000, ""]
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
 async def test_any_text_is_stored_verbatim(table: AsyncDatabase, text: str) -> None:
     await table.execute(INSERT, {"id": 1, "body": text})
     assert await table.fetch_value("SELECT body FROM t WHERE body = :body", {"body": text}) == text
@@ -243,10 +247,8 @@ async def test_capabilities_are_those_of_the_live_server(database: AsyncDatabase
         assert found.server_version == tuple(
             int(part) for part in str(await database.fetch_value("SHOW server_version")).split(".")
         )
-        assert found.vector == tuple(
-            int(part)
-            for part in str(await database.fetch_value("SELECT extversion FROM pg_extension WHERE extname = 'vector'")).split(".")
-        )
+        installed = await database.fetch_value("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        assert found.vector == tuple(int(part) for part in str(installed).split("."))
         assert (found.pooler, found.in_recovery, found.listen_notify) == (False, False, True)
     else:
         assert found.server_version == tuple(

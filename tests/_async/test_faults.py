@@ -254,7 +254,7 @@ async def test_a_full_pool_times_out_by_name_and_serves_in_order(
     database = await manager.add_postgresql("main", config)
     async with database.transaction():
         waiting = Started(lambda: database.fetch_value("SELECT 1"))
-        with pytest.raises(PoolTimeoutError, match="all 1 connections stayed in use for 0.2 s"):
+        with pytest.raises(PoolTimeoutError, match=r"all 1 connections stayed in use for 0\.2 s"):
             await waiting.result()
         assert (database.stats().waiting, database.stats().in_use) == (0, 1)
     order: list[int] = []

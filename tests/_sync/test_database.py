@@ -55,10 +55,14 @@ def test_a_write_that_returns_rows_takes_effect_as_a_whole(table: Database) -> N
     assert first == {"id": 1}
     assert table.execute("UPDATE t SET body = 'z' RETURNING id") == 3
     assert table.fetch_value("SELECT count(*) FROM t WHERE body = 'z'") == 3
-    assert table.fetch_all("DELETE FROM t WHERE id > 1 RETURNING id") in ([{"id": 2}, {"id": 3}], [{"id": 3}, {"id": 2}])
+    deleted = table.fetch_all("DELETE FROM t WHERE id > 1 RETURNING id")
+    assert sorted(row["id"] for row in deleted) == [2, 3]
 
 
-@pytest.mark.parametrize("text", ["it's", "':id'", "%s", "%", "$1", "?", "\\", '"', "--", "/*", "é", "😀", "a" * 100_000, ""])
+HARD_TEXTS = ["it's", "':id'", "%s", "%", "$1", "?", "\\", '"', "--", "/*", "é", "😀", "a" * 100_000, ""]
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS)
 def test_any_text_is_stored_verbatim(table: Database, text: str) -> None:
     table.execute(INSERT, {"id": 1, "body": text})
     assert table.fetch_value("SELECT body FROM t WHERE body = :body", {"body": text}) == text
@@ -244,10 +248,8 @@ def test_capabilities_are_those_of_the_live_server(database: Database) -> None:
         assert found.server_version == tuple(
             int(part) for part in str(database.fetch_value("SHOW server_version")).split(".")
         )
-        assert found.vector == tuple(
-            int(part)
-            for part in str(database.fetch_value("SELECT extversion FROM pg_extension WHERE extname = 'vector'")).split(".")
-        )
+        installed = database.fetch_value("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        assert found.vector == tuple(int(part) for part in str(installed).split("."))
         assert (found.pooler, found.in_recovery, found.listen_notify) == (False, False, True)
     else:
         assert found.server_version == tuple(

@@ -255,7 +255,7 @@ def test_a_full_pool_times_out_by_name_and_serves_in_order(
     database = manager.add_postgresql("main", config)
     with database.transaction():
         waiting = Started(lambda: database.fetch_value("SELECT 1"))
-        with pytest.raises(PoolTimeoutError, match="all 1 connections stayed in use for 0.2 s"):
+        with pytest.raises(PoolTimeoutError, match=r"all 1 connections stayed in use for 0\.2 s"):
             waiting.result()
         assert (database.stats().waiting, database.stats().in_use) == (0, 1)
     order: list[int] = []

@@ -32,7 +32,12 @@ def write(folder: Path, *bodies: str) -> MigrationLine:
     return MigrationLine("app", folder)
 
 
-FIRST = "-- up\nCREATE TABLE a (id integer);\nINSERT INTO a VALUES (1); -- a comment; with a semicolon\n-- down\nDROP TABLE a;"
+FIRST = """-- up
+CREATE TABLE a (id integer);
+INSERT INTO a VALUES (1); -- a comment; with a semicolon
+-- down
+DROP TABLE a;
+"""
 SECOND = (
     "-- up\nALTER TABLE a ADD COLUMN note text DEFAULT 'it''s 12:30; :no';\n-- down\nALTER TABLE a DROP COLUMN note;"
 )

@@ -1,0 +1,132 @@
+"""What is SQLite's own: its file, its settings, one writer among several processes."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from persistence import AsyncDatabaseManager, ConnectError, LockTimeoutError, ReadOnlyError, SQLiteConfig
+from tests._async.side import together
+
+BUMP = "UPDATE t SET n = :n"
+
+
+async def test_the_settings_that_make_commits_durable_are_on(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db")))
+    async with database.transaction():
+        for pragma, expected in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("query_only", 0)):
+            assert await database.fetch_value(f"PRAGMA {pragma}") == expected
+    async with database.transaction(read_only=True):
+        assert await database.fetch_value("PRAGMA query_only") == 1
+
+
+async def test_a_new_file_is_its_owners_alone(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db")))
+    await database.execute("CREATE TABLE t (n integer)")
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "x.db": 0o600,
+        "x.db-wal": 0o600,
+        "x.db-shm": 0o600,
+    }
+    await manager.aclose()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.db"]  # the log was folded into the file
+
+
+@pytest.mark.parametrize("name", ["a b.db", "a?b.db", "a#b.db", "a%41.db", "ü😀.db", "a'b.db", "file:x.db"])
+async def test_any_path_is_taken_as_it_is(manager: AsyncDatabaseManager, tmp_path: Path, name: str) -> None:
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / name)))
+    await database.execute("CREATE TABLE t (n integer)")
+    assert await database.fetch_all("SELECT * FROM t") == []
+    assert (tmp_path / name).stat().st_size > 0
+    assert all(path.name.startswith(name) for path in tmp_path.iterdir())
+
+
+async def test_a_read_only_file_is_read_and_never_written(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    path = str(tmp_path / "x.db")
+    with pytest.raises(ConnectError):
+        await manager.add_sqlite("main", SQLiteConfig(path=path, read_only=True))
+    assert not (tmp_path / "x.db").exists()
+    writer = await manager.add_sqlite("writer", SQLiteConfig(path=path))
+    await writer.execute("CREATE TABLE t (n integer)")
+    await writer.execute("INSERT INTO t VALUES (1)")
+    reader = await manager.add_sqlite("main", SQLiteConfig(path=path, read_only=True))
+    assert await reader.fetch_all("SELECT n FROM t") == [{"n": 1}]
+    with pytest.raises(ReadOnlyError):
+        await reader.execute("INSERT INTO t VALUES (2)")
+    assert await writer.fetch_all("SELECT n FROM t") == [{"n": 1}]
+
+
+async def test_memory_is_shared_by_many_callers(manager: AsyncDatabaseManager) -> None:
+    database = await manager.add_sqlite("main", "sqlite://")
+    await database.execute("CREATE TABLE t (n integer)")
+
+    async def work(number: int) -> int:
+        await database.execute("INSERT INTO t VALUES (:n)", {"n": number})
+        async with database.transaction():
+            await database.execute("INSERT INTO t VALUES (:n)", {"n": -number})
+        return int(await database.fetch_value("SELECT count(*) FROM t WHERE abs(n) = :n", {"n": number}))
+
+    assert await together(*[lambda number=number: work(number) for number in range(1, 31)]) == [2] * 30
+    assert await database.fetch_value("SELECT count(*) FROM t") == 60
+
+
+async def test_readers_go_on_beside_the_writer(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db"), max_readers=2))
+    await database.execute("CREATE TABLE t (n integer)")
+    await database.execute("INSERT INTO t VALUES (1)")
+    async with database.transaction():
+        await database.execute(BUMP, {"n": 2})
+
+        async def read() -> int:
+            return int(await database.fetch_value("SELECT n FROM t"))
+
+        assert await together(*[read] * 8) == [1] * 8
+        assert await read() == 2  # our own write
+    assert await together(*[read] * 8) == [2] * 8
+
+
+async def test_a_lock_that_another_process_holds_times_out_by_name(
+    manager: AsyncDatabaseManager, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "x.db")
+    database = await manager.add_sqlite("main", SQLiteConfig(path=path, busy_timeout=0.1))
+    await database.execute("CREATE TABLE t (n integer)")
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LockTimeoutError):
+        await database.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(LockTimeoutError):
+        async with database.transaction():
+            raise AssertionError("not to be reached")
+    holder.execute("COMMIT")
+    holder.close()
+    await database.execute("INSERT INTO t VALUES (1)")
+
+
+WORKER = """
+import sys
+from persistence import DatabaseManager, SQLiteConfig
+with DatabaseManager() as manager:
+    database = manager.add_sqlite("main", SQLiteConfig(path=sys.argv[1]))
+    for _ in range(100):
+        with database.transaction():
+            n = database.fetch_value("SELECT n FROM t")
+            database.execute("UPDATE t SET n = :n", {"n": n + 1})
+"""
+
+
+async def test_eight_processes_that_read_and_then_write_lose_nothing(
+    manager: AsyncDatabaseManager, tmp_path: Path
+) -> None:
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db")))
+    await database.execute("CREATE TABLE t (n integer)")
+    await database.execute("INSERT INTO t VALUES (0)")
+    command = [sys.executable, "-c", WORKER, str(tmp_path / "x.db")]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    errors = [worker.communicate(timeout=60)[1] for worker in workers]
+    assert errors == [""] * 8
+    assert await database.fetch_value("SELECT n FROM t") == 800
