@@ -122,6 +122,8 @@ class Database(Executor):
         if not isinstance(exc, Exception):
             return exc
         ours = exc if isinstance(exc, PersistenceError) else self._translate(exc, operation)
+        if ours is exc and ours.connection is None:
+            ours.connection, ours.operation = self.name, operation
         if pool.closed and (ours is None or isinstance(ours, ConnectionLostError | DeadlineError)):
             return ClosedError("it was closed while this ran", operation=operation, connection=self.name)
         return exc if ours is None else ours

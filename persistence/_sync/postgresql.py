@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import select
-import socket
 from collections.abc import Sequence
 from contextvars import ContextVar
 from time import monotonic
@@ -35,6 +34,7 @@ from persistence.errors import (
     from_psycopg,
 )
 from persistence.health import PoolStats
+from persistence.sockets import shut_down
 from persistence.vectors import vector_adapters
 
 CANCEL_SECONDS = 0.1
@@ -122,8 +122,7 @@ class PostgreSQLLink:
             descriptor = self.raw.pgconn.socket
         except psycopg.Error:
             return  # it is closed
-        with socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
+        shut_down(descriptor)
 
     def is_usable(self) -> bool:
         return self.raw.pgconn.transaction_status in _ALIVE

@@ -8,7 +8,6 @@ once: a lost answer does not say whether a write took effect, and INCR or LPUSH 
 from __future__ import annotations
 
 import random
-import select
 from time import monotonic
 from typing import Any
 
@@ -26,6 +25,7 @@ from persistence.capabilities import Capabilities
 from persistence.config import Duration, RedisConfig, Secret, seconds
 from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
 from persistence.health import PoolStats
+from persistence.sockets import is_readable, shut_down
 
 READS = frozenset(
     "BITCOUNT BITPOS DBSIZE DUMP ECHO EXISTS EXPIRETIME GEODIST GEOHASH GEOPOS GEOSEARCH GET GETBIT GETRANGE HEXISTS"
@@ -47,18 +47,10 @@ class _Checked:
     def connect(self) -> None:
         if self.released_at is not None:
             idle, self.released_at = monotonic() - self.released_at, None
-            if idle > self.idle_timeout or _is_dead(descriptor_of(self)):
+            descriptor = descriptor_of(self)
+            if idle > self.idle_timeout or (descriptor is not None and is_readable(descriptor)):
                 self.disconnect()  # type: ignore[attr-defined]
         super().connect()  # type: ignore[misc]
-
-
-def _is_dead(descriptor: int | None) -> bool:
-    """Tell from the socket alone: a server has nothing to say on an idle connection but goodbye."""
-    if descriptor is None:
-        return False
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 class _PlainConnection(_Checked, Connection):
@@ -77,13 +69,16 @@ class _Pool(BlockingConnectionPool):
     """redis-py's pool, counting its connections and remembering when each was given back."""
 
     idle_limit = float("inf")
-    made = in_use = acquiring = 0
+    acquiring = 0
     counting: Any
+    made: list[Any]
+    in_use: set[Any]
 
     def make_connection(self) -> Any:
         connection = super().make_connection()
         connection.idle_timeout = self.idle_limit
-        self.made += 1
+        with self.counting:
+            self.made.append(connection)
         return connection
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
@@ -95,13 +90,13 @@ class _Pool(BlockingConnectionPool):
             with self.counting:
                 self.acquiring -= 1
         with self.counting:
-            self.in_use += 1
+            self.in_use.add(connection)
         return connection
 
     def release(self, connection: Any) -> None:
         connection.released_at = monotonic()
         with self.counting:
-            self.in_use -= 1
+            self.in_use.discard(connection)
         super().release(connection)
 
 
@@ -205,7 +200,7 @@ class RedisConnection:
             **options,
         )
         pool.idle_limit = seconds(config.idle_timeout)
-        pool.counting = Mutex()
+        pool.counting, pool.made, pool.in_use = Mutex(), [], set()
         return pool
 
     def open(self) -> None:
@@ -278,9 +273,9 @@ class RedisConnection:
         """Return the state of the pool; ``waiting`` counts those who are getting a connection right now."""
         pool = self._pool
         return PoolStats(
-            open=pool.made,
-            in_use=pool.in_use,
-            idle=max(0, pool.made - pool.in_use),
+            open=len(pool.made),
+            in_use=len(pool.in_use),
+            idle=max(0, len(pool.made) - len(pool.in_use)),
             waiting=pool.acquiring,
             max_open=self.config.pool_size,
             max_idle=self.config.pool_size,
@@ -293,7 +288,14 @@ class RedisConnection:
         if self.is_closed:
             return
         self.is_closed = True
-        self._pool.disconnect(inuse_connections=True)
+        for connection in list(self._pool.made):
+            if connection in self._pool.in_use:
+                # Whoever waits on it sees the end, and disconnects it where nobody else reads.
+                descriptor = descriptor_of(connection)
+                if descriptor is not None:
+                    shut_down(descriptor)
+            else:
+                connection.disconnect()
 
 
 def _is_denied(message: str) -> bool:

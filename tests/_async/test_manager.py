@@ -222,14 +222,19 @@ async def test_a_full_pool_is_unhealthy_and_says_so(
 
 
 async def test_closing_ends_what_is_under_way(
-    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig, tmp_path: Path
+    manager: AsyncDatabaseManager,
+    postgresql_config: PostgreSQLConfig,
+    redis_config: RedisConfig,
+    tmp_path: Path,
 ) -> None:
     main = await manager.add_postgresql("main", replace(postgresql_config, max_connections=2))
+    cache = await manager.add_redis("cache", redis_config)
     local = await manager.add_sqlite("local", SQLiteConfig(path=str(tmp_path / "x.db")))
     endless = "WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
     calls = [Started(lambda: main.fetch_all("SELECT pg_sleep(20)")) for _ in range(4)]
     calls.append(Started(lambda: local.fetch_all(endless)))
-    while main.stats().in_use + main.stats().waiting < 4 or local.stats().in_use < 1:
+    calls.append(Started(lambda: cache.client.blpop(["nothing"], timeout=2)))
+    while cache.stats().in_use < 1 or main.stats().in_use + main.stats().waiting < 4 or local.stats().in_use < 1:
         await sleep(0.005)
     await sleep(0.05)
     started = monotonic()
