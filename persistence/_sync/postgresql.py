@@ -102,6 +102,11 @@ class PostgreSQLLink:
         self._poll = select.poll()
         self._poll.register(raw.pgconn.socket, select.POLLIN | select.POLLRDHUP)
 
+    def adopt(self, adapters: AdaptersMap) -> None:
+        """Take up the server's types as they are now: a cursor keeps those of the moment it was made."""
+        self.raw._adapters = AdaptersMap(adapters)
+        self._cursor = self.raw.cursor()
+
     def is_alive(self) -> bool:
         """Tell from the socket alone: a server has nothing to say on an idle connection but goodbye."""
         if not self._poll.poll(0):
@@ -296,7 +301,7 @@ class PostgreSQLDatabase(Database):
         try:
             link.raw.deadline = self._deadline(None)
             found = self._probe(link.raw)
-            link.raw._adapters = AdaptersMap(self._adapters)
+            link.adopt(self._adapters)
         except BaseException as exc:
             self._pool.release(link, broken=True)
             self._reraise(exc, "capabilities", self._pool)

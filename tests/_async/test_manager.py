@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 
 from persistence import (
@@ -201,8 +202,11 @@ async def test_a_missing_extension_is_unhealthy_until_it_is_there(
     assert "CREATE EXTENSION vector" in status.error
     with pytest.raises(CapabilityError, match="CREATE EXTENSION vector"):
         await manager.add_pgvector("other", replace(pgvector_config, create_extension=False))
-    await manager.add_pgvector("other", pgvector_config)
+    other = await manager.add_pgvector("other", pgvector_config)
     assert all((await manager.health_check()).values())
+    vector = np.array([1, 2, 3], dtype=np.float32)
+    found = await other.fetch_value("SELECT :v + :v", {"v": vector})  # on the connection that made the extension
+    assert found.tolist() == [2.0, 4.0, 6.0]
 
 
 async def test_a_full_pool_is_unhealthy_and_says_so(
