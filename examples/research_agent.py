@@ -27,6 +27,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from persistence import EmbeddedPostgreSQL
 from research import workflow
 from research.debian import (
     FILES,
@@ -42,8 +43,6 @@ from research.debian import (
 from research.health import HealthWatch
 from research.process import Run, last_step, read_history, run_agent
 from research.stores import Stores, open_stores
-
-from persistence import EmbeddedPostgreSQL
 from sessions import Session, Thread
 
 if TYPE_CHECKING:

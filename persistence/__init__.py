@@ -26,7 +26,7 @@ methods; ``close`` is ``aclose`` there.
 """
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import Isolation, Row
+from persistence._async.executor import Row
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
@@ -119,7 +119,6 @@ __all__ = [
     "EmbeddedRedis",
     "ForeignKeyError",
     "HealthStatus",
-    "Isolation",
     "LockTimeoutError",
     "Migration",
     "MigrationError",

@@ -20,7 +20,6 @@ from persistence.errors import MigrationError
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _PARTS = re.compile(r"^--[ \t]*(up|down)[ \t]*$", re.M)
-TABLE = "holdfast_migrations"
 
 
 @dataclass(frozen=True, slots=True)

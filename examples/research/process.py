@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import sleep
 
+from checkpoint import CheckpointInfo
 from research.stores import Stores
 from research.workflow import THREAD
-
-from checkpoint import CheckpointInfo
 
 LOOK_SECONDS = 0.002
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from research.debian import Quality, Question
-from research.health import HealthWatch
-from research.process import Run
-from research.stores import Stores
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from checkpoint import CheckpointInfo
 from persistence import HealthStatus
+from research.debian import Quality, Question
+from research.health import HealthWatch
+from research.process import Run
+from research.stores import Stores
 from sessions import Session, Thread
 
 Advance = Callable[[int], object]

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from research.debian import DIMENSIONS
-
 from checkpoint import DatabaseCheckpointer
 from persistence import DatabaseManager, RedisClient
+from research.debian import DIMENSIONS
 from sessions import SessionManager, ThreadManager
 from vectorstore import PgVectorStore, SQLiteVectorStore
 

@@ -14,10 +14,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from checkpoint import Checkpoint
 from research.debian import Question
 from research.stores import Stores
-
-from checkpoint import Checkpoint
 
 THREAD = "debian-questions"
 CACHE_SECONDS = 3600

@@ -6,7 +6,8 @@ from persistence._async.database import AsyncDatabase
 from persistence._async.transaction import AsyncTransaction
 from persistence.config import Duration, seconds
 from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
-from persistence.migrations import TABLE, Migration, MigrationLine, pending
+from persistence.migrations import Migration, MigrationLine, pending
+from persistence.queries import load_queries
 
 LOCK_SECONDS = 60.0
 """How long to wait for another program that is migrating."""
@@ -25,6 +26,7 @@ class AsyncMigrator:
 
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
+        self._queries = load_queries("persistence", database.kind)
 
     async def pending(self, line: MigrationLine) -> tuple[Migration, ...]:
         """Return what ``up`` would apply, in order; changes nothing."""
@@ -41,7 +43,7 @@ class AsyncMigrator:
         while await self.pending(line):
             async with self._database.transaction() as transaction:
                 await self._lock(transaction, seconds(lock_timeout))
-                await transaction.execute(_CREATE[self._database.kind])
+                await transaction.execute(self._queries.create_migrations)
                 missing = pending(line.name, line.load(self._database.kind), await self._applied(line))
                 if missing:
                     await self._apply(transaction, missing[0])
@@ -73,21 +75,17 @@ class AsyncMigrator:
 
     async def _applied(self, line: MigrationLine) -> dict[int, tuple[str, str]]:
         """Return (name, checksum) by number; nothing when not even the table exists."""
-        if not await self._database.fetch_value(_EXISTS[self._database.kind], {"name": TABLE}):
+        if not await self._database.fetch_value(self._queries.has_migrations):
             return {}
-        rows = await self._database.fetch_all(
-            f"SELECT number, name, checksum FROM {TABLE} WHERE line = :line ORDER BY number", {"line": line.name}
-        )
+        rows = await self._database.fetch_all(self._queries.list_applied, {"line": line.name})
         return {row["number"]: (row["name"], row["checksum"]) for row in rows}
 
     async def _lock(self, transaction: AsyncTransaction, limit: float) -> None:
         if self._database.kind == "sqlite":
             return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        await transaction.execute("SELECT set_config('lock_timeout', :limit, true)", {"limit": f"{int(limit * 1000)}"})
+        await transaction.execute(self._queries.limit_lock_wait, {"limit": f"{int(limit * 1000)}"})
         try:
-            await transaction.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))", {"key": TABLE}, timeout=limit + 5
-            )
+            await transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
         except LockTimeoutError as exc:
             blocker = await self._blocker()
             raise LockTimeoutError(
@@ -98,7 +96,7 @@ class AsyncMigrator:
 
     async def _blocker(self) -> str:
         """Name who holds the lock, from another connection: this transaction has failed."""
-        row = await self._database.fetch_apart(_BLOCKER, {"key": TABLE})
+        row = await self._database.fetch_apart(self._queries.find_lock_holder)
         return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
     async def _apply(self, transaction: AsyncTransaction, migration: Migration) -> None:
@@ -108,7 +106,7 @@ class AsyncMigrator:
             except PersistenceError as exc:
                 raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
         await transaction.execute(
-            f"INSERT INTO {TABLE} (line, number, name, checksum) VALUES (:line, :number, :name, :checksum)",
+            self._queries.record_migration,
             {
                 "line": migration.line,
                 "number": migration.number,
@@ -116,27 +114,3 @@ class AsyncMigrator:
                 "checksum": migration.checksum,
             },
         )
-
-
-_CREATE = {
-    "postgresql": f"""
-        CREATE TABLE IF NOT EXISTS {TABLE} (
-            line text COLLATE "C" NOT NULL, number integer NOT NULL, name text NOT NULL, checksum text NOT NULL,
-            applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (line, number))""",
-    "sqlite": f"""
-        CREATE TABLE IF NOT EXISTS {TABLE} (
-            line TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, checksum TEXT NOT NULL,
-            applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), PRIMARY KEY (line, number)
-        ) WITHOUT ROWID""",
-}
-_EXISTS = {
-    "postgresql": "SELECT to_regclass(:name) IS NOT NULL",
-    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = :name",
-}
-_BLOCKER = """
-SELECT a.pid, a.application_name, a.state FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.granted
-  AND l.classid::bigint = (hashtextextended(:key, 0) >> 32) & 4294967295
-  AND l.objid::bigint = hashtextextended(:key, 0) & 4294967295
-ORDER BY a.pid LIMIT 1
-"""

@@ -7,7 +7,8 @@ from persistence._sync.database import Database
 from persistence._sync.transaction import Transaction
 from persistence.config import Duration, seconds
 from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
-from persistence.migrations import TABLE, Migration, MigrationLine, pending
+from persistence.migrations import Migration, MigrationLine, pending
+from persistence.queries import load_queries
 
 LOCK_SECONDS = 60.0
 """How long to wait for another program that is migrating."""
@@ -26,6 +27,7 @@ class Migrator:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._queries = load_queries("persistence", database.kind)
 
     def pending(self, line: MigrationLine) -> tuple[Migration, ...]:
         """Return what ``up`` would apply, in order; changes nothing."""
@@ -42,7 +44,7 @@ class Migrator:
         while self.pending(line):
             with self._database.transaction() as transaction:
                 self._lock(transaction, seconds(lock_timeout))
-                transaction.execute(_CREATE[self._database.kind])
+                transaction.execute(self._queries.create_migrations)
                 missing = pending(line.name, line.load(self._database.kind), self._applied(line))
                 if missing:
                     self._apply(transaction, missing[0])
@@ -74,21 +76,17 @@ class Migrator:
 
     def _applied(self, line: MigrationLine) -> dict[int, tuple[str, str]]:
         """Return (name, checksum) by number; nothing when not even the table exists."""
-        if not self._database.fetch_value(_EXISTS[self._database.kind], {"name": TABLE}):
+        if not self._database.fetch_value(self._queries.has_migrations):
             return {}
-        rows = self._database.fetch_all(
-            f"SELECT number, name, checksum FROM {TABLE} WHERE line = :line ORDER BY number", {"line": line.name}
-        )
+        rows = self._database.fetch_all(self._queries.list_applied, {"line": line.name})
         return {row["number"]: (row["name"], row["checksum"]) for row in rows}
 
     def _lock(self, transaction: Transaction, limit: float) -> None:
         if self._database.kind == "sqlite":
             return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        transaction.execute("SELECT set_config('lock_timeout', :limit, true)", {"limit": f"{int(limit * 1000)}"})
+        transaction.execute(self._queries.limit_lock_wait, {"limit": f"{int(limit * 1000)}"})
         try:
-            transaction.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))", {"key": TABLE}, timeout=limit + 5
-            )
+            transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
         except LockTimeoutError as exc:
             blocker = self._blocker()
             raise LockTimeoutError(
@@ -99,7 +97,7 @@ class Migrator:
 
     def _blocker(self) -> str:
         """Name who holds the lock, from another connection: this transaction has failed."""
-        row = self._database.fetch_apart(_BLOCKER, {"key": TABLE})
+        row = self._database.fetch_apart(self._queries.find_lock_holder)
         return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
     def _apply(self, transaction: Transaction, migration: Migration) -> None:
@@ -109,7 +107,7 @@ class Migrator:
             except PersistenceError as exc:
                 raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
         transaction.execute(
-            f"INSERT INTO {TABLE} (line, number, name, checksum) VALUES (:line, :number, :name, :checksum)",
+            self._queries.record_migration,
             {
                 "line": migration.line,
                 "number": migration.number,
@@ -117,27 +115,3 @@ class Migrator:
                 "checksum": migration.checksum,
             },
         )
-
-
-_CREATE = {
-    "postgresql": f"""
-        CREATE TABLE IF NOT EXISTS {TABLE} (
-            line text COLLATE "C" NOT NULL, number integer NOT NULL, name text NOT NULL, checksum text NOT NULL,
-            applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (line, number))""",
-    "sqlite": f"""
-        CREATE TABLE IF NOT EXISTS {TABLE} (
-            line TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, checksum TEXT NOT NULL,
-            applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), PRIMARY KEY (line, number)
-        ) WITHOUT ROWID""",
-}
-_EXISTS = {
-    "postgresql": "SELECT to_regclass(:name) IS NOT NULL",
-    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = :name",
-}
-_BLOCKER = """
-SELECT a.pid, a.application_name, a.state FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.granted
-  AND l.classid::bigint = (hashtextextended(:key, 0) >> 32) & 4294967295
-  AND l.objid::bigint = hashtextextended(:key, 0) & 4294967295
-ORDER BY a.pid LIMIT 1
-"""

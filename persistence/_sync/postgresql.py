@@ -34,6 +34,7 @@ from persistence.errors import (
     from_psycopg,
 )
 from persistence.health import PoolStats
+from persistence.queries import load_queries
 from persistence.sockets import shut_down
 from persistence.vectors import vector_adapters
 
@@ -237,7 +238,7 @@ class PostgreSQLDatabase(Database):
         raw._adapters = AdaptersMap(self._adapters)
 
     def _probe(self, raw: DeadlineConnection) -> Capabilities:
-        cursor = raw.execute(_PROBE, prepare=False)
+        cursor = raw.execute(_QUERIES.probe, prepare=False)
         (row,) = cursor.fetchall()
         number = row["version"]
         vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
@@ -371,8 +372,7 @@ class PgVectorDatabase(PostgreSQLDatabase):
             UnavailableError: the server can't be used now, with the reason.
             CapabilityError: the extension is missing.
         """
-        query = "SELECT 1 FROM pg_extension WHERE extname = 'vector'"
-        if not (self._run_apart("ping", query, None, 1, timeout, None))[0]:
+        if not (self._run_apart("ping", _QUERIES.find_vector, None, 1, timeout, None))[0]:
             raise CapabilityError(
                 f"the database {self.config.database!r} has no pgvector extension",
                 hint="as a superuser run: CREATE EXTENSION vector",
@@ -380,11 +380,7 @@ class PgVectorDatabase(PostgreSQLDatabase):
             )
 
 
-_PROBE = """
-SELECT pg_backend_pid() AS pid, current_setting('server_version_num')::int AS version,
-       pg_is_in_recovery() AS in_recovery, to_regtype('vector')::oid AS vector_oid,
-       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector
-"""
+_QUERIES = load_queries("persistence", "postgresql")
 
 
 def _adapters(vector_oid: int | None = None) -> AdaptersMap:

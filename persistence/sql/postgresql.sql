@@ -1,0 +1,52 @@
+-- The statements of the ground itself on PostgreSQL.
+
+-- name: probe
+-- All that is asked of a server, in one round trip on its first connection; the pid tells a pooler from the server.
+SELECT pg_backend_pid() AS pid, CAST(current_setting('server_version_num') AS integer) AS version,
+       pg_is_in_recovery() AS in_recovery, CAST(to_regtype('vector') AS oid) AS vector_oid,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector;
+
+-- name: find_vector
+-- A health poll of pgvector is this round trip.
+SELECT extversion FROM pg_extension WHERE extname = 'vector' ORDER BY extversion LIMIT 1;
+
+-- name: has_migrations
+-- By the search path, as the statements that follow will find it.
+SELECT to_regclass('holdfast_migrations') IS NOT NULL;
+
+-- name: create_migrations
+-- IF NOT EXISTS, under the lock: whoever comes second finds it made.
+CREATE TABLE IF NOT EXISTS holdfast_migrations (
+    line text COLLATE "C" NOT NULL,
+    number integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (line, number)
+);
+
+-- name: list_applied
+-- A line has as many rows as it has files.
+SELECT number, name, checksum FROM holdfast_migrations WHERE line = :line ORDER BY number LIMIT 10000;
+
+-- name: record_migration
+-- In the transaction of what it records.
+INSERT INTO holdfast_migrations (line, number, name, checksum) VALUES (:line, :number, :name, :checksum);
+
+-- name: limit_lock_wait
+-- Local to the transaction, so that a pooler's next client is not limited.
+SELECT set_config('lock_timeout', :limit, true);
+
+-- name: lock_migrations
+-- The transaction form: a session's lock would stay behind with a pooler's connection.
+SELECT pg_advisory_xact_lock(hashtextextended('holdfast_migrations', 0));
+
+-- name: find_lock_holder
+-- Who has that lock. pg_locks shows its key in two halves.
+SELECT a.pid, a.application_name, a.state
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted
+  AND CAST(l.classid AS bigint) = (hashtextextended('holdfast_migrations', 0) >> 32) & 4294967295
+  AND CAST(l.objid AS bigint) = hashtextextended('holdfast_migrations', 0) & 4294967295
+ORDER BY a.pid
+LIMIT 1;
