@@ -1,1 +1,42 @@
-"""."""
+"""Checkpoints of workflows: save the state of each step, load it, list and delete, on PostgreSQL, SQLite or in memory.
+
+The three calls that a program needs::
+
+    checkpointer = DatabaseCheckpointer(manager, "main")
+    saved = checkpointer.save_checkpoint(Checkpoint("thread-1", {"messages": ["hello"], "step": 1}))
+    checkpointer.load_checkpoint("thread-1").state  # {"messages": ["hello"], "step": 1}
+
+Every class that waits has an async twin, ``AsyncDatabaseCheckpointer`` for ``DatabaseCheckpointer`` and so on, with
+the same methods.
+
+**Checkpointers.** ``Checkpointer`` is the contract. ``DatabaseCheckpointer`` keeps checkpoints on a PostgreSQL or
+SQLite connection of a manager and joins its transactions; ``MemoryCheckpointer`` keeps them in the process.
+
+**Records.** ``Checkpoint`` goes in and comes out; ``CheckpointInfo`` and ``ThreadInfo`` are what lists return.
+
+**Values.** A state may hold what ``Serializer`` knows, and the classes registered with it.
+
+Errors are those of ``persistence``: NotFoundError, DuplicateError, ConflictError, ValidationError, CorruptError.
+"""
+
+from checkpoint._async.checkpointer import AsyncCheckpointer
+from checkpoint._async.memory import AsyncMemoryCheckpointer
+from checkpoint._async.sql import AsyncDatabaseCheckpointer
+from checkpoint._sync.checkpointer import Checkpointer
+from checkpoint._sync.memory import MemoryCheckpointer
+from checkpoint._sync.sql import DatabaseCheckpointer
+from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo
+from checkpoint.serializer import Serializer
+
+__all__ = [
+    "AsyncCheckpointer",
+    "AsyncDatabaseCheckpointer",
+    "AsyncMemoryCheckpointer",
+    "Checkpoint",
+    "CheckpointInfo",
+    "Checkpointer",
+    "DatabaseCheckpointer",
+    "MemoryCheckpointer",
+    "Serializer",
+    "ThreadInfo",
+]

@@ -20,6 +20,8 @@ methods; ``close`` is ``aclose`` there.
 
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``.
 
+**Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
+
 **Embedded servers.** ``EmbeddedPostgreSQL`` and ``EmbeddedRedis`` start real servers for development and tests.
 
 **Errors.** One tree under ``PersistenceError``, drawn in ``persistence.errors``.
@@ -86,6 +88,7 @@ from persistence.errors import (
 from persistence.health import HealthStatus, PoolStats
 from persistence.migrations import Migration, MigrationLine
 from persistence.retry import Backoff
+from persistence.secrets import Cipher
 
 __all__ = [
     "AsyncDatabase",
@@ -101,6 +104,7 @@ __all__ = [
     "Backoff",
     "Capabilities",
     "CapabilityError",
+    "Cipher",
     "ClosedError",
     "CommitUnknownError",
     "Config",

@@ -228,6 +228,7 @@ _BY_CLASS: dict[str, type[PersistenceError]] = {
     "40": TransactionError,
     "42": QueryError,
     "53": UnavailableError,
+    "54": ValidationError,
     "57": ConnectionLostError,
     "58": UnavailableError,
 }

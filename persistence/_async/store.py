@@ -7,8 +7,8 @@ from typing import ClassVar
 from persistence._async.database import AsyncDatabase
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
-from persistence.errors import ValidationError
 from persistence.migrations import MigrationLine
+from persistence.validation import check_tenant
 
 
 class AsyncSQLStore:
@@ -23,11 +23,9 @@ class AsyncSQLStore:
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
-        if not tenant or "\0" in tenant:
-            raise ValidationError("a tenant is a text, not empty and without NUL")
         self._manager = manager
         self._name = name
-        self._tenant = tenant
+        self._tenant = check_tenant(tenant)
         self._migrate = migrate
         manager.get_database(name)
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 from persistence._sync.database import Database
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
-from persistence.errors import ValidationError
 from persistence.migrations import MigrationLine
+from persistence.validation import check_tenant
 
 
 class SQLStore:
@@ -24,11 +24,9 @@ class SQLStore:
     def __init__(
         self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
-        if not tenant or "\0" in tenant:
-            raise ValidationError("a tenant is a text, not empty and without NUL")
         self._manager = manager
         self._name = name
-        self._tenant = tenant
+        self._tenant = check_tenant(tenant)
         self._migrate = migrate
         manager.get_database(name)
 

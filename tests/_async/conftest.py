@@ -21,9 +21,7 @@ async def manager() -> AsyncIterator[AsyncDatabaseManager]:
 
 
 @pytest_asyncio.fixture(params=SQL_BACKENDS)
-async def database(
-    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
-) -> AsyncDatabase:
+async def database(request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path) -> AsyncDatabase:
     """The connection ``main`` of the manager: PostgreSQL, a SQLite file, or SQLite in memory."""
     if request.param == "postgresql":
         return await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))

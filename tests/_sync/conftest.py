@@ -22,9 +22,7 @@ def manager() -> Iterator[DatabaseManager]:
 
 
 @pytest.fixture(params=SQL_BACKENDS)
-def database(
-    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
-) -> Database:
+def database(request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path) -> Database:
     """The connection ``main`` of the manager: PostgreSQL, a SQLite file, or SQLite in memory."""
     if request.param == "postgresql":
         return manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))

@@ -1,0 +1,61 @@
+"""What a checkpointer takes and gives: checkpoints, their listing without states, and threads."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of a workflow at one step.
+
+    ``state`` is a dict by channel name; a save stores the channels that changed. ``metadata`` is JSON, for listings.
+    ``version``, ``timestamp`` and ``parent_version`` left None are filled in by the save: the next version of the
+    thread, the time now, and the version that was the latest until then (None for the first). ``namespace`` sets
+    apart the checkpoints of a subgraph, which have versions of their own. ``node`` and ``step`` say what made it.
+    """
+
+    thread_id: str
+    state: dict[str, Any]
+    _: KW_ONLY
+    metadata: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
+    timestamp: datetime | None = None
+    parent_version: int | None = None
+    namespace: str = ""
+    node: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint as it is listed: everything but its state."""
+
+    thread_id: str
+    version: int
+    timestamp: datetime
+    metadata: dict[str, Any]
+    parent_version: int | None = None
+    namespace: str = ""
+    node: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadInfo:
+    """A thread as it is listed: the latest version in each of its namespaces (0: none left), and when it was used.
+
+    ``updated_at`` is the time of the last save.
+    """
+
+    thread_id: str
+    versions: dict[str, int]
+    created_at: datetime
+    updated_at: datetime
+
+
+def describe(thread_id: str, namespace: str) -> str:
+    """Return how messages name a thread."""
+    return f"thread {thread_id!r}" + (f", namespace {namespace!r}" if namespace else "")

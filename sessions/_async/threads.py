@@ -1,0 +1,168 @@
+"""Threads, the conversations of users: created, read, changed and deleted, each call one statement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persistence.errors import ConflictError, DuplicateError, ForeignKeyError, NotFoundError, ValidationError
+from persistence.validation import check_id, shown
+from sessions._async.store import AsyncSessionsStore
+from sessions.records import (
+    Thread,
+    expected_of,
+    page_values,
+    patch_values,
+    session_from_row,
+    thread_from_row,
+    thread_values,
+)
+
+
+class AsyncThreadManager(AsyncSessionsStore):
+    """The threads of one tenant, on a PostgreSQL or SQLite connection of a manager.
+
+    A thread belongs to a session or stands by itself. With its session it is deleted, and with its session it expires:
+    from that moment it is not there, for any call.
+
+    Every call commits before it returns, or joins the transaction that its task is in. Neither a duplicate, a
+    conflict, a missing thread nor a missing session fails that transaction.
+    """
+
+    async def create_thread(self, thread: Thread) -> Thread:
+        """Store a new thread and return it as stored, with its times and version 1.
+
+        ``user_id`` left out is the owner of the session.
+
+        Raises:
+            DuplicateError: the id is taken.
+            ForeignKeyError: its session isn't there, or has expired.
+            ValidationError: something in it can't be stored, or it has neither user nor session; nothing was written.
+        """
+        values = thread_values(thread)
+        if values["user_id"] is None and values["session_id"] is None:
+            raise ValidationError("a thread needs a user_id or a session_id")
+        stored = await self._stored("create_thread", values)
+        if stored is not None:
+            return stored
+        await self._check_session(values["session_id"], "create_thread")
+        raise DuplicateError(
+            f"thread {shown(thread.id)} exists already",
+            hint="leave id out to have one generated, or update_thread()",
+            operation="create_thread",
+            connection=self._name,
+        )
+
+    async def get_thread(self, thread_id: str) -> Thread:
+        """Return a thread.
+
+        Raises:
+            NotFoundError: it isn't there, or its session has expired.
+        """
+        values = {"id": check_id("the thread's id", thread_id)}
+        found = await self._read_one(thread_from_row, "get_thread", values)
+        if found is None:
+            raise self._missing(thread_id, "get_thread")
+        return found
+
+    async def update_thread(self, thread: Thread, *, expected_version: int | None = None) -> Thread:
+        """Replace a thread's session, user, title and metadata by the record's, and return it as stored.
+
+        ``user_id=None`` leaves the user as it is. It must still have ``expected_version``, or where that is left out
+        the record's own ``version``: a record that was read can't overwrite what others changed since.
+        ``version=None`` in both overwrites.
+
+        Raises:
+            NotFoundError: it isn't there, or its session has expired.
+            ForeignKeyError: the session that it is moved to isn't there, or has expired.
+            ConflictError: it has another version, which is in ``actual``; nothing was written.
+        """
+        values = {**thread_values(thread), "expected": expected_of(thread.version, expected_version)}
+        stored = await self._stored("update_thread", values)
+        return stored if stored is not None else await self._explain("update_thread", values)
+
+    async def patch(self, thread_id: str, metadata: dict[str, Any], *, expected_version: int | None = None) -> Thread:
+        """Merge into a thread's metadata, atomically, and return the thread.
+
+        JSON Merge Patch (RFC 7396) at the top level: a key that is given replaces the whole value, None removes the
+        key, every other key stays. Values are not merged below that, and nested None is stored.
+
+        Raises:
+            NotFoundError: it isn't there, or its session has expired.
+            ConflictError: it has another version than ``expected_version``; nothing was written.
+        """
+        values = {
+            "id": check_id("the thread's id", thread_id),
+            "expected": expected_of(None, expected_version),
+            **patch_values(metadata),
+        }
+        stored = await self._read_one(thread_from_row, "patch_thread", values)
+        return stored if stored is not None else await self._explain("patch_thread", values)
+
+    async def delete_thread(self, thread_id: str) -> bool:
+        """Delete a thread; tell whether it was there."""
+        values = {"id": check_id("the thread's id", thread_id)}
+        return bool(await self._read_value("delete_thread", values))
+
+    async def list_session_threads(
+        self, session_id: str, *, limit: int = 100, after: str | None = None
+    ) -> list[Thread]:
+        """Return a session's threads, newest activity first, at most ``limit`` (up to 10,000).
+
+        ``after`` is the ``cursor`` of the last thread of the page before. A thread that is active between two pages
+        moves to the front, so a later page doesn't show it. A session that isn't there has none.
+        """
+        values = {"session_id": check_id("session_id", session_id), **page_values(limit, after)}
+        return await self._read_all(thread_from_row, "list_session_threads", values)
+
+    async def list_user_threads(self, user_id: str, *, limit: int = 100, after: str | None = None) -> list[Thread]:
+        """Return a user's threads, of all sessions and of none, ordered and paged as ``list_session_threads``."""
+        values = {"user_id": check_id("user_id", user_id), **page_values(limit, after)}
+        return await self._read_all(thread_from_row, "list_user_threads", values)
+
+    async def _stored(self, name: str, values: dict[str, Any]) -> Thread | None:
+        try:
+            return await self._read_one(thread_from_row, name, values)
+        except ForeignKeyError as exc:
+            # The session was deleted after the statement had seen it.
+            raise self._no_session(values["session_id"], name, exc.code) from exc
+
+    async def _explain(self, name: str, values: dict[str, Any]) -> Thread:
+        """Raise the reason for which a change found no row, which a second statement tells."""
+        thread_id, expected = values["id"], values["expected"]
+        current = await self._read_one(thread_from_row, "get_thread", {"id": thread_id})
+        if current is None:
+            raise self._missing(thread_id, name)
+        await self._check_session(values.get("session_id"), name)
+        if expected is None:
+            raise self._missing(thread_id, name)  # it came after the change had looked for it
+        raise ConflictError(
+            f"thread {shown(thread_id)} has version {current.version}, not {expected}",
+            expected=expected,
+            actual=current.version,
+            hint="read it again, and repeat the change on what is there now",
+            operation=name,
+            connection=self._name,
+        )
+
+    async def _check_session(self, session_id: str | None, operation: str) -> None:
+        if session_id is None:
+            return
+        if await self._read_one(session_from_row, "get_session", {"id": session_id}) is None:
+            raise self._no_session(session_id, operation)
+
+    def _no_session(self, session_id: str, operation: str, code: str | None = None) -> ForeignKeyError:
+        return ForeignKeyError(
+            f"there is no session {shown(session_id)} for the thread",
+            hint="create it first; it was never created, was deleted, or has expired",
+            operation=operation,
+            connection=self._name,
+            code=code,
+        )
+
+    def _missing(self, thread_id: str, operation: str) -> NotFoundError:
+        return NotFoundError(
+            f"there is no thread {shown(thread_id)}",
+            hint="it was never created, was deleted, or its session has expired",
+            operation=operation,
+            connection=self._name,
+        )

@@ -1,0 +1,244 @@
+"""Every statement that a package ships: it prepares on its database, and a hot one finds its rows by an index.
+
+Hot is a statement that has a comment line beginning ``-- hot``. PostgreSQL plans it generically, as it does once a
+statement is prepared for good, over tables filled with rows that are all different. A statement with ``{name}`` in it
+is a template, and is tried as SAMPLES fill it; what no database can prepare (CREATE, ALTER, …) is left to the package.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from persistence import DatabaseManager, MigrationLine, Migrator, SQLiteConfig
+from persistence.dialect import Kind, compile_statement, tokens
+from persistence.queries import parse_queries
+from tests.servers import TestServers
+from tests.unasync import PACKAGES, ROOT
+
+ROWS = 5000
+
+# What a package's templates are filled with, and those that make the table that they are tried on.
+SAMPLES: dict[str, dict[str, str]] = {
+    "vectorstore": {
+        "table": "holdfast_sample",
+        "dimensions": "3",
+        "near": "<=>",
+        "filter": "true",
+        "shown": "t.embedding,",
+        "embedding": "embedding,",
+    },
+}
+SETUP = {("vectorstore", "postgresql"): ("create_table",)}
+
+# What a column is filled with where its type doesn't tell: a CHECK, or a value that must mean something.
+SPECIAL: dict[tuple[str, str], str] = {}
+
+
+class Query(NamedTuple):
+    """One statement of a package's ``sql/<kind>.sql``."""
+
+    package: str
+    kind: Kind
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.package}-{self.kind}-{self.name}"
+
+    @property
+    def is_hot(self) -> bool:
+        return bool(re.search(r"(?m)^\s*-- hot\b", self.text))
+
+    @property
+    def is_preparable(self) -> bool:
+        verbs = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES", "MERGE", "REPLACE")
+        return next(token.text.upper() for token in tokens(self.text) if token.kind == "word") in verbs
+
+    @property
+    def is_listing(self) -> bool:
+        return self.name.startswith(("list_", "search_", "find_"))
+
+    def filled(self) -> str:
+        samples = SAMPLES.get(self.package, {})
+        return re.sub(r"\{([a-z_]+)\}", lambda match: samples[match[1]], self.text)
+
+
+def shipped(kind: Kind) -> list[Query]:
+    files = [(package, ROOT / package / "sql" / f"{kind}.sql") for package in PACKAGES]
+    return [
+        Query(package, kind, name, text)
+        for package, path in files
+        if path.exists()
+        for name, text in parse_queries(path.read_text("utf-8")).items()
+    ]
+
+
+ON_POSTGRESQL, ON_SQLITE = shipped("postgresql"), shipped("sqlite")
+PREPARABLE = {
+    "postgresql": [query for query in ON_POSTGRESQL if query.is_preparable],
+    "sqlite": [query for query in ON_SQLITE if query.is_preparable],
+}
+LINES = [package for package in PACKAGES if any((ROOT / package / "migrations").glob("*/*.sql"))]
+
+
+def hot(queries: list[Query]) -> list[Query]:
+    return [query for query in queries if query.is_hot]
+
+
+@pytest.fixture(scope="module")
+def postgresql(servers: TestServers) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A connection to a database on which every package's migrations have run, its tables filled."""
+    config = servers.fresh_database()
+    with DatabaseManager() as manager:
+        database = manager.add_postgresql("main", config)
+        for package in LINES:
+            Migrator(database).up(MigrationLine.of_package(package))
+        for query in ON_POSTGRESQL:
+            if query.name in SETUP.get((query.package, query.kind), ()):
+                database.execute(query.filled())
+    with psycopg.connect(**config.connection_parameters(), autocommit=True) as connection:
+        fill(connection)
+        yield connection
+    servers.drop_database(config)
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """A connection to a file on which every package's migrations have run."""
+    path: Path = tmp_path_factory.mktemp("queries") / "main.db"
+    with DatabaseManager() as manager:
+        database = manager.add_sqlite("main", SQLiteConfig(path=str(path)))
+        for package in LINES:
+            Migrator(database).up(MigrationLine.of_package(package))
+    connection = sqlite3.connect(path, isolation_level=None)
+    yield connection
+    connection.close()
+
+
+COLUMNS = """
+SELECT c.relname, a.attname, format_type(a.atttypid, NULL), a.atttypmod
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relkind IN ('r', 'p') AND c.relname LIKE 'holdfast\\_%' AND c.relname <> 'holdfast_migrations'
+  AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity <> 'a'
+ORDER BY c.relname, a.attnum
+"""
+
+
+def fill(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Give each table ROWS rows, a parent before its children: row n of each refers to row n of the other."""
+    tables: dict[str, dict[str, str]] = {}
+    for table, column, kind, modifier in connection.execute(COLUMNS):
+        tables.setdefault(table, {})[column] = SPECIAL.get((table, column)) or value(column, kind, modifier)
+    waiting = list(tables)
+    while waiting:
+        table, left = waiting.pop(0), len(waiting)
+        statement = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM generate_series(1, {}) AS n").format(
+            sql.Identifier(table),
+            sql.SQL(", ").join(map(sql.Identifier, tables[table])),
+            sql.SQL(", ").join(sql.SQL(expression) for expression in tables[table].values()),
+            ROWS,
+        )
+        try:
+            connection.execute(statement)
+        except psycopg.errors.ForeignKeyViolation:
+            if left == 0:
+                raise
+            waiting.append(table)
+    connection.execute("VACUUM ANALYZE")
+
+
+def value(column: str, kind: str, modifier: int) -> str:
+    """Return an expression for row n of a column; keys are told apart by n, a tenant has a fifth of the rows."""
+    if column == "tenant_id":
+        return "'tenant ' || n % 5"
+    if kind == "vector":
+        return f"array_fill((n % 97)::real, ARRAY[{max(modifier, 3)}])::vector"
+    known = {
+        "text": "'key ' || n",
+        "character varying": "'key ' || n",
+        "smallint": "(n % 100)",
+        "integer": "n",
+        "bigint": "n",
+        "real": "n",
+        "double precision": "n",
+        "numeric": "n",
+        "boolean": "(n % 2 = 0)",
+        "json": "'{}'",
+        "jsonb": "'{}'",
+        "bytea": "convert_to('key ' || n, 'UTF8')",
+        "uuid": "gen_random_uuid()",
+        "interval": "n * INTERVAL '1 second'",
+        "timestamp with time zone": "now() + n * INTERVAL '1 hour'",
+        "text[]": "ARRAY['key ' || n]",
+        "tsvector": "to_tsvector('simple', 'key ' || n)",
+    }
+    return known[kind]
+
+
+@pytest.mark.parametrize("query", PREPARABLE["postgresql"], ids=str)
+def test_a_statement_prepares_on_postgresql(postgresql: psycopg.Connection[tuple[Any, ...]], query: Query) -> None:
+    text = compile_statement(query.filled(), "postgresql").text
+    postgresql.execute(f"PREPARE checked AS {text}")
+    postgresql.execute("DEALLOCATE checked")
+
+
+@pytest.mark.parametrize("query", PREPARABLE["sqlite"], ids=str)
+def test_a_statement_prepares_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
+    statement = compile_statement(query.filled(), "sqlite")
+    assert sqlite.execute(f"EXPLAIN {statement.text}", [None] * len(statement.names)).fetchall()
+
+
+def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the nodes of a plan that read a table or an index."""
+    if plan["Node Type"].endswith("Scan") and ("Relation Name" in plan or "Index Name" in plan):
+        yield plan
+    for child in plan.get("Plans", ()):
+        yield from scans(child)
+
+
+def is_by_index(scan: dict[str, Any]) -> bool:
+    """Tell whether a scan reads what it looks for: by a condition on more than the tenant, or by the index's order."""
+    if scan["Node Type"] == "Bitmap Heap Scan":
+        return True  # its index scan is a node of its own
+    condition = re.sub(r"\((?:\w+\.)?tenant_id = [^()]*\)", "", scan.get("Index Cond", ""))
+    return "Index Name" in scan and (bool(re.search(r"\w \S", condition)) or "Order By" in scan)
+
+
+@pytest.mark.parametrize("query", hot(ON_POSTGRESQL), ids=str)
+def test_a_hot_statement_finds_its_rows_by_an_index_on_postgresql(
+    postgresql: psycopg.Connection[tuple[Any, ...]], query: Query
+) -> None:
+    text = compile_statement(query.filled(), "postgresql").text
+    row = postgresql.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}").fetchone()
+    assert row is not None
+    found = list(scans(row[0][0]["Plan"]))
+    assert found or "INSERT" in text
+    assert [scan for scan in found if not is_by_index(scan)] == []
+
+
+@pytest.mark.parametrize("query", hot(ON_SQLITE), ids=str)
+def test_a_hot_statement_finds_its_rows_by_an_index_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
+    statement = compile_statement(query.filled(), "sqlite")
+    plan = sqlite.execute(f"EXPLAIN QUERY PLAN {statement.text}", [None] * len(statement.names)).fetchall()
+    details = [detail for *_, detail in plan]
+    # What it made itself it may read from end to end.
+    made = {match[1] for detail in details if (match := re.match(r"(?:CO-ROUTINE|MATERIALIZE) (\S+)", detail))}
+    harmless = {"CONSTANT", "json_each", "json_tree", *made}
+    scanned = [detail for detail in details if detail.startswith("SCAN ") and detail.split()[1] not in harmless]
+    assert scanned == []
+    assert [detail for detail in details if detail.endswith("(tenant_id=?)")] == []
+
+
+@pytest.mark.parametrize("query", [query for query in ON_POSTGRESQL + ON_SQLITE if query.is_listing], ids=str)
+def test_a_listing_has_an_order_and_a_limit(query: Query) -> None:
+    words = [token.text.upper() for token in tokens(query.text) if token.kind == "word"]
+    assert "ORDER BY" in " ".join(words)
+    assert "LIMIT" in words
