@@ -31,7 +31,6 @@ from checkpoint._async.checkpointer import AsyncCheckpointer
 from checkpoint.pieces import PLAIN, Base, Bases, Encoded, cut, decode_state, encode_state, serialize_state, split_refs
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo, describe
 from checkpoint.serializer import Serializer
-from checkpoint.validation import MAX_TENANT_BYTES, check_id
 from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
@@ -65,7 +64,6 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
         serializer: Serializer | None = None,
         migrate: bool = True,
     ) -> None:
-        check_id(tenant, "tenant", limit=MAX_TENANT_BYTES)
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._place = name
         self._serializer = serializer or Serializer()
@@ -204,9 +202,11 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
         database = await self._database()
         queries = load_queries("checkpoint", database.kind)
         if version is None:
-            rows = await database.fetch_all(queries.load_latest, self._keys(thread_id, namespace))
+            rows = await database.fetch_all(queries.load_latest, self._keys(thread_id, namespace), binary=True)
         else:
-            rows = await database.fetch_all(queries.load_version, self._keys(thread_id, namespace, version=version))
+            rows = await database.fetch_all(
+                queries.load_version, self._keys(thread_id, namespace, version=version), binary=True
+            )
         if not rows:
             return None
         row = rows[0]

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo, describe
-from checkpoint.validation import MAX_VERSION, check_checkpoint, check_id, check_thread, check_whole
+from checkpoint.validation import MAX_VERSION, check_checkpoint, check_thread
 from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError
+from persistence.validation import check_id, check_limit, check_whole
 
 
 class Checkpointer(ABC):
@@ -57,7 +58,7 @@ class Checkpointer(ABC):
         """
         check_thread(thread_id, namespace)
         if version is not None:
-            check_whole(version, "version")
+            check_whole("the version", version)
         found = self._load(thread_id, version, namespace)
         if found is None:
             what = f"checkpoint {version}" if version is not None else "checkpoint"
@@ -86,27 +87,27 @@ class Checkpointer(ABC):
         ``before`` is the cursor: only versions below it are listed.
         """
         check_thread(thread_id, namespace)
-        check_whole(limit, "limit")
+        check_limit(limit)
         if before is not None:
-            check_whole(before, "version")
+            check_whole("the version", before)
         return self._list(thread_id, limit, MAX_VERSION * 2 - 1 if before is None else before, namespace)
 
     def list_threads(self, *, limit: int = 100, after: str | None = None) -> list[ThreadInfo]:
         """Return the threads, ordered by id (by code points); ``after`` is the cursor, the last id seen."""
-        check_whole(limit, "limit")
+        check_limit(limit)
         if after is not None:
-            check_id(after, "thread id")
+            check_id("the thread id", after)
         return self._list_threads(limit, after or "")
 
     def delete_checkpoint(self, thread_id: str, version: int, *, namespace: str = "") -> bool:
         """Delete one checkpoint of this thread; tell whether it was there. Every other one stays whole."""
         check_thread(thread_id, namespace)
-        check_whole(version, "version")
+        check_whole("the version", version)
         return self._delete(thread_id, version, namespace)
 
     def delete_thread(self, thread_id: str) -> int:
         """Delete a thread with all its namespaces; return how many checkpoints it had."""
-        check_id(thread_id, "thread id")
+        check_id("the thread id", thread_id)
         return self._delete_thread(thread_id)
 
     _place: str | None = None

@@ -32,7 +32,6 @@ from checkpoint._sync.checkpointer import Checkpointer
 from checkpoint.pieces import PLAIN, Base, Bases, Encoded, cut, decode_state, encode_state, serialize_state, split_refs
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo, describe
 from checkpoint.serializer import Serializer
-from checkpoint.validation import MAX_TENANT_BYTES, check_id
 from persistence._sync.compat import Mutex
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
@@ -66,7 +65,6 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
         serializer: Serializer | None = None,
         migrate: bool = True,
     ) -> None:
-        check_id(tenant, "tenant", limit=MAX_TENANT_BYTES)
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._place = name
         self._serializer = serializer or Serializer()
@@ -205,9 +203,11 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
         database = self._database()
         queries = load_queries("checkpoint", database.kind)
         if version is None:
-            rows = database.fetch_all(queries.load_latest, self._keys(thread_id, namespace))
+            rows = database.fetch_all(queries.load_latest, self._keys(thread_id, namespace), binary=True)
         else:
-            rows = database.fetch_all(queries.load_version, self._keys(thread_id, namespace, version=version))
+            rows = database.fetch_all(
+                queries.load_version, self._keys(thread_id, namespace, version=version), binary=True
+            )
         if not rows:
             return None
         row = rows[0]

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from persistence._async.compat import current_owner, sleep
-from persistence._async.executor import AsyncExecutor, Isolation, Options, Parameters, Row
+from persistence._async.executor import NO_HINTS, AsyncExecutor, Hints, Isolation, Options, Parameters, Row
 from persistence._async.pool import AsyncPool
 from persistence._async.transaction import AsyncTransaction
 from persistence.capabilities import Capabilities
@@ -134,12 +134,12 @@ class AsyncDatabase(AsyncExecutor):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]:
         current = self._current()
         if current is not None:
-            return await current._run(operation, sql, parameters, rows, timeout, prepare)
-        return await self._run_apart(operation, sql, parameters, rows, timeout, prepare)
+            return await current._run(operation, sql, parameters, rows, timeout, hints)
+        return await self._run_apart(operation, sql, parameters, rows, timeout, hints)
 
     async def _run_apart(
         self,
@@ -148,7 +148,7 @@ class AsyncDatabase(AsyncExecutor):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]:
         """Run a statement on a connection of its own, also when this task is in a transaction."""
         statement = compile_statement(sql, self.kind)
@@ -157,7 +157,7 @@ class AsyncDatabase(AsyncExecutor):
         pool = self._pool_for(statement)
         link = await self._acquire(pool, deadline)
         try:
-            result: tuple[list[Row], int] = await link.run(statement, values, rows, deadline, prepare)
+            result: tuple[list[Row], int] = await link.run(statement, values, rows, deadline, hints)
         except BaseException as exc:
             pool.release(link, broken=not link.is_usable())
             self._reraise(exc, operation, pool)
@@ -172,7 +172,7 @@ class AsyncDatabase(AsyncExecutor):
 
     async def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""
-        found = (await self._run_apart("fetch_apart", sql, parameters, 1, None, None))[0]
+        found = (await self._run_apart("fetch_apart", sql, parameters, 1, None, NO_HINTS))[0]
         return found[0] if found else None
 
     async def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:

@@ -27,6 +27,20 @@ class Options(NamedTuple):
     timeout: float | None = None
 
 
+class Hints(NamedTuple):
+    """How PostgreSQL is to treat a statement."""
+
+    prepare: bool | None = None
+    binary: bool = False
+
+
+NO_HINTS = Hints()
+
+
+def _hints(prepare: bool | None, binary: bool) -> Hints:
+    return NO_HINTS if prepare is None and not binary else Hints(prepare, binary)
+
+
 class Link(Poolable, Protocol):
     """A driver connection, as databases and transactions use it."""
 
@@ -34,7 +48,7 @@ class Link(Poolable, Protocol):
         """Tell whether a next statement may follow, now that one has failed."""
 
     async def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
         """Return at most ``rows`` rows (None: all) and the number of rows affected."""
 
@@ -52,7 +66,9 @@ class AsyncExecutor(ABC):
     """What a database and a transaction have in common: running statements.
 
     ``sql`` names its parameters ``:name``; rows are dicts by column name. ``timeout`` (seconds) bounds the whole call,
-    the wait for a connection included. ``prepare=False`` has PostgreSQL plan the statement for these very values.
+    the wait for a connection included. ``prepare=False`` has PostgreSQL plan the statement for these very values;
+    ``binary=True`` has it send rows in binary, which is faster for bytea and numbers, but gives bytes for types that
+    psycopg has no binary form of (enums of your own). SQLite ignores both.
     """
 
     kind: Kind
@@ -67,7 +83,7 @@ class AsyncExecutor(ABC):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]: ...
 
     async def execute(
@@ -79,7 +95,7 @@ class AsyncExecutor(ABC):
         prepare: bool | None = None,
     ) -> int:
         """Run a statement and return the number of rows it affected."""
-        return (await self._run("execute", sql, parameters, 0, timeout, prepare))[1]
+        return (await self._run("execute", sql, parameters, 0, timeout, _hints(prepare, False)))[1]
 
     @abstractmethod
     async def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
@@ -92,9 +108,10 @@ class AsyncExecutor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        binary: bool = False,
     ) -> Row | None:
         """Return the first row, or None when there is none."""
-        found = (await self._run("fetch_one", sql, parameters, 1, timeout, prepare))[0]
+        found = (await self._run("fetch_one", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
         return found[0] if found else None
 
     async def fetch_all(
@@ -104,9 +121,10 @@ class AsyncExecutor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        binary: bool = False,
     ) -> list[Row]:
         """Return all rows, in the statement's order."""
-        return (await self._run("fetch_all", sql, parameters, None, timeout, prepare))[0]
+        return (await self._run("fetch_all", sql, parameters, None, timeout, _hints(prepare, binary)))[0]
 
     async def fetch_value(
         self,
@@ -115,9 +133,10 @@ class AsyncExecutor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        binary: bool = False,
     ) -> Any:
         """Return the first column of the first row, or None when there is no row."""
-        found = (await self._run("fetch_value", sql, parameters, 1, timeout, prepare))[0]
+        found = (await self._run("fetch_value", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
         return next(iter(found[0].values())) if found else None
 
     async def iterate(

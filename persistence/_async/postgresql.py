@@ -17,7 +17,7 @@ from psycopg.types.json import JsonbDumper
 
 from persistence._async.compat import sleep
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import Options, Row
+from persistence._async.executor import NO_HINTS, Hints, Options, Row
 from persistence._async.pool import AsyncPool
 from persistence.capabilities import Capabilities
 from persistence.config import Duration, PgVectorConfig, PostgreSQLConfig, Secret, seconds
@@ -133,11 +133,11 @@ class PostgreSQLLink:
         return self.raw.pgconn.transaction_status in _ALIVE
 
     async def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
         raw, cursor = self.raw, self._cursor
         raw.deadline = deadline
-        await cursor.execute(statement.text, values or None, prepare=prepare)
+        await cursor.execute(statement.text, values or None, prepare=hints.prepare, binary=hints.binary)
         if rows == 0:
             return [], 0 if statement.reads else max(cursor.rowcount, 0)
         if rows == 1:
@@ -314,7 +314,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         Raises:
             UnavailableError: it can't be used now, with the reason.
         """
-        await self._run_apart("ping", "SELECT 1", None, 1, timeout, None)
+        await self._run_apart("ping", "SELECT 1", None, 1, timeout, NO_HINTS)
 
     @property
     def server_version(self) -> str | None:
@@ -371,7 +371,7 @@ class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):
             UnavailableError: the server can't be used now, with the reason.
             CapabilityError: the extension is missing.
         """
-        if not (await self._run_apart("ping", _QUERIES.find_vector, None, 1, timeout, None))[0]:
+        if not (await self._run_apart("ping", _QUERIES.find_vector, None, 1, timeout, NO_HINTS))[0]:
             raise CapabilityError(
                 f"the database {self.config.database!r} has no pgvector extension",
                 hint="as a superuser run: CREATE EXTENSION vector",

@@ -15,7 +15,7 @@ from typing import Any
 
 from persistence._async.compat import Threads
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import Options, Row
+from persistence._async.executor import NO_HINTS, Hints, Options, Row
 from persistence._async.pool import AsyncPool
 from persistence.capabilities import Capabilities
 from persistence.config import Duration, SQLiteConfig, seconds
@@ -75,7 +75,7 @@ class SQLiteLink:
             self.raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
 
     async def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
         return await self._threads.run(self.interrupt, self._run, statement, values, rows, deadline)
 
@@ -247,7 +247,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
             UnavailableError: it can't be read now, with the reason.
             CorruptError: it is damaged.
         """
-        await self._run_apart("ping", "SELECT count(*) FROM sqlite_master", None, 1, timeout, None)
+        await self._run_apart("ping", "SELECT count(*) FROM sqlite_master", None, 1, timeout, NO_HINTS)
 
     @property
     def server_version(self) -> str:

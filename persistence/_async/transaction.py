@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from persistence._async.compat import current_owner
-from persistence._async.executor import AsyncExecutor, Isolation, Options, Parameters, Row
+from persistence._async.executor import AsyncExecutor, Hints, Isolation, Options, Parameters, Row
 from persistence._async.pool import AsyncPool
 from persistence.config import Duration
 from persistence.dialect import compile_statement
@@ -133,14 +133,14 @@ class AsyncTransaction(AsyncExecutor):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]:
         statement = compile_statement(sql, self.kind)
         values = statement.values(parameters)
         self._check_active()
         try:
             result: tuple[list[Row], int]
-            result = await self._link.run(statement, values, rows, self._limit(timeout), prepare)
+            result = await self._link.run(statement, values, rows, self._limit(timeout), hints)
         except BaseException as exc:
             self._fail(exc, operation)
         return result

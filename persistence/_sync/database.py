@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from persistence._sync.compat import current_owner, sleep
-from persistence._sync.executor import Executor, Isolation, Options, Parameters, Row
+from persistence._sync.executor import NO_HINTS, Executor, Hints, Isolation, Options, Parameters, Row
 from persistence._sync.pool import Pool
 from persistence._sync.transaction import Transaction
 from persistence.capabilities import Capabilities
@@ -135,12 +135,12 @@ class Database(Executor):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]:
         current = self._current()
         if current is not None:
-            return current._run(operation, sql, parameters, rows, timeout, prepare)
-        return self._run_apart(operation, sql, parameters, rows, timeout, prepare)
+            return current._run(operation, sql, parameters, rows, timeout, hints)
+        return self._run_apart(operation, sql, parameters, rows, timeout, hints)
 
     def _run_apart(
         self,
@@ -149,7 +149,7 @@ class Database(Executor):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]:
         """Run a statement on a connection of its own, also when this task is in a transaction."""
         statement = compile_statement(sql, self.kind)
@@ -158,7 +158,7 @@ class Database(Executor):
         pool = self._pool_for(statement)
         link = self._acquire(pool, deadline)
         try:
-            result: tuple[list[Row], int] = link.run(statement, values, rows, deadline, prepare)
+            result: tuple[list[Row], int] = link.run(statement, values, rows, deadline, hints)
         except BaseException as exc:
             pool.release(link, broken=not link.is_usable())
             self._reraise(exc, operation, pool)
@@ -173,7 +173,7 @@ class Database(Executor):
 
     def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""
-        found = (self._run_apart("fetch_apart", sql, parameters, 1, None, None))[0]
+        found = (self._run_apart("fetch_apart", sql, parameters, 1, None, NO_HINTS))[0]
         return found[0] if found else None
 
     def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:

@@ -28,6 +28,20 @@ class Options(NamedTuple):
     timeout: float | None = None
 
 
+class Hints(NamedTuple):
+    """How PostgreSQL is to treat a statement."""
+
+    prepare: bool | None = None
+    binary: bool = False
+
+
+NO_HINTS = Hints()
+
+
+def _hints(prepare: bool | None, binary: bool) -> Hints:
+    return NO_HINTS if prepare is None and not binary else Hints(prepare, binary)
+
+
 class Link(Poolable, Protocol):
     """A driver connection, as databases and transactions use it."""
 
@@ -35,7 +49,7 @@ class Link(Poolable, Protocol):
         """Tell whether a next statement may follow, now that one has failed."""
 
     def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
         """Return at most ``rows`` rows (None: all) and the number of rows affected."""
 
@@ -53,7 +67,9 @@ class Executor(ABC):
     """What a database and a transaction have in common: running statements.
 
     ``sql`` names its parameters ``:name``; rows are dicts by column name. ``timeout`` (seconds) bounds the whole call,
-    the wait for a connection included. ``prepare=False`` has PostgreSQL plan the statement for these very values.
+    the wait for a connection included. ``prepare=False`` has PostgreSQL plan the statement for these very values;
+    ``binary=True`` has it send rows in binary, which is faster for bytea and numbers, but gives bytes for types that
+    psycopg has no binary form of (enums of your own). SQLite ignores both.
     """
 
     kind: Kind
@@ -68,7 +84,7 @@ class Executor(ABC):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]: ...
 
     def execute(
@@ -80,7 +96,7 @@ class Executor(ABC):
         prepare: bool | None = None,
     ) -> int:
         """Run a statement and return the number of rows it affected."""
-        return (self._run("execute", sql, parameters, 0, timeout, prepare))[1]
+        return (self._run("execute", sql, parameters, 0, timeout, _hints(prepare, False)))[1]
 
     @abstractmethod
     def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
@@ -93,9 +109,10 @@ class Executor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        binary: bool = False,
     ) -> Row | None:
         """Return the first row, or None when there is none."""
-        found = (self._run("fetch_one", sql, parameters, 1, timeout, prepare))[0]
+        found = (self._run("fetch_one", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
         return found[0] if found else None
 
     def fetch_all(
@@ -105,9 +122,10 @@ class Executor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        binary: bool = False,
     ) -> list[Row]:
         """Return all rows, in the statement's order."""
-        return (self._run("fetch_all", sql, parameters, None, timeout, prepare))[0]
+        return (self._run("fetch_all", sql, parameters, None, timeout, _hints(prepare, binary)))[0]
 
     def fetch_value(
         self,
@@ -116,9 +134,10 @@ class Executor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        binary: bool = False,
     ) -> Any:
         """Return the first column of the first row, or None when there is no row."""
-        found = (self._run("fetch_value", sql, parameters, 1, timeout, prepare))[0]
+        found = (self._run("fetch_value", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
         return next(iter(found[0].values())) if found else None
 
     def iterate(

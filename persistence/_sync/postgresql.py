@@ -18,7 +18,7 @@ from psycopg.types.json import JsonbDumper
 
 from persistence._sync.compat import sleep
 from persistence._sync.database import Database
-from persistence._sync.executor import Options, Row
+from persistence._sync.executor import NO_HINTS, Hints, Options, Row
 from persistence._sync.pool import Pool
 from persistence.capabilities import Capabilities
 from persistence.config import Duration, PgVectorConfig, PostgreSQLConfig, Secret, seconds
@@ -134,11 +134,11 @@ class PostgreSQLLink:
         return self.raw.pgconn.transaction_status in _ALIVE
 
     def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
         raw, cursor = self.raw, self._cursor
         raw.deadline = deadline
-        cursor.execute(statement.text, values or None, prepare=prepare)
+        cursor.execute(statement.text, values or None, prepare=hints.prepare, binary=hints.binary)
         if rows == 0:
             return [], 0 if statement.reads else max(cursor.rowcount, 0)
         if rows == 1:
@@ -315,7 +315,7 @@ class PostgreSQLDatabase(Database):
         Raises:
             UnavailableError: it can't be used now, with the reason.
         """
-        self._run_apart("ping", "SELECT 1", None, 1, timeout, None)
+        self._run_apart("ping", "SELECT 1", None, 1, timeout, NO_HINTS)
 
     @property
     def server_version(self) -> str | None:
@@ -372,7 +372,7 @@ class PgVectorDatabase(PostgreSQLDatabase):
             UnavailableError: the server can't be used now, with the reason.
             CapabilityError: the extension is missing.
         """
-        if not (self._run_apart("ping", _QUERIES.find_vector, None, 1, timeout, None))[0]:
+        if not (self._run_apart("ping", _QUERIES.find_vector, None, 1, timeout, NO_HINTS))[0]:
             raise CapabilityError(
                 f"the database {self.config.database!r} has no pgvector extension",
                 hint="as a superuser run: CREATE EXTENSION vector",

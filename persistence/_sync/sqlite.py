@@ -16,7 +16,7 @@ from typing import Any
 
 from persistence._sync.compat import Threads
 from persistence._sync.database import Database
-from persistence._sync.executor import Options, Row
+from persistence._sync.executor import NO_HINTS, Hints, Options, Row
 from persistence._sync.pool import Pool
 from persistence.capabilities import Capabilities
 from persistence.config import Duration, SQLiteConfig, seconds
@@ -76,7 +76,7 @@ class SQLiteLink:
             self.raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
 
     def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, prepare: bool | None
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
         return self._threads.run(self.interrupt, self._run, statement, values, rows, deadline)
 
@@ -248,7 +248,7 @@ class SQLiteDatabase(Database):
             UnavailableError: it can't be read now, with the reason.
             CorruptError: it is damaged.
         """
-        self._run_apart("ping", "SELECT count(*) FROM sqlite_master", None, 1, timeout, None)
+        self._run_apart("ping", "SELECT count(*) FROM sqlite_master", None, 1, timeout, NO_HINTS)
 
     @property
     def server_version(self) -> str:

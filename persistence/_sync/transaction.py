@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from persistence._sync.compat import current_owner
-from persistence._sync.executor import Executor, Isolation, Options, Parameters, Row
+from persistence._sync.executor import Executor, Hints, Isolation, Options, Parameters, Row
 from persistence._sync.pool import Pool
 from persistence.config import Duration
 from persistence.dialect import compile_statement
@@ -134,14 +134,14 @@ class Transaction(Executor):
         parameters: Parameters | None,
         rows: int | None,
         timeout: Duration | None,
-        prepare: bool | None,
+        hints: Hints,
     ) -> tuple[list[Row], int]:
         statement = compile_statement(sql, self.kind)
         values = statement.values(parameters)
         self._check_active()
         try:
             result: tuple[list[Row], int]
-            result = self._link.run(statement, values, rows, self._limit(timeout), prepare)
+            result = self._link.run(statement, values, rows, self._limit(timeout), hints)
         except BaseException as exc:
             self._fail(exc, operation)
         return result

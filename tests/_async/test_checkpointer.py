@@ -107,7 +107,7 @@ async def test_a_rich_state_comes_back_equal_and_of_the_same_types(checkpointer:
 
 async def test_what_describes_a_checkpoint_comes_back(checkpointer: AsyncCheckpointer) -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=-5)))
-    metadata = {"source": "loop", "tags": ["a", None, True], "score": 0.1, "n": 2**70, "deep": {"ü": {}}}
+    metadata = {"source": "loop", "tags": ["a", None, True], "score": 0.1, "n": 2**62, "large": 1e300, "zero": -0.0, "deep": {"ü": {}}}
     given = Checkpoint("t", {"a": 1}, metadata=metadata, timestamp=moment, node="plan", step=-1, namespace="sub:1")
     saved = await checkpointer.save_checkpoint(given)
     assert (saved.version, saved.parent_version, saved.timestamp) == (1, None, moment)
@@ -442,7 +442,7 @@ async def test_a_bad_id_is_refused_by_every_call(checkpointer: AsyncCheckpointer
 
 
 async def test_an_id_that_is_too_long_is_told_the_limit(checkpointer: AsyncCheckpointer) -> None:
-    with pytest.raises(ValidationError, match="at most 1,024 bytes in UTF-8, not 10,000"):
+    with pytest.raises(ValidationError, match="10,000 bytes in UTF-8, more than the limit of 1,024"):
         await checkpointer.save_checkpoint(Checkpoint("x" * 10_000, {}))
 
 
@@ -508,8 +508,7 @@ async def test_a_bad_version_is_refused_by_every_call(checkpointer: AsyncCheckpo
 BAD_METADATA: list[Any] = [
     {"a": float("nan")},
     {"a": [float("inf")]},
-    {"a": 1e16},
-    {"a": -0.0},
+    {"a": 2**63},
     {"a": (1, 2)},
     {"a": {1: "int key"}},
     {"a": "\0"},
