@@ -167,11 +167,12 @@ class Cipher:
                 f"no key {key_id!r} to decrypt with, only {', '.join(map(repr, self.key_ids))}",
                 hint=f"add the key {key_id!r} to the Cipher; the stored bytes may be sound",
             )
-        nonce, sealed = stored[start : start + _NONCE_BYTES], stored[start + _NONCE_BYTES :]
+        view = memoryview(stored)  # slices of bytes would copy them
+        header, nonce, sealed = view[:start], view[start : start + _NONCE_BYTES], view[start + _NONCE_BYTES :]
         from cryptography.exceptions import InvalidTag
 
         try:
-            return aead.decrypt(nonce, sealed, b"".join((stored[:start], associated)))
+            return aead.decrypt(nonce, sealed, b"".join((header, associated)))
         except InvalidTag as exc:
             raise CorruptError(
                 f"{len(stored)} bytes encrypted with key {key_id!r} are not what was written here",
