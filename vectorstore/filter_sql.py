@@ -1,0 +1,156 @@
+"""Filters as SQL whose every key and value is a parameter, with the rows that the reference gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persistence.dialect import to_json
+from vectorstore.filters import All, AnyOf, Condition, Node, Not, Scalar, kind_of
+
+INDEXED_VALUES = 32
+"""Up to so many values, $in is an or of containments, which PostgreSQL's GIN index answers."""
+
+_ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+
+
+class _Writer:
+    """Writes a tree as SQL, and collects its parameters, each value once."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.parameters: dict[str, Any] = {}
+        self._names: dict[tuple[type, Any], str] = {}
+
+    def bind(self, value: Any) -> str:
+        """Return the placeholder of a text or number."""
+        name = self._names.setdefault((type(value), value), f"filter_{len(self._names)}")
+        self.parameters[name] = value
+        return f":{name}"
+
+    def write(self, node: Node) -> str:
+        """Return an expression that is true or false, never NULL."""
+        match node:
+            case All(parts) | AnyOf(parts):
+                if not parts:
+                    return "(1 = 1)" if isinstance(node, All) else "(1 = 0)"
+                joint = " AND " if isinstance(node, All) else " OR "
+                return "(" + joint.join(self.write(part) for part in parts) + ")"
+            case Not(part):
+                return f"(NOT {self.write(part)})"
+            case Condition():
+                return self.condition(node)
+
+    def condition(self, node: Condition) -> str:
+        raise NotImplementedError
+
+
+class _PostgreSQL(_Writer):
+    def condition(self, node: Condition) -> str:
+        path, operator, operand = node.path, node.operator, node.operand
+        if operator == "$eq":
+            return self._holds(path, operand)
+        if operator == "$contains":
+            return self._holds(path, [operand])
+        if operator == "$in" and len(operand) <= INDEXED_VALUES:
+            return self.write(AnyOf(tuple(Condition(path, "$eq", item) for item in operand)))
+        found = self._value(path)
+        if operator == "$exists":
+            return f"({found} IS NOT NULL)"
+        if operator == "$in":
+            items = self.bind(to_json(operand))
+            return f"coalesce({found} IN (SELECT jsonb_array_elements(CAST({items} AS jsonb))), false)"
+        text = f"({found} #>> '{{}}') COLLATE \"C\""
+        if operator == "$like":
+            return self._typed(found, "string", f"{text} LIKE CAST({self.bind(operand[0])} AS text)")
+        sign = _ORDER[operator]
+        if isinstance(operand, str):
+            return self._typed(found, "string", f"{text} {sign} CAST({self.bind(operand)} AS text)")
+        # As text: a float8 parameter would lose digits on its way to numeric.
+        number = f"CAST(CAST({self.bind(to_json(operand))} AS text) AS numeric)"
+        return self._typed(found, "number", f"CAST({found} AS numeric) {sign} {number}")
+
+    def _holds(self, path: tuple[str, ...], value: Any) -> str:
+        for key in reversed(path):
+            value = {key: value}
+        return f"({self.column} @> CAST({self.bind(to_json(value))} AS jsonb))"
+
+    def _value(self, path: tuple[str, ...]) -> str:
+        # `->` with a text steps into objects only; `#>` would also count an array's items.
+        found = self.column
+        for key in path:
+            found = f"({found} -> CAST({self.bind(key)} AS text))"
+        return found
+
+    def _typed(self, found: str, kind: str, expression: str) -> str:
+        # CASE alone promises that a value of another type never reaches the cast.
+        return f"(CASE WHEN jsonb_typeof({found}) = '{kind}' THEN {expression} ELSE false END)"
+
+
+class _SQLite(_Writer):
+    def condition(self, node: Condition) -> str:
+        operator, operand = node.operator, node.operand
+        if operator == "$in" and not operand:
+            return "(1 = 0)"
+        found, kind = self._found(node.path)
+        if operator == "$exists":
+            return f"({kind} IS NOT NULL)"
+        if operator == "$contains":
+            item = self._equal("item.value", "item.type", operand)
+            items = f"EXISTS (SELECT 1 FROM json_each({found}) AS item WHERE {item})"
+            return self._typed(kind, "'array'", items)
+        if operator == "$eq":
+            return self._equal(found, kind, operand)
+        if operator == "$in":
+            return self._in(found, kind, operand)
+        if operator == "$like":
+            return self._typed(kind, "'text'", f"{found} GLOB {self.bind(operand[1])}")
+        return self._typed(kind, _sqlite_types(operand), f"{found} {_ORDER[operator]} {self.bind(operand)}")
+
+    def _in(self, found: str, kind: str, operand: tuple[Scalar, ...]) -> str:
+        choices = [self._equal(found, kind, item) for item in (None, True, False) if any(item is o for o in operand)]
+        for example in ("", 0):
+            items = [item for item in operand if kind_of(item) == kind_of(example)]
+            if items:
+                listed = f"{found} IN (SELECT value FROM json_each({self.bind(to_json(items))}))"
+                choices.append(self._typed(kind, _sqlite_types(example), listed))
+        return f"({' OR '.join(choices)})"
+
+    def _equal(self, found: str, kind: str, operand: Scalar) -> str:
+        if operand is None or isinstance(operand, bool):
+            return f"({kind} IS '{to_json(operand)}')"
+        return self._typed(kind, _sqlite_types(operand), f"{found} = {self.bind(operand)}")
+
+    def _typed(self, kind: str, types: str, expression: str) -> str:
+        return f"(CASE WHEN {kind} IN ({types}) THEN {expression} ELSE 0 END)"
+
+    def _found(self, path: tuple[str, ...]) -> tuple[str, str]:
+        """Return the expressions of a path's value and type."""
+        if all(map(_fits_a_path, path)):
+            place = self.bind("$" + "".join(f'."{key}"' for key in path))
+            return f"json_extract({self.column}, {place})", f"json_type({self.column}, {place})"
+        # A JSON path has no way to write a quote, a backslash or an empty key: step by step instead.
+        inner = self.column
+        for key in path[:-1]:
+            inner = f"(SELECT value FROM json_each({inner}) WHERE key = {self.bind(key)} AND type = 'object')"
+        step = f"FROM json_each({inner}) WHERE key = {self.bind(path[-1])}"
+        return f"(SELECT value {step})", f"(SELECT type {step})"
+
+
+def _fits_a_path(key: str) -> bool:
+    return bool(key) and to_json(key) == f'"{key}"'
+
+
+def _sqlite_types(operand: Scalar) -> str:
+    return "'text'" if isinstance(operand, str) else "'integer', 'real'"
+
+
+def to_postgresql(node: Node, column: str) -> tuple[str, dict[str, Any]]:
+    """Return a condition on a jsonb column, and its parameters, all named ``filter_…``."""
+    writer = _PostgreSQL(column)
+    return writer.write(node), writer.parameters
+
+
+def to_sqlite(node: Node, column: str) -> tuple[str, dict[str, Any]]:
+    """Return a condition on a column of JSON text, and its parameters, all named ``filter_…``."""
+    writer = _SQLite(column)
+    return writer.write(node), writer.parameters
