@@ -108,7 +108,15 @@ def test_a_rich_state_comes_back_equal_and_of_the_same_types(checkpointer: Check
 
 def test_what_describes_a_checkpoint_comes_back(checkpointer: Checkpointer) -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=-5)))
-    metadata = {"source": "loop", "tags": ["a", None, True], "score": 0.1, "n": 2**62, "large": 1e300, "zero": -0.0, "deep": {"ü": {}}}
+    metadata = {
+        "source": "loop",
+        "tags": ["a", None, True],
+        "score": 0.1,
+        "n": 2**62,
+        "large": 1e300,
+        "zero": -0.0,
+        "deep": {"ü": {}},
+    }
     given = Checkpoint("t", {"a": 1}, metadata=metadata, timestamp=moment, node="plan", step=-1, namespace="sub:1")
     saved = checkpointer.save_checkpoint(given)
     assert (saved.version, saved.parent_version, saved.timestamp) == (1, None, moment)
