@@ -39,11 +39,11 @@ def check_text(what: str, value: object, *, limit: int | None = None, may_be_emp
     if not value and not may_be_empty:
         raise ValidationError(f"{what} is empty")
     if "\0" in value:
-        raise ValidationError(f"{what} {shown(value)} has a NUL character")
+        raise ValidationError(f"{what} has a NUL character")
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
-        raise ValidationError(f"{what} {shown(value)} has a lone surrogate") from None
+        raise ValidationError(f"{what} has a lone surrogate") from None
     if limit is not None and size > limit:
         raise ValidationError(f"{what} {shown(value)} has {size:,} bytes in UTF-8, more than the limit of {limit:,}")
     return value

@@ -1,8 +1,8 @@
 """Every statement that a package ships: it prepares on its database, and a hot one finds its rows by an index.
 
 Hot is a statement that has a comment line beginning ``-- hot``. PostgreSQL plans it generically, as it does once a
-statement is prepared for good, over tables filled with rows that are all different. A statement with ``{name}`` in it
-is a template, and is tried as SAMPLES fill it; what no database can prepare (CREATE, ALTER, …) is left to the package.
+statement is prepared for good, over tables filled with rows that are all different. What no database
+can prepare (CREATE, ALTER, …) is left to the package.
 """
 
 from __future__ import annotations
@@ -24,19 +24,6 @@ from tests.servers import TestServers
 from tests.unasync import PACKAGES, ROOT
 
 ROWS = 5000
-
-# What a package's templates are filled with, and those that make the table that they are tried on.
-SAMPLES: dict[str, dict[str, str]] = {
-    "vectorstore": {
-        "table": "holdfast_sample",
-        "dimensions": "3",
-        "near": "<=>",
-        "filter": "true",
-        "shown": "t.embedding,",
-        "embedding": "embedding,",
-    },
-}
-SETUP = {("vectorstore", "postgresql"): ("create_table",)}
 
 # What a column is filled with where its type doesn't tell: a CHECK, or a value that must mean something.
 SPECIAL: dict[tuple[str, str], str] = {}
@@ -65,10 +52,6 @@ class Query(NamedTuple):
     @property
     def is_listing(self) -> bool:
         return self.name.startswith(("list_", "search_", "find_"))
-
-    def filled(self) -> str:
-        samples = SAMPLES.get(self.package, {})
-        return re.sub(r"\{([a-z_]+)\}", lambda match: samples[match[1]], self.text)
 
 
 def shipped(kind: Kind) -> list[Query]:
@@ -101,9 +84,6 @@ def postgresql(servers: TestServers) -> Iterator[psycopg.Connection[tuple[Any, .
         database = manager.add_postgresql("main", config)
         for package in LINES:
             Migrator(database).up(MigrationLine.of_package(package))
-        for query in ON_POSTGRESQL:
-            if query.name in SETUP.get((query.package, query.kind), ()):
-                database.execute(query.filled())
     with psycopg.connect(**config.connection_parameters(), autocommit=True) as connection:
         fill(connection)
         yield connection
@@ -185,14 +165,14 @@ def value(column: str, kind: str, modifier: int) -> str:
 
 @pytest.mark.parametrize("query", PREPARABLE["postgresql"], ids=str)
 def test_a_statement_prepares_on_postgresql(postgresql: psycopg.Connection[tuple[Any, ...]], query: Query) -> None:
-    text = compile_statement(query.filled(), "postgresql").text
+    text = compile_statement(query.text, "postgresql").text
     postgresql.execute(f"PREPARE checked AS {text}")
     postgresql.execute("DEALLOCATE checked")
 
 
 @pytest.mark.parametrize("query", PREPARABLE["sqlite"], ids=str)
 def test_a_statement_prepares_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
-    statement = compile_statement(query.filled(), "sqlite")
+    statement = compile_statement(query.text, "sqlite")
     assert sqlite.execute(f"EXPLAIN {statement.text}", [None] * len(statement.names)).fetchall()
 
 
@@ -216,7 +196,7 @@ def is_by_index(scan: dict[str, Any]) -> bool:
 def test_a_hot_statement_finds_its_rows_by_an_index_on_postgresql(
     postgresql: psycopg.Connection[tuple[Any, ...]], query: Query
 ) -> None:
-    text = compile_statement(query.filled(), "postgresql").text
+    text = compile_statement(query.text, "postgresql").text
     row = postgresql.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}").fetchone()
     assert row is not None
     found = list(scans(row[0][0]["Plan"]))
@@ -226,7 +206,7 @@ def test_a_hot_statement_finds_its_rows_by_an_index_on_postgresql(
 
 @pytest.mark.parametrize("query", hot(ON_SQLITE), ids=str)
 def test_a_hot_statement_finds_its_rows_by_an_index_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
-    statement = compile_statement(query.filled(), "sqlite")
+    statement = compile_statement(query.text, "sqlite")
     plan = sqlite.execute(f"EXPLAIN QUERY PLAN {statement.text}", [None] * len(statement.names)).fetchall()
     details = [detail for *_, detail in plan]
     # What it made itself it may read from end to end.

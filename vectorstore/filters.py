@@ -34,7 +34,8 @@ from functools import lru_cache
 from typing import Any
 
 from persistence.errors import ValidationError
-from vectorstore.records import check_text, whole_number
+from persistence.validation import check_text
+from vectorstore.records import whole_number
 
 Filter = Mapping[str, Any]
 Scalar = str | int | float | bool | None

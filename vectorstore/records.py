@@ -13,14 +13,12 @@ import numpy as np
 from persistence.config import Metric
 from persistence.dialect import to_json
 from persistence.errors import ValidationError
+from persistence.validation import check_id, check_text
 from vectorstore.distance import Matrix, as_vector
 
 Vector = Sequence[float] | np.ndarray[Any, Any]
 Vectors = Sequence[Vector] | np.ndarray[Any, Any]
 
-ID_BYTES = 1024
-"""A third of what fits an entry of PostgreSQL's index, which also holds the tenant."""
-TENANT_BYTES = 512
 METADATA_DEPTH = 64
 _COLLECTION = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _INT64 = 2**63
@@ -76,55 +74,6 @@ class CheckedDocument(NamedTuple):
     embedding: Matrix
 
 
-def check_text(what: str, value: object) -> str:
-    """Return a text that every database holds faithfully.
-
-    Raises:
-        ValidationError: it is no text, or has a NUL or a lone surrogate.
-    """
-    if not isinstance(value, str):
-        raise ValidationError(f"{what} is a {type(value).__name__}, not a text")
-    if "\0" in value:
-        raise ValidationError(f"{what} has a NUL character")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValidationError(f"{what} has a lone surrogate") from None
-    return value
-
-
-def check_id(value: object) -> str:
-    """Return a document's id.
-
-    Raises:
-        ValidationError: it is no text, empty, or longer than the limit.
-    """
-    text = check_text("a document's id", value)
-    if not text:
-        raise ValidationError("a document's id is empty")
-    size = len(text.encode())
-    if size > ID_BYTES:
-        raise ValidationError(
-            f"the document's id {text[:40]!r}… has {size:,} bytes in UTF-8", hint=f"at most {ID_BYTES:,} bytes"
-        )
-    return text
-
-
-def check_tenant(tenant: object) -> str:
-    """Return a tenant's name.
-
-    Raises:
-        ValidationError: it is no text, empty, or longer than 512 bytes.
-    """
-    text = check_text("a tenant", tenant)
-    if not 1 <= len(text.encode()) <= TENANT_BYTES:
-        raise ValidationError(
-            f"a tenant is a text of 1 to {TENANT_BYTES} bytes in UTF-8, and this has {len(text.encode()):,}"
-        )
-    return text
-
-
 def check_ids(ids: object) -> list[str]:
     """Return a collection of ids as a list, each once, in their order.
 
@@ -133,7 +82,7 @@ def check_ids(ids: object) -> list[str]:
     """
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise ValidationError(f"ids is one {type(ids).__name__}", hint="give a list of ids: [id]")
-    return list(dict.fromkeys(check_id(value) for value in ids))
+    return list(dict.fromkeys(check_id("the document's id", value) for value in ids))
 
 
 def check_collection(name: object) -> str:
@@ -148,17 +97,6 @@ def check_collection(name: object) -> str:
             f"{shown} is no collection's name", hint="1 to 32 of a-z, 0-9 and _, beginning with a letter"
         )
     return name
-
-
-def check_whole(what: str, value: object) -> int:
-    """Return a number of things, of which more than 2**31 are not to be had.
-
-    Raises:
-        ValidationError: it is no whole number above 0.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValidationError(f"{what} {value!r} is no whole number above 0")
-    return min(value, 2**31 - 1)
 
 
 def metadata_text(metadata: object, what: str) -> str:
@@ -221,7 +159,7 @@ def check_document(document: object, dimensions: int, metric: Metric) -> Checked
     """
     if not isinstance(document, Document):
         raise ValidationError(f"a {type(document).__name__} is no Document")
-    key = check_id(document.id)
+    key = check_id("the document's id", document.id)
     what = f"document {key[:80]!r}"
     if document.embedding is None:
         raise ValidationError(f"{what} has no embedding", hint="give it one, or give the store an embedder")

@@ -17,6 +17,7 @@ from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
 from persistence.dialect import quote_identifier, to_json
 from persistence.errors import CapabilityError, MigrationError, NotFoundError
+from persistence.validation import check_whole
 from vectorstore import schema
 from vectorstore._async.store import AsyncVectorStore
 from vectorstore.distance import Matrix
@@ -27,8 +28,6 @@ from vectorstore.records import (
     Document,
     Embedder,
     SearchResult,
-    check_tenant,
-    check_whole,
     metadata_value,
 )
 
@@ -62,7 +61,7 @@ class AsyncPgVectorStore(AsyncVectorStore, AsyncSQLStore):
         migrate: bool = True,
     ) -> None:
         config = manager.get_pgvector(name).config
-        AsyncSQLStore.__init__(self, manager, name, tenant=check_tenant(tenant), migrate=migrate)
+        AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         AsyncVectorStore.__init__(
             self,
             collection=collection,

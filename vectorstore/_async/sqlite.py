@@ -30,7 +30,7 @@ from vectorstore._async.store import AsyncVectorStore
 from vectorstore.distance import Matrix, Positions, VectorMatrix
 from vectorstore.filter_sql import to_sqlite
 from vectorstore.filters import Node
-from vectorstore.records import CheckedDocument, Document, Embedder, SearchResult, check_tenant, metadata_value
+from vectorstore.records import CheckedDocument, Document, Embedder, SearchResult, metadata_value
 
 PAGE_ROWS = 5000
 """How many vectors are read at once, so that a large collection is no single long statement."""
@@ -76,7 +76,7 @@ class AsyncSQLiteVectorStore(AsyncVectorStore, AsyncSQLStore):
         migrate: bool = True,
     ) -> None:
         manager.get_sqlite(name)
-        AsyncSQLStore.__init__(self, manager, name, tenant=check_tenant(tenant), migrate=migrate)
+        AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         AsyncVectorStore.__init__(
             self, collection=collection, dimensions=dimensions, metric=metric, embedder=embedder, model=model
         )

@@ -18,6 +18,7 @@ from persistence._sync.store import SQLStore
 from persistence.config import Metric
 from persistence.dialect import quote_identifier, to_json
 from persistence.errors import CapabilityError, MigrationError, NotFoundError
+from persistence.validation import check_whole
 from vectorstore import schema
 from vectorstore._sync.store import VectorStore
 from vectorstore.distance import Matrix
@@ -28,8 +29,6 @@ from vectorstore.records import (
     Document,
     Embedder,
     SearchResult,
-    check_tenant,
-    check_whole,
     metadata_value,
 )
 
@@ -63,7 +62,7 @@ class PgVectorStore(VectorStore, SQLStore):
         migrate: bool = True,
     ) -> None:
         config = manager.get_pgvector(name).config
-        SQLStore.__init__(self, manager, name, tenant=check_tenant(tenant), migrate=migrate)
+        SQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         VectorStore.__init__(
             self,
             collection=collection,

@@ -31,7 +31,7 @@ from vectorstore._sync.store import VectorStore
 from vectorstore.distance import Matrix, Positions, VectorMatrix
 from vectorstore.filter_sql import to_sqlite
 from vectorstore.filters import Node
-from vectorstore.records import CheckedDocument, Document, Embedder, SearchResult, check_tenant, metadata_value
+from vectorstore.records import CheckedDocument, Document, Embedder, SearchResult, metadata_value
 
 PAGE_ROWS = 5000
 """How many vectors are read at once, so that a large collection is no single long statement."""
@@ -77,7 +77,7 @@ class SQLiteVectorStore(VectorStore, SQLStore):
         migrate: bool = True,
     ) -> None:
         manager.get_sqlite(name)
-        SQLStore.__init__(self, manager, name, tenant=check_tenant(tenant), migrate=migrate)
+        SQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         VectorStore.__init__(
             self, collection=collection, dimensions=dimensions, metric=metric, embedder=embedder, model=model
         )

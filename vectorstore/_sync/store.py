@@ -17,6 +17,7 @@ from persistence._sync.compat import in_background
 from persistence._sync.executor import Row
 from persistence.config import Metric
 from persistence.errors import ConfigError, ValidationError
+from persistence.validation import check_id, check_text, check_whole, shown
 from vectorstore.distance import Matrix, as_vector, check_dimensions, check_metric, score
 from vectorstore.filters import Filter, Node, parse_filter
 from vectorstore.records import (
@@ -27,10 +28,7 @@ from vectorstore.records import (
     Vector,
     check_collection,
     check_document,
-    check_id,
     check_ids,
-    check_text,
-    check_whole,
     metadata_text,
     metadata_value,
 )
@@ -101,7 +99,8 @@ class VectorStore(ABC):
     def _embedded(self, batch: Sequence[Document]) -> list[Document]:
         bare = [each for each in batch if getattr(each, "embedding", 0) is None]
         for each in bare:
-            check_text(f"the content of document {check_id(each.id)[:80]!r}", each.content)
+            key = check_id("the document's id", each.id)
+            check_text(f"the content of document {shown(key)}", each.content)
         vectors = iter(self._embed([each.content for each in bare]) if bare else [])
         missing = set(map(id, bare))
         return [dataclasses.replace(each, embedding=next(vectors)) if id(each) in missing else each for each in batch]
@@ -157,7 +156,8 @@ class VectorStore(ABC):
             NotFoundError: there is no document of that id.
             ValidationError: nothing is given, or it can't be stored faithfully.
         """
-        what = f"document {check_id(id)[:80]!r}"
+        key = check_id("the document's id", id)
+        what = f"document {shown(key)}"
         if content is None and metadata is None and embedding is None:
             raise ValidationError(f"no change of {what} is given", hint="content=, metadata= or embedding=")
         text = None if content is None else check_text(f"the content of {what}", content)
@@ -208,7 +208,7 @@ class VectorStore(ABC):
                 filter is wrong.
             ConfigError: the query is a text, and the store has no embedder.
         """
-        k = check_whole("k", k)
+        k = min(check_whole("k", k), 2**31 - 1)
         limit = _check_min_score(min_score)
         node = None if filter is None else parse_filter(filter)
         if isinstance(query, str):
