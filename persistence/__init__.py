@@ -45,14 +45,7 @@ from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence._sync.transaction import Transaction
 from persistence.capabilities import Capabilities
-from persistence.config import (
-    Config,
-    PgVectorConfig,
-    PostgreSQLConfig,
-    RedisConfig,
-    Secret,
-    SQLiteConfig,
-)
+from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
 from persistence.errors import (
     CapabilityError,
@@ -85,6 +78,7 @@ from persistence.errors import (
     WrongKindError,
     WrongLoopError,
 )
+from persistence.fields import Secret
 from persistence.health import HealthStatus, PoolStats
 from persistence.migrations import Migration, MigrationLine
 from persistence.retry import Backoff

@@ -11,201 +11,13 @@ import dataclasses
 import difflib
 import math
 import os
-import re
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, ClassVar, Literal, Self
-from urllib.parse import parse_qsl, unquote
 
 from persistence.errors import ConfigError
-
-Duration = float | timedelta
-
-
-class Secret:
-    """A text that shows itself only to :meth:`reveal`; its ``str`` and ``repr`` are ``***``."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """Return the text itself."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "***" if self._text else "''"
-
-    __str__ = __repr__
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*")
-
-
-def seconds(value: Duration) -> float:
-    """Return a duration in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
-
-
-def _duration(value: object) -> float:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if not match:
-            raise ValueError("is no duration: seconds, a timedelta, or text like '250ms', '30s', '5m', '1h', '7d'")
-        return float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("is no duration: seconds, a timedelta, or text like '250ms', '30s', '5m', '1h', '7d'")
-    return float(value)
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("is no whole number")
-    return value
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-        return value.lower() in ("1", "true", "yes", "on")
-    if not isinstance(value, bool):
-        raise ValueError("is neither true nor false")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is no text")
-    if "\0" in value:
-        raise ValueError("has a NUL character")
-    return value
-
-
-def _secret(value: object) -> Secret:
-    return value if isinstance(value, Secret) else Secret(_text(value))
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError("is no mapping")
-    return dict(value)
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(part for part in value.split(",") if part)
-    if isinstance(value, Iterable):
-        return tuple(_text(part) for part in value)
-    raise ValueError("is no list of texts")
-
-
-_CONVERTERS: dict[Any, Any] = {
-    Duration: _duration,
-    int: _integer,
-    bool: _boolean,
-    str: _text,
-    Mapping[str, Any]: _mapping,
-    tuple[str, ...]: _names,
-    str | Secret: _secret,
-}
-
-
-_found: dict[type, dict[str, tuple[Any, bool]]] = {}
-
-
-def _converters(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Return for each field the function that checks its value, and whether None is allowed."""
-    if cls in _found:
-        return _found[cls]
-    found = _found.setdefault(cls, {})
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        hint = hints[item.name]
-        members = set(typing.get_args(hint)) if not isinstance(hint, type) else set()
-        optional = type(None) in members
-        if optional:
-            rest = tuple(m for m in typing.get_args(hint) if m is not type(None))
-            hint = rest[0] if len(rest) == 1 else typing.Union[rest]  # noqa: UP007 - built at run time
-        if typing.get_origin(hint) is Literal:
-            choices = typing.get_args(hint)
-
-            def convert(value: object, choices: tuple[str, ...] = choices) -> str:
-                if value not in choices:
-                    raise ValueError("is none of " + ", ".join(choices))
-                return str(value)
-
-            found[item.name] = (convert, optional)
-        else:
-            found[item.name] = (_CONVERTERS[hint], optional)
-    return found
-
-
-_AUTHORITY = re.compile(r"(?:(?P<user>[^:]*)(?::(?P<password>.*))?@)?(?P<hosts>[^@/?#]*)", re.S)
-_STANDARD = re.compile(r"(?P<authority>[^/?#]*)(?:/(?P<path>[^?@#]*))?(?:\?(?P<query>.*))?", re.S)
-_GREEDY = re.compile(r"(?P<authority>.*@[^@/?#]*)(?:/(?P<path>[^?@]*))?(?:\?(?P<query>[^@]*))?", re.S)
-
-
-@dataclass(frozen=True)
-class _Url:
-    scheme: str
-    user: str | None
-    password: str | None
-    hosts: str
-    path: str
-    options: dict[str, str]
-
-
-def _split_url(url: str, known: Iterable[str]) -> _Url:
-    """Split a connection URL; a password may hold ``@ : / # % [ ] { } ?`` and spaces, percent-encoded or not.
-
-    A URL that RFC 3986 reads with known options only is read that way; otherwise what stands before the last ``@``
-    is the user and password. A valid ``%XX`` is always decoded.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        raise ConfigError("the URL has no scheme", hint="for example postgresql://user:password@host:5432/database")
-    match = _STANDARD.fullmatch(rest)
-    options = _options(match["query"]) if match else None
-    if match is None or options is None or not set(options) <= set(known):
-        greedy = _GREEDY.fullmatch(rest)
-        if greedy and (match is None or greedy["authority"] != match["authority"]):
-            match, options = greedy, _options(greedy["query"])
-    if match is None or options is None:
-        raise ConfigError("the URL can't be read", hint="percent-encode special characters of the password")
-    authority = _AUTHORITY.fullmatch(match["authority"])
-    if authority is None:
-        raise ConfigError("the URL can't be read", hint="percent-encode special characters of the password")
-    return _Url(
-        scheme,
-        unquote(authority["user"]) if authority["user"] else None,
-        unquote(authority["password"]) if authority["password"] is not None else None,
-        authority["hosts"],
-        unquote(match["path"] or ""),
-        options,
-    )
-
-
-def _options(query: str | None) -> dict[str, str] | None:
-    if not query:
-        return {}
-    pairs = parse_qsl(query, keep_blank_values=True)
-    return dict(pairs) if all("=" in part for part in query.split("&") if part) else None
+from persistence.fields import Duration, Secret, converters, seconds
+from persistence.urls import Url, hosts_and_ports, split_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +29,7 @@ class Config:
 
     def __post_init__(self) -> None:
         problems = []
-        for name, (convert, optional) in _converters(type(self)).items():
+        for name, (convert, optional) in converters(type(self)).items():
             value = getattr(self, name)
             if value is None and optional:
                 continue
@@ -255,13 +67,13 @@ class Config:
     def from_url(cls, url: str, **overrides: Any) -> Self:
         """Read a URL; its query holds further options by field name; keyword arguments win over it."""
         names = [item.name for item in dataclasses.fields(cls)]
-        parts = _split_url(url, [*names, *cls.aliases])
+        parts = split_url(url, [*names, *cls.aliases])
         if parts.scheme not in cls.schemes:
             raise ConfigError(f"{cls.__name__}: {parts.scheme}:// is none of its schemes: {', '.join(cls.schemes)}")
         return cls._from_options({**cls._from_parts(parts), **parts.options, **overrides}, "a URL")
 
     @classmethod
-    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+    def _from_parts(cls, parts: Url) -> dict[str, Any]:
         raise NotImplementedError
 
     @classmethod
@@ -351,7 +163,7 @@ class PostgreSQLConfig(Config):
             yield f"prepare_threshold {self.prepare_threshold} is below 0"
 
     @classmethod
-    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+    def _from_parts(cls, parts: Url) -> dict[str, Any]:
         given: dict[str, Any] = {}
         if parts.user is not None:
             given["username"] = parts.user
@@ -359,7 +171,7 @@ class PostgreSQLConfig(Config):
             given["password"] = parts.password
         if parts.path:
             given["database"] = parts.path
-        hosts, ports = _hosts_and_ports(parts.hosts)
+        hosts, ports = hosts_and_ports(parts.hosts)
         if hosts:
             given["host"] = hosts
         if len(set(ports)) > 1:
@@ -409,18 +221,6 @@ class PostgreSQLConfig(Config):
 
 def _escape_option(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
-
-
-def _hosts_and_ports(hosts: str) -> tuple[str, list[str]]:
-    names, ports = [], []
-    for entry in hosts.split(",") if hosts else []:
-        match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", entry)
-        if not match:
-            raise ConfigError(f"the URL's host {entry!r} can't be read")
-        names.append(unquote(match[1].strip("[]")))
-        if match[2]:
-            ports.append(match[2])
-    return ",".join(names), ports
 
 
 Metric = Literal["cosine", "l2", "inner_product", "l1"]
@@ -519,7 +319,7 @@ class RedisConfig(Config):
             yield "tls_ca and tls_cert need tls=True (or a rediss:// URL)"
 
     @classmethod
-    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+    def _from_parts(cls, parts: Url) -> dict[str, Any]:
         given: dict[str, Any] = {"tls": True} if parts.scheme == "rediss" else {}
         if parts.user:
             given["username"] = parts.user
@@ -528,7 +328,7 @@ class RedisConfig(Config):
         if parts.scheme in ("unix", "redis+unix"):
             given["unix_socket"] = "/" + parts.path
             return given
-        hosts, ports = _hosts_and_ports(parts.hosts)
+        hosts, ports = hosts_and_ports(parts.hosts)
         if hosts:
             given["host"] = hosts
         if ports:
@@ -577,7 +377,7 @@ class SQLiteConfig(Config):
             yield "read_only and :memory: exclude each other"
 
     @classmethod
-    def _from_parts(cls, parts: _Url) -> dict[str, Any]:
+    def _from_parts(cls, parts: Url) -> dict[str, Any]:
         # sqlite:///relative.db, sqlite:////absolute.db and sqlite:// (memory), as SQLAlchemy's URLs.
         if parts.hosts or parts.user:
             raise ConfigError("a SQLite URL has no host", hint="sqlite:///relative.db or sqlite:////absolute.db")

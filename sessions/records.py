@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from persistence.config import Duration
 from persistence.dialect import Dialect, from_json, from_micros, to_json, to_micros
 from persistence.errors import CorruptError, ValidationError
+from persistence.fields import Duration
 from persistence.validation import ID_BYTES, check_id, check_limit, check_text, metadata_json
 
 MAX_TTL = timedelta(days=36_525)

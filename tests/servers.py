@@ -25,8 +25,9 @@ import psycopg
 import redis
 from psycopg import sql
 
-from persistence.config import PostgreSQLConfig, RedisConfig, Secret
+from persistence.config import PostgreSQLConfig, RedisConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
+from persistence.fields import Secret
 
 _FOLDER = "HOLDFAST_TEST_SERVERS"
 _POSTGRESQL_SETTINGS = {

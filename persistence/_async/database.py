@@ -17,7 +17,6 @@ from persistence._async.executor import NO_HINTS, AsyncExecutor, Hints, Isolatio
 from persistence._async.pool import AsyncPool
 from persistence._async.transaction import AsyncTransaction
 from persistence.capabilities import Capabilities
-from persistence.config import Duration, seconds
 from persistence.dialect import Dialect, Kind, Statement, compile_statement
 from persistence.errors import (
     ClosedError,
@@ -27,6 +26,7 @@ from persistence.errors import (
     TransactionError,
     ValidationError,
 )
+from persistence.fields import Duration, seconds
 from persistence.health import PoolStats
 from persistence.retry import Backoff, is_transient
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from persistence._async.pool import Poolable
-from persistence.config import Duration
 from persistence.dialect import Dialect, Kind, Statement, quote_identifier
 from persistence.errors import ValidationError
+from persistence.fields import Duration
 
 if TYPE_CHECKING:
     from persistence._async.transaction import AsyncTransaction

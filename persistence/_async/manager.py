@@ -13,7 +13,7 @@ from persistence._async.database import AsyncDatabase
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
 from persistence._async.redis import AsyncRedisConnection
 from persistence._async.sqlite import AsyncSQLiteDatabase
-from persistence.config import Config, Duration, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig, seconds
+from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis, from_url
 from persistence.errors import (
     ClosedError,
@@ -23,6 +23,7 @@ from persistence.errors import (
     UnknownConnectionError,
     WrongKindError,
 )
+from persistence.fields import Duration, seconds
 from persistence.health import HealthStatus, PoolStats
 
 AsyncConnection = AsyncDatabase | AsyncRedisConnection

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.transaction import AsyncTransaction
-from persistence.config import Duration, seconds
 from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
+from persistence.fields import Duration, seconds
 from persistence.migrations import Migration, MigrationLine, pending
 from persistence.queries import load_queries
 

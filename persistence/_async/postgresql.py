@@ -20,7 +20,7 @@ from persistence._async.database import AsyncDatabase
 from persistence._async.executor import NO_HINTS, Hints, Options, Row
 from persistence._async.pool import AsyncPool
 from persistence.capabilities import Capabilities
-from persistence.config import Duration, PgVectorConfig, PostgreSQLConfig, Secret, seconds
+from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement
 from persistence.errors import (
     CapabilityError,
@@ -32,6 +32,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
+from persistence.fields import Duration, Secret, seconds
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.sockets import shut_down

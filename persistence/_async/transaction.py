@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from persistence._async.compat import current_owner
 from persistence._async.executor import AsyncExecutor, Hints, Isolation, Options, Parameters, Row
 from persistence._async.pool import AsyncPool
-from persistence.config import Duration
 from persistence.dialect import compile_statement
 from persistence.errors import (
     CommitUnknownError,
@@ -23,6 +22,7 @@ from persistence.errors import (
     SavepointError,
     TransactionError,
 )
+from persistence.fields import Duration
 
 if TYPE_CHECKING:
     from persistence._async.database import AsyncDatabase

@@ -18,7 +18,6 @@ from persistence._sync.executor import NO_HINTS, Executor, Hints, Isolation, Opt
 from persistence._sync.pool import Pool
 from persistence._sync.transaction import Transaction
 from persistence.capabilities import Capabilities
-from persistence.config import Duration, seconds
 from persistence.dialect import Dialect, Kind, Statement, compile_statement
 from persistence.errors import (
     ClosedError,
@@ -28,6 +27,7 @@ from persistence.errors import (
     TransactionError,
     ValidationError,
 )
+from persistence.fields import Duration, seconds
 from persistence.health import PoolStats
 from persistence.retry import Backoff, is_transient
 

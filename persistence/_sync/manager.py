@@ -14,7 +14,7 @@ from persistence._sync.database import Database
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
 from persistence._sync.redis import RedisConnection
 from persistence._sync.sqlite import SQLiteDatabase
-from persistence.config import Config, Duration, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig, seconds
+from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis, from_url
 from persistence.errors import (
     ClosedError,
@@ -24,6 +24,7 @@ from persistence.errors import (
     UnknownConnectionError,
     WrongKindError,
 )
+from persistence.fields import Duration, seconds
 from persistence.health import HealthStatus, PoolStats
 
 Connection = Database | RedisConnection

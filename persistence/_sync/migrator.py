@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from persistence._sync.database import Database
 from persistence._sync.transaction import Transaction
-from persistence.config import Duration, seconds
 from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
+from persistence.fields import Duration, seconds
 from persistence.migrations import Migration, MigrationLine, pending
 from persistence.queries import load_queries
 

@@ -21,7 +21,7 @@ from persistence._sync.database import Database
 from persistence._sync.executor import NO_HINTS, Hints, Options, Row
 from persistence._sync.pool import Pool
 from persistence.capabilities import Capabilities
-from persistence.config import Duration, PgVectorConfig, PostgreSQLConfig, Secret, seconds
+from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement
 from persistence.errors import (
     CapabilityError,
@@ -33,6 +33,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
+from persistence.fields import Duration, Secret, seconds
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.sockets import shut_down

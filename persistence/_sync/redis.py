@@ -22,8 +22,9 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from persistence._sync.compat import Mutex, bounded, check_home, current_home, descriptor_of, sleep
 from persistence.capabilities import Capabilities
-from persistence.config import Duration, RedisConfig, Secret, seconds
+from persistence.config import RedisConfig
 from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
+from persistence.fields import Duration, Secret, seconds
 from persistence.health import PoolStats
 from persistence.sockets import is_readable, shut_down
 

@@ -19,9 +19,10 @@ from persistence._sync.database import Database
 from persistence._sync.executor import NO_HINTS, Hints, Options, Row
 from persistence._sync.pool import Pool
 from persistence.capabilities import Capabilities
-from persistence.config import Duration, SQLiteConfig, seconds
+from persistence.config import SQLiteConfig
 from persistence.dialect import Statement, split_statements, sqlite_value
 from persistence.errors import ConnectError, CorruptError, PersistenceError, QueryError, from_sqlite
+from persistence.fields import Duration, seconds
 from persistence.health import PoolStats
 
 _PLAIN = frozenset((str, int, bytes, type(None), bool))

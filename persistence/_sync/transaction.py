@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from persistence._sync.compat import current_owner
 from persistence._sync.executor import Executor, Hints, Isolation, Options, Parameters, Row
 from persistence._sync.pool import Pool
-from persistence.config import Duration
 from persistence.dialect import compile_statement
 from persistence.errors import (
     CommitUnknownError,
@@ -24,6 +23,7 @@ from persistence.errors import (
     SavepointError,
     TransactionError,
 )
+from persistence.fields import Duration
 
 if TYPE_CHECKING:
     from persistence._sync.database import Database

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from persistence.config import Duration
 from persistence.errors import ConflictError, DuplicateError, NotFoundError
+from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, shown
 from sessions._sync.store import SessionsStore
 from sessions.records import (
