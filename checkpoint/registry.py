@@ -205,7 +205,10 @@ class Registered:
     def _member(self, state: Any) -> Any:
         try:
             if issubclass(self.cls, Flag):
-                return self.cls(state)
+                member = self.cls(state)
+                if member.value != state:  # before Python 3.11.4 bits without a member were dropped silently
+                    raise ValueError
+                return member
             return self.cls.__members__[state]
         except (LookupError, TypeError, ValueError):
             raise CorruptError(

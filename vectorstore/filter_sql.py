@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from persistence.dialect import to_json
@@ -13,7 +14,7 @@ INDEXED_VALUES = 32
 _ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
-class _Writer:
+class _Writer(ABC):
     """Writes a tree as SQL, and collects its parameters, each value once."""
 
     def __init__(self, column: str) -> None:
@@ -40,8 +41,9 @@ class _Writer:
             case Condition():
                 return self.condition(node)
 
+    @abstractmethod
     def condition(self, node: Condition) -> str:
-        raise NotImplementedError
+        """Return the expression of one condition."""
 
 
 class _PostgreSQL(_Writer):
