@@ -172,7 +172,9 @@ def dump_scalar(value: np.generic) -> list[Any]:
 
 def _without_padding(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return a copy whose bytes between fields are zero: numpy leaves there whatever the memory held before."""
-    clean = np.zeros_like(array)
+    # Not zeros_like, which sets the fields to zero and leaves what is between them.
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    clean = np.zeros(array.shape, array.dtype, order="F" if fortran else "C")
     np.copyto(clean, array)
     return clean
 
