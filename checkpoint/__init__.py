@@ -14,6 +14,15 @@ SQLite connection of a manager and joins its transactions; ``MemoryCheckpointer`
 
 **Records.** ``Checkpoint`` goes in and comes out; ``CheckpointInfo`` and ``ThreadInfo`` are what lists return.
 
+**Retries.** A ``key`` makes a save safe to repeat; ``put_writes`` keeps each ``PendingWrite`` of a step's tasks.
+
+**Time travel.** ``history``, ``at_step``, ``at_node``, ``diff`` (a ``StateDiff``), ``fork``, ``copy_thread`` and
+``rewind``.
+
+**Retention.** ``prune`` (a ``PruneReport``), ``set_ttl``, ``delete_expired``, ``delete_threads``.
+
+**Durability.** ``durability="sync"``, ``"async"`` or ``"exit"``, of a checkpointer or a save; ``flush``.
+
 **Values.** A state may hold what ``Serializer`` knows, and the classes registered with it.
 
 Errors are those of ``persistence``: NotFoundError, DuplicateError, ConflictError, ValidationError, CorruptError.
@@ -25,7 +34,7 @@ from checkpoint._async.sql import AsyncDatabaseCheckpointer
 from checkpoint._sync.checkpointer import Checkpointer
 from checkpoint._sync.memory import MemoryCheckpointer
 from checkpoint._sync.sql import DatabaseCheckpointer
-from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo
+from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, PruneReport, StateDiff, ThreadInfo
 from checkpoint.serializer import Serializer
 
 __all__ = [
@@ -37,6 +46,9 @@ __all__ = [
     "Checkpointer",
     "DatabaseCheckpointer",
     "MemoryCheckpointer",
+    "PendingWrite",
+    "PruneReport",
     "Serializer",
+    "StateDiff",
     "ThreadInfo",
 ]

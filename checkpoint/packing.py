@@ -111,7 +111,7 @@ class Packing:
         Raises:
             ValidationError: something else was packed that is no value.
         """
-        if not (self._flags & BUFFERS or _has_marker(packed)):
+        if not (self._flags & BUFFERS or has_marker(packed)):
             return False
         # What was packed is finite and without cycles, so level follows level until nothing native is left.
         level = [value]
@@ -134,7 +134,8 @@ class Packing:
         return found
 
 
-def _has_marker(packed: bytes) -> bool:
+def has_marker(packed: bytes) -> bool:
+    """Tell whether a byte occurs with which msgpack begins what it packs silently, or one that looks the same."""
     # Eleven searches for one byte take a quarter of a microsecond; any(), or a regular expression, ten times as long.
     for marker in _MARKERS:  # noqa: SIM110
         if marker in packed:

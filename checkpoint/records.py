@@ -1,10 +1,27 @@
-"""What a checkpointer takes and gives: checkpoints, their listing without states, and threads."""
+"""What a checkpointer takes and gives: checkpoints with and without states, pending writes, threads, reports."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
+
+Durability = Literal["sync", "async", "exit"]
+"""Durable when the save returns; soon after; or when the workflow ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingWrite:
+    """What a task of a step wrote to a channel, kept until the step's checkpoint goes.
+
+    ``index`` is its place among the task's writes; a negative one names a special write, which may be overwritten.
+    """
+
+    task_id: str
+    channel: str
+    value: Any
+    index: int
+    task_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +32,8 @@ class Checkpoint:
     ``version``, ``timestamp`` and ``parent_version`` left None are filled in by the save: the next version of the
     thread, the time now, and the version that was the latest until then (None for the first). ``namespace`` sets
     apart the checkpoints of a subgraph, which have versions of their own. ``node`` and ``step`` say what made it.
+    ``key`` is an idempotency key, unique in the thread and namespace: saving it again gives what is there.
+    ``writes`` are filled in by a load that asks for them; a save doesn't store them.
     """
 
     thread_id: str
@@ -27,6 +46,8 @@ class Checkpoint:
     namespace: str = ""
     node: str | None = None
     step: int | None = None
+    key: str | None = None
+    writes: tuple[PendingWrite, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +62,7 @@ class CheckpointInfo:
     namespace: str = ""
     node: str | None = None
     step: int | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +76,27 @@ class ThreadInfo:
     versions: dict[str, int]
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateDiff:
+    """How one state became another, by channel: new values, old values, and pairs of both.
+
+    A channel has changed when its stored bytes are others: 1, 1.0 and True differ, NaN and NaN don't.
+    """
+
+    added: dict[str, Any]
+    removed: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneReport:
+    """What a prune removed, or would: ``bytes`` as stored, of pieces and manifests, without the rows' own overhead."""
+
+    checkpoints: int
+    pieces: int
+    bytes: int
 
 
 def describe(thread_id: str, namespace: str) -> str:

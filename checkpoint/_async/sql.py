@@ -1,7 +1,8 @@
 """Checkpoints in PostgreSQL or SQLite: one statement and one commit a save, and only what changed is sent and stored.
 
-Three tables. A head for each thread and namespace: the latest version, the counter of versions, a stamp. A row for
-each checkpoint: its manifest, and the hashes of its pieces (``refs``). The pieces, by thread, namespace and hash.
+Four tables. A head for each thread and namespace: the latest version, the counter of versions, a stamp, its expiry. A
+row for each checkpoint: its manifest, and the hashes of its pieces (``refs``). The pieces, by thread, namespace and
+hash. And pending writes (sql_writes.py).
 
 Protocol. Every save and every delete begins by changing the head's row, and so holds its lock until it commits; a save
 also writes a new random stamp, and so does a delete. From that follows:
@@ -19,77 +20,47 @@ also writes a new random stamp, and so does a delete. From that follows:
   in a later statement, whose snapshot has every save that held the lock before. Inside a repeatable read transaction,
   whose snapshot may be older, PostgreSQL refuses the lock if the head has changed since (a serialization error).
 - A base may come from a transaction that is rolled back later: its stamp goes with it, and matches nothing any more.
+- *The latest is not sent to who has it.* A load gives the base's stamp along and gets no pieces while the head has it;
+  the state is made anew from the base's bytes. It is the same round trip.
 """
 
 from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from checkpoint._async.checkpointer import AsyncCheckpointer
-from checkpoint.pieces import PLAIN, Base, Bases, Encoded, cut, decode_state, encode_state, serialize_state, split_refs
-from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo, describe
-from checkpoint.serializer import Serializer
-from persistence._async.compat import Mutex
+from checkpoint._async.sql_base import clock, described
+from checkpoint._async.sql_retention import AsyncSQLRetention
+from checkpoint._async.sql_timetravel import AsyncSQLTimeTravel
+from checkpoint.growth import Part
+from checkpoint.pieces import cut, pack_piece, split_refs
+from checkpoint.records import Checkpoint, PendingWrite, describe
+from checkpoint.states import Base, Encoded, decode_state, encode_state, restore_state
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
-from persistence._async.manager import AsyncDatabaseManager
-from persistence._async.store import AsyncSQLStore
-from persistence.dialect import from_json
-from persistence.errors import ConflictError, CorruptError
-from persistence.migrations import MigrationLine
+from persistence.errors import ConflictError, CorruptError, DuplicateError, SerializationError
 from persistence.queries import load_queries
 
-BASE_THREADS = 1024
-BASE_BYTES = 32 * 1024 * 1024
-"""How much of the last checkpoints seen a checkpointer remembers, in order to send only what changed."""
 _TRIES = 10
+_RELAXED = ", set_config('synchronous_commit', 'off', true)"
+"""Ends the RETURNING of a save that doesn't wait for the server's disk: the setting ends with the statement."""
 
 
-class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
+class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncCheckpointer):
     """A checkpointer on a PostgreSQL or SQLite connection of a manager, bound to one tenant.
 
-    Calls inside a transaction on that connection join it. ``serializer`` holds the classes that may be in states.
+    Calls inside a transaction on that connection join it. ``serializer`` holds the classes that may be in states;
+    ``durability`` is how durable saves are that don't say it.
     """
 
-    line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
-
-    def __init__(
-        self,
-        manager: AsyncDatabaseManager,
-        name: str,
-        *,
-        tenant: str = "default",
-        serializer: Serializer | None = None,
-        migrate: bool = True,
-    ) -> None:
-        super().__init__(manager, name, tenant=tenant, migrate=migrate)
-        self._place = name
-        self._serializer = serializer or Serializer()
-        self._mutex = Mutex()
-        self._bases = Bases(BASE_THREADS, BASE_BYTES)
-
-    def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
-        return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
-
-    def _recall(self, thread_id: str, namespace: str) -> Base | None:
-        with self._mutex:
-            return self._bases.get((thread_id, namespace))
-
-    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
-        with self._mutex:
-            if base is None:
-                self._bases.drop((thread_id, namespace))
-            else:
-                self._bases.put((thread_id, namespace), base)
-
     async def _save(
-        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None
-    ) -> tuple[int, int | None]:
+        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
+    ) -> tuple[int, int | None] | None:
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
-        encoded = encode_state(serialize_state(checkpoint.state, self._serializer, base), base)
+        encoded = encode_state(checkpoint.state, self._serializer, base)
         database = await self._database()
         stamp = secrets.randbits(62)
         values = self._keys(
@@ -105,12 +76,16 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
             metadata=metadata,
             manifest=encoded.manifest,
             refs=encoded.refs,
+            key=checkpoint.key,
         )
+        relaxed = "" if durable or database.in_transaction else _RELAXED
         row = None
         if base is not None and (expected is None or expected == base.latest):
-            row = await self._write(database, values, encoded, base, None)
+            row = await self._write_once(database, values, encoded, base, None, relaxed)
         if row is None:
-            row = await self._save_whole(database, checkpoint, values, encoded, expected)
+            row = await self._save_whole(database, checkpoint, values, encoded, expected, relaxed)
+        if row is None:
+            return None
         version: int = row["version"]
         latest = version if checkpoint.version is None else None
         self._remember(thread_id, namespace, encoded.as_base(stamp, latest))
@@ -123,20 +98,29 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
         values: dict[str, Any],
         encoded: Encoded,
         expected: int | None,
-    ) -> Row:
-        """Save with every piece; where that changes nothing, say why."""
+        relaxed: str,
+    ) -> Row | None:
+        """Save with every piece; where that changes nothing, say why. None: its key is there."""
         queries = load_queries("checkpoint", database.kind)
         latest = 0
         for _ in range(_TRIES):
-            row = await self._write(database, values, encoded, None, expected)
+            row = await self._write_once(database, values, encoded, None, expected, relaxed)
             if row is not None:
                 return row
-            keys = self._keys(checkpoint.thread_id, checkpoint.namespace, version=checkpoint.version)
-            found = await database.fetch_one(queries.inspect, keys) or {"latest": 0, "taken": False}
+            keys = self._keys(checkpoint.thread_id, checkpoint.namespace, **clock(database))
+            found = await database.fetch_one(
+                queries.inspect, {**keys, "version": checkpoint.version, "key": checkpoint.key}
+            ) or {"latest": 0, "taken": False, "kept": False, "expired": False}
+            if found["expired"]:
+                await self._delete_thread(checkpoint.thread_id, expired=True)
+                continue
+            if found["kept"]:
+                return None
             latest = found["latest"]
             refusal = self._refusal(checkpoint, expected, latest, bool(found["taken"]))
             if refusal is not None:
                 raise refusal
+            await database.execute(queries.renew_head, keys)
         raise ConflictError(
             f"{describe(checkpoint.thread_id, checkpoint.namespace)} kept changing",
             expected=expected,
@@ -145,8 +129,37 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
             connection=self._place,
         )
 
+    async def _write_once(
+        self,
+        database: AsyncDatabase,
+        values: dict[str, Any],
+        encoded: Encoded,
+        base: Base | None,
+        expected: int | None,
+        relaxed: str,
+    ) -> Row | None:
+        """Store a checkpoint; None also when its key or version was saved by another at this moment."""
+        try:
+            return await self._write(database, values, encoded, base, expected, relaxed)
+        except DuplicateError as exc:
+            if not database.in_transaction:
+                return None
+            raise SerializationError(
+                f"another saved the same checkpoint of {describe(values['thread'], values['namespace'])} meanwhile",
+                hint="run the transaction again as a whole: run_transaction() does so",
+                operation="save_checkpoint",
+                connection=self._place,
+                code=exc.code,
+            ) from exc
+
     async def _write(
-        self, database: AsyncDatabase, values: dict[str, Any], encoded: Encoded, base: Base | None, expected: int | None
+        self,
+        database: AsyncDatabase,
+        values: dict[str, Any],
+        encoded: Encoded,
+        base: Base | None,
+        expected: int | None,
+        relaxed: str,
     ) -> Row | None:
         """Store a checkpoint and the pieces that ``base`` lacks; None: the head is not as it was expected."""
         missing = encoded.missing(base)
@@ -157,13 +170,14 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
             lean = {**values, "base": base.stamp}
             del lean["version"]
             if not missing:
-                return await database.fetch_one(queries.save_none, lean)
-            lean["hash"], lean["data"] = missing[0], PLAIN + encoded.pieces[missing[0]]
-            return await database.fetch_one(queries.save_one, lean)
+                return await database.fetch_one(queries.save_none + relaxed, lean)
+            lean["hash"], lean["data"] = missing[0], pack_piece(encoded.pieces[missing[0]])
+            return await database.fetch_one(queries.save_one + relaxed, lean)
         values = {**values, "expected": expected, **_packed([(key, encoded.pieces[key]) for key in missing])}
         if base is None and not expected:
-            return await database.fetch_one(queries.save_first, values)
-        return await database.fetch_one(queries.save_many, {**values, "base": None if base is None else base.stamp})
+            return await database.fetch_one(queries.save_first + relaxed, values)
+        values["base"] = None if base is None else base.stamp
+        return await database.fetch_one(queries.save_many + relaxed, values)
 
     async def _write_sqlite(
         self,
@@ -176,7 +190,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
     ) -> Row | None:
         queries = load_queries("checkpoint", "sqlite")
         keys = {name: values[name] for name in ("tenant", "thread", "namespace")}
-        head = {**keys, "version": values["version"], "stamp": values["stamp"], "now": values["now"]}
+        head = {name: values[name] for name in ("tenant", "thread", "namespace", "version", "stamp", "now", "key")}
         async with database.transaction():
             if base is None and not expected:
                 row = await database.fetch_one(queries.make_head, {**head, "expected": expected})
@@ -185,30 +199,55 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
                 row = await database.fetch_one(queries.advance_head, {**head, "expected": expected, "base": stamp})
             if row is None:
                 return None
-            if missing:
-                await database.execute_many(
-                    queries.save_piece,
-                    [{**keys, "hash": key, "data": PLAIN + encoded.pieces[key]} for key in missing],
-                )
+            pieces = [{**keys, "hash": key, "data": pack_piece(encoded.pieces[key])} for key in missing]
+            if len(pieces) == 1:
+                await database.execute(queries.save_piece, pieces[0])  # the commonest, without a savepoint around it
+            elif pieces:
+                await database.execute_many(queries.save_piece, pieces)
             saved = {
                 "version": values["version"] or row["counter"],
                 "parent": values["parent"] or row["parent"],
             }
-            rest = ("timestamp", "step", "node", "metadata", "manifest", "refs")
+            rest = ("timestamp", "step", "node", "metadata", "manifest", "refs", "key")
             await database.execute(queries.save_checkpoint, {**keys, **saved, **{name: values[name] for name in rest}})
         return {"version": saved["version"], "parent_version": saved["parent"]}
 
-    async def _load(self, thread_id: str, version: int | None, namespace: str) -> Checkpoint | None:
+    async def _load(
+        self, thread_id: str, version: int | None, key: str | None, namespace: str, writes: bool
+    ) -> Checkpoint | None:
         database = await self._database()
         queries = load_queries("checkpoint", database.kind)
-        if version is None:
-            rows = await database.fetch_all(queries.load_latest, self._keys(thread_id, namespace), binary=True)
+        keys = self._keys(thread_id, namespace, **clock(database))
+        base: Base | None = None
+        if key is not None:
+            statement, keys["key"] = queries.load_key, key
+        elif version is not None:
+            statement, keys["version"] = queries.load_version, version
         else:
-            rows = await database.fetch_all(
-                queries.load_version, self._keys(thread_id, namespace, version=version), binary=True
-            )
+            statement = queries.load_latest
+            base = self._recall(thread_id, namespace)
+            base = None if base is None or base.latest is None else base
+            keys["base"] = None if base is None else base.stamp
+        rows, pending = await self._load_rows(database, statement, keys, writes)
         if not rows:
             return None
+        row = rows[0]
+        if base is not None and row["stamp"] == base.stamp and row["version"] == base.latest:
+            # Nobody has saved to or deleted from the thread since: its state is what is remembered.
+            state = restore_state(base.channels, self._serializer)
+            return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
+        return self._loaded(database, thread_id, namespace, rows, pending)
+
+    def _loaded(
+        self,
+        database: AsyncDatabase,
+        thread_id: str,
+        namespace: str,
+        rows: list[Row],
+        pending: tuple[PendingWrite, ...],
+        opened: dict[bytes, Part] | None = None,
+    ) -> Checkpoint:
+        """Return the checkpoint that one row of PostgreSQL holds, or a row for each piece of SQLite."""
         row = rows[0]
         pieces: list[Any] = (
             cut(row["data"], row["sizes"])
@@ -216,7 +255,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
             else [each["data"] for each in rows if each["place"] is not None]
         )
         try:
-            state, channels = decode_state(row["manifest"], row["refs"], pieces, self._serializer)
+            state, channels = decode_state(row["manifest"], row["refs"], pieces, self._serializer, opened)
         except CorruptError as exc:
             raise CorruptError(
                 f"checkpoint {row['version']} of {describe(thread_id, namespace)}: {exc.message}",
@@ -227,90 +266,20 @@ class AsyncDatabaseCheckpointer(AsyncSQLStore, AsyncCheckpointer):
         if row["stamp"] is not None:
             hashes = frozenset(split_refs(row["refs"]))
             self._remember(thread_id, namespace, Base(row["stamp"], row["version"], channels, hashes))
-        return Checkpoint(thread_id, state, namespace=namespace, **_described(database, row))
-
-    async def _list(self, thread_id: str, limit: int, before: int, namespace: str) -> list[CheckpointInfo]:
-        database = await self._database()
-        rows = await database.fetch_all(
-            load_queries("checkpoint", database.kind).list_checkpoints,
-            self._keys(thread_id, namespace, limit=limit, before=before),
-        )
-        return [CheckpointInfo(thread_id=thread_id, namespace=namespace, **_described(database, row)) for row in rows]
-
-    async def _list_threads(self, limit: int, after: str) -> list[ThreadInfo]:
-        database = await self._database()
-        rows = await database.fetch_all(
-            load_queries("checkpoint", database.kind).list_threads,
-            {"tenant": self._tenant, "limit": limit, "after": after},
-        )
-        moment: Any = database.dialect.moment
-        return [
-            ThreadInfo(
-                thread_id=row["thread_id"],
-                versions=from_json(row["versions"]),
-                created_at=moment(row["created_at"]),
-                updated_at=moment(row["updated_at"]),
-            )
-            for row in rows
-        ]
-
-    async def _delete(self, thread_id: str, version: int, namespace: str) -> bool:
-        database = await self._database()
-        queries = load_queries("checkpoint", database.kind)
-        keys = self._keys(thread_id, namespace)
-        self._remember(thread_id, namespace, None)
-        async with database.transaction():
-            if not await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
-                return False
-            row = await database.fetch_one(queries.delete_checkpoint, {**keys, "version": version})
-            if row is None:
-                return False
-            pieces = [{**keys, "hash": key} for key in split_refs(row["refs"])]
-            if pieces:
-                await database.execute_many(queries.delete_piece, pieces)
-            await database.execute(queries.refresh_head, keys)
-        return True
-
-    async def _delete_thread(self, thread_id: str) -> int:
-        database = await self._database()
-        queries = load_queries("checkpoint", database.kind)
-        keys = {"tenant": self._tenant, "thread": thread_id}
-        async with database.transaction():
-            heads = await database.fetch_all(queries.lock_thread, keys)
-            if not heads:
-                return 0
-            for head in heads:
-                self._remember(thread_id, head["namespace"], None)
-            marked = {**keys, "stamp": secrets.randbits(62)}
-            await database.execute(queries.mark_thread, marked)
-            count = await database.execute(queries.delete_thread_checkpoints, marked)
-            await database.execute(queries.delete_thread_pieces, marked)
-            await database.execute(queries.delete_thread_heads, marked)
-        return count
+        return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
 
 
 def _packed(pieces: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     """Return pieces as the two byte strings and two arrays that PostgreSQL cuts them out of."""
+    packed = [pack_piece(content) for _, content in pieces]
     starts, sizes, start = [], [], 1
-    for _, content in pieces:
+    for data in packed:
         starts.append(start)
-        sizes.append(len(content) + 1)
-        start += len(content) + 1
+        sizes.append(len(data))
+        start += len(data)
     return {
         "hashes": b"".join(key for key, _ in pieces),
-        "data": b"".join(part for _, content in pieces for part in (PLAIN, content)),
+        "data": b"".join(packed),
         "starts": "{" + ",".join(map(str, starts)) + "}",
         "sizes": "{" + ",".join(map(str, sizes)) + "}",
-    }
-
-
-def _described(database: AsyncDatabase, row: Row) -> dict[str, Any]:
-    """Return what a checkpoint and its listing have in common."""
-    return {
-        "version": row["version"],
-        "timestamp": database.dialect.moment(row["created_at"]),
-        "metadata": from_json(row["metadata"]),
-        "parent_version": row["parent_version"],
-        "node": row["node"],
-        "step": row["step"],
     }

@@ -6,28 +6,45 @@ A backend fills in the methods with an underscore; what they are given has been 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any, Literal, overload
 
-from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo, describe
-from checkpoint.validation import MAX_VERSION, check_checkpoint, check_thread
-from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError
+from checkpoint._sync.durability import Held
+from checkpoint._sync.retention import Retention
+from checkpoint._sync.timetravel import TimeTravel
+from checkpoint._sync.writes import PendingWrites
+from checkpoint.records import Checkpoint, CheckpointInfo, Durability, ThreadInfo, describe
+from checkpoint.validation import MAX_VERSION, check_checkpoint, check_durability, check_filter, check_key, check_thread
+from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
+_TRIES = 10
 
-class Checkpointer(ABC):
+
+class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
     """Keeps the checkpoints of workflow threads, under versions 1, 2, 3, … in each thread and namespace.
 
     A version is given once: after a delete the next save goes on counting. The latest is the highest version, whatever
     the clocks say. What was saved or loaded is the caller's own; changing it never changes what is stored.
     """
 
-    def save_checkpoint(self, checkpoint: Checkpoint, *, expected_version: int | None = None) -> Checkpoint:
+    def save_checkpoint(
+        self, checkpoint: Checkpoint, *, expected_version: int | None = None, durability: Durability | None = None
+    ) -> Checkpoint:
         """Store a checkpoint and return it with its version, timestamp and parent filled in.
 
         Without a version it becomes the next one, atomically, however many save at once. The thread need not exist.
         ``expected_version`` is the version that must be the latest now; 0 means that there must be none. After a
-        failure nothing is stored.
+        failure nothing is stored. With a ``key`` that the thread has in that namespace, nothing is written, whatever
+        else is asked for, and what is there is returned: so a save may be repeated after a lost answer.
+
+        ``durability`` (None: the checkpointer's own) is ``"sync"``: durable when it returns; ``"async"``: PostgreSQL
+        commits without waiting for its disk, so that a crash of the server may lose the last moments, but never
+        leaves half of a checkpoint (a surrounding transaction and SQLite decide that for themselves); or ``"exit"``:
+        held in this process, where no read sees it, until ``flush``, ``close`` or the next save of another kind to
+        that thread and namespace. Of those held the last is saved; its version is given then.
 
         Raises:
             ValidationError: an id, a number, the metadata or a value of the state can't be stored faithfully.
@@ -36,32 +53,63 @@ class Checkpointer(ABC):
         """
         metadata = check_checkpoint(checkpoint, expected_version)
         moment = datetime.now(UTC) if checkpoint.timestamp is None else checkpoint.timestamp.astimezone(UTC)
-        version, parent = self._save(checkpoint, metadata, moment, expected_version)
-        return Checkpoint(
-            checkpoint.thread_id,
-            checkpoint.state,
-            metadata=checkpoint.metadata,
-            version=version,
-            timestamp=moment,
-            parent_version=parent,
-            namespace=checkpoint.namespace,
-            node=checkpoint.node,
-            step=checkpoint.step,
+        place = (checkpoint.thread_id, checkpoint.namespace)
+        chosen = self._durability if durability is None else check_durability(durability)
+        if chosen == "exit":
+            return self._hold(replace(checkpoint, timestamp=moment), expected_version)
+        held = self._held().get(place)
+        if held is not None and held is not checkpoint:
+            self.save_checkpoint(held, durability="sync")
+        saved = self._save_or_find(checkpoint, metadata, moment, expected_version, chosen == "sync")
+        if held is not None and self._held().get(place) is held:
+            del self._held()[place]
+        return saved
+
+    def _save_or_find(
+        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected_version: int | None, durable: bool
+    ) -> Checkpoint:
+        """Save it, or return what is there under its key."""
+        for _ in range(_TRIES):
+            saved = self._save(checkpoint, metadata, moment, expected_version, durable)
+            if saved is not None:
+                return replace(checkpoint, version=saved[0], timestamp=moment, parent_version=saved[1], writes=())
+            there = self._load(checkpoint.thread_id, None, checkpoint.key, checkpoint.namespace, False)
+            if there is not None:
+                return there
+        raise ConflictError(
+            f"{describe(checkpoint.thread_id, checkpoint.namespace)} kept changing",
+            operation="save_checkpoint",
+            connection=self._place,
         )
 
-    def load_checkpoint(self, thread_id: str, version: int | None = None, *, namespace: str = "") -> Checkpoint:
-        """Return a checkpoint with its state; without a version the latest.
+    def load_checkpoint(
+        self,
+        thread_id: str,
+        version: int | None = None,
+        *,
+        key: str | None = None,
+        namespace: str = "",
+        writes: bool = False,
+    ) -> Checkpoint:
+        """Return a checkpoint with its state: that of the version or the key; without either the latest.
+
+        With ``writes`` its pending writes come along.
 
         Raises:
-            NotFoundError: there is no such thread or version.
+            NotFoundError: there is no such thread, version or key.
             CorruptError: what is stored was damaged; the error names the channel.
         """
         check_thread(thread_id, namespace)
         if version is not None:
             check_whole("the version", version)
-        found = self._load(thread_id, version, namespace)
+        if key is not None:
+            check_key(thread_id, namespace, key)
+            if version is not None:
+                raise ValidationError("load_checkpoint takes a version or a key, not both")
+        found = self._load(thread_id, version, key, namespace, writes)
         if found is None:
-            what = f"checkpoint {version}" if version is not None else "checkpoint"
+            what = "checkpoint" if version is None else f"checkpoint {version}"
+            what = what if key is None else f"checkpoint with the key {key!r}"
             raise NotFoundError(
                 f"there is no {what} of {describe(thread_id, namespace)}",
                 hint="list_checkpoints shows what there is, latest() returns None instead",
@@ -70,43 +118,91 @@ class Checkpointer(ABC):
             )
         return found
 
-    def latest(self, thread_id: str, *, namespace: str = "") -> Checkpoint | None:
+    def latest(self, thread_id: str, *, namespace: str = "", writes: bool = False) -> Checkpoint | None:
         """Return the checkpoint with the highest version, or None when the thread has none.
+
+        With ``writes`` its pending writes come along.
 
         Raises:
             CorruptError: what is stored was damaged; the error names the channel.
         """
         check_thread(thread_id, namespace)
-        return self._load(thread_id, None, namespace)
+        return self._load(thread_id, None, None, namespace, writes)
 
+    @overload
     def list_checkpoints(
-        self, thread_id: str, *, limit: int = 100, before: int | None = None, namespace: str = ""
-    ) -> list[CheckpointInfo]:
-        """Return the checkpoints of a thread without their states, newest first; none for an unknown thread.
+        self,
+        thread_id: str,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        filter: dict[str, Any] | None = None,
+        namespace: str = "",
+        states: Literal[False] = False,
+        writes: Literal[False] = False,
+    ) -> list[CheckpointInfo]: ...
+    @overload
+    def list_checkpoints(
+        self,
+        thread_id: str,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        filter: dict[str, Any] | None = None,
+        namespace: str = "",
+        states: Literal[True],
+        writes: bool = False,
+    ) -> list[Checkpoint]: ...
+    def list_checkpoints(
+        self,
+        thread_id: str,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        filter: dict[str, Any] | None = None,
+        namespace: str = "",
+        states: bool = False,
+        writes: bool = False,
+    ) -> list[CheckpointInfo] | list[Checkpoint]:
+        """Return the checkpoints of a thread, newest first; none for an unknown thread.
 
-        ``before`` is the cursor: only versions below it are listed.
+        Without ``states`` nothing of the states is read; ``writes`` goes with them. ``before`` is the cursor: only
+        versions below it are listed. ``filter`` is what the metadata must contain: equal values under its keys, at any
+        depth; of a list, each item of the filter's.
         """
         check_thread(thread_id, namespace)
         check_limit(limit)
         if before is not None:
             check_whole("the version", before)
-        return self._list(thread_id, limit, MAX_VERSION * 2 - 1 if before is None else before, namespace)
+        wanted = check_filter(filter)
+        below = MAX_VERSION * 2 - 1 if before is None else before
+        if states:
+            return self._list_states(thread_id, limit, below, wanted, namespace, writes)
+        if writes:
+            raise ValidationError("writes are listed with states only", hint="states=True")
+        return self._list(thread_id, limit, below, wanted, namespace)
 
-    def list_threads(self, *, limit: int = 100, after: str | None = None) -> list[ThreadInfo]:
-        """Return the threads, ordered by id (by code points); ``after`` is the cursor, the last id seen."""
+    def list_threads(
+        self, *, filter: dict[str, Any] | None = None, limit: int = 100, after: str | None = None
+    ) -> list[ThreadInfo]:
+        """Return the threads, ordered by id (by code points); ``after`` is the cursor, the last id seen.
+
+        ``filter`` is what the metadata of the latest checkpoint in the namespace ``""`` must contain, as in
+        ``list_checkpoints``.
+        """
         check_limit(limit)
         if after is not None:
             check_id("the thread id", after)
-        return self._list_threads(limit, after or "")
+        return self._list_threads(limit, after or "", check_filter(filter))
 
     def delete_checkpoint(self, thread_id: str, version: int, *, namespace: str = "") -> bool:
-        """Delete one checkpoint of this thread; tell whether it was there. Every other one stays whole."""
+        """Delete one checkpoint with its pending writes; tell whether it was there. Every other one stays whole."""
         check_thread(thread_id, namespace)
         check_whole("the version", version)
         return self._delete(thread_id, version, namespace)
 
     def delete_thread(self, thread_id: str) -> int:
-        """Delete a thread with all its namespaces; return how many checkpoints it had."""
+        """Delete a thread with all its namespaces and pending writes; return how many checkpoints it had."""
         check_id("the thread id", thread_id)
         return self._delete_thread(thread_id)
 
@@ -115,18 +211,22 @@ class Checkpointer(ABC):
 
     @abstractmethod
     def _save(
-        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None
-    ) -> tuple[int, int | None]:
-        """Store it; return its version and parent."""
+        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
+    ) -> tuple[int, int | None] | None:
+        """Store it; return its version and parent, None when a checkpoint of its key is there."""
 
     @abstractmethod
-    def _load(self, thread_id: str, version: int | None, namespace: str) -> Checkpoint | None: ...
+    def _list(
+        self, thread_id: str, limit: int, before: int, wanted: str | None, namespace: str
+    ) -> list[CheckpointInfo]: ...
 
     @abstractmethod
-    def _list(self, thread_id: str, limit: int, before: int, namespace: str) -> list[CheckpointInfo]: ...
+    def _list_states(
+        self, thread_id: str, limit: int, before: int, wanted: str | None, namespace: str, writes: bool
+    ) -> list[Checkpoint]: ...
 
     @abstractmethod
-    def _list_threads(self, limit: int, after: str) -> list[ThreadInfo]: ...
+    def _list_threads(self, limit: int, after: str, wanted: str | None) -> list[ThreadInfo]: ...
 
     @abstractmethod
     def _delete(self, thread_id: str, version: int, namespace: str) -> bool: ...

@@ -1,8 +1,9 @@
 # Generated from ../_async/sql.py by tests/unasync.py: edit that one.
 """Checkpoints in PostgreSQL or SQLite: one statement and one commit a save, and only what changed is sent and stored.
 
-Three tables. A head for each thread and namespace: the latest version, the counter of versions, a stamp. A row for
-each checkpoint: its manifest, and the hashes of its pieces (``refs``). The pieces, by thread, namespace and hash.
+Four tables. A head for each thread and namespace: the latest version, the counter of versions, a stamp, its expiry. A
+row for each checkpoint: its manifest, and the hashes of its pieces (``refs``). The pieces, by thread, namespace and
+hash. And pending writes (sql_writes.py).
 
 Protocol. Every save and every delete begins by changing the head's row, and so holds its lock until it commits; a save
 also writes a new random stamp, and so does a delete. From that follows:
@@ -20,77 +21,47 @@ also writes a new random stamp, and so does a delete. From that follows:
   in a later statement, whose snapshot has every save that held the lock before. Inside a repeatable read transaction,
   whose snapshot may be older, PostgreSQL refuses the lock if the head has changed since (a serialization error).
 - A base may come from a transaction that is rolled back later: its stamp goes with it, and matches nothing any more.
+- *The latest is not sent to who has it.* A load gives the base's stamp along and gets no pieces while the head has it;
+  the state is made anew from the base's bytes. It is the same round trip.
 """
 
 from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from checkpoint._sync.checkpointer import Checkpointer
-from checkpoint.pieces import PLAIN, Base, Bases, Encoded, cut, decode_state, encode_state, serialize_state, split_refs
-from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo, describe
-from checkpoint.serializer import Serializer
-from persistence._sync.compat import Mutex
+from checkpoint._sync.sql_base import clock, described
+from checkpoint._sync.sql_retention import SQLRetention
+from checkpoint._sync.sql_timetravel import SQLTimeTravel
+from checkpoint.growth import Part
+from checkpoint.pieces import cut, pack_piece, split_refs
+from checkpoint.records import Checkpoint, PendingWrite, describe
+from checkpoint.states import Base, Encoded, decode_state, encode_state, restore_state
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
-from persistence._sync.manager import DatabaseManager
-from persistence._sync.store import SQLStore
-from persistence.dialect import from_json
-from persistence.errors import ConflictError, CorruptError
-from persistence.migrations import MigrationLine
+from persistence.errors import ConflictError, CorruptError, DuplicateError, SerializationError
 from persistence.queries import load_queries
 
-BASE_THREADS = 1024
-BASE_BYTES = 32 * 1024 * 1024
-"""How much of the last checkpoints seen a checkpointer remembers, in order to send only what changed."""
 _TRIES = 10
+_RELAXED = ", set_config('synchronous_commit', 'off', true)"
+"""Ends the RETURNING of a save that doesn't wait for the server's disk: the setting ends with the statement."""
 
 
-class DatabaseCheckpointer(SQLStore, Checkpointer):
+class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
     """A checkpointer on a PostgreSQL or SQLite connection of a manager, bound to one tenant.
 
-    Calls inside a transaction on that connection join it. ``serializer`` holds the classes that may be in states.
+    Calls inside a transaction on that connection join it. ``serializer`` holds the classes that may be in states;
+    ``durability`` is how durable saves are that don't say it.
     """
 
-    line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
-
-    def __init__(
-        self,
-        manager: DatabaseManager,
-        name: str,
-        *,
-        tenant: str = "default",
-        serializer: Serializer | None = None,
-        migrate: bool = True,
-    ) -> None:
-        super().__init__(manager, name, tenant=tenant, migrate=migrate)
-        self._place = name
-        self._serializer = serializer or Serializer()
-        self._mutex = Mutex()
-        self._bases = Bases(BASE_THREADS, BASE_BYTES)
-
-    def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
-        return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
-
-    def _recall(self, thread_id: str, namespace: str) -> Base | None:
-        with self._mutex:
-            return self._bases.get((thread_id, namespace))
-
-    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
-        with self._mutex:
-            if base is None:
-                self._bases.drop((thread_id, namespace))
-            else:
-                self._bases.put((thread_id, namespace), base)
-
     def _save(
-        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None
-    ) -> tuple[int, int | None]:
+        self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
+    ) -> tuple[int, int | None] | None:
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
-        encoded = encode_state(serialize_state(checkpoint.state, self._serializer, base), base)
+        encoded = encode_state(checkpoint.state, self._serializer, base)
         database = self._database()
         stamp = secrets.randbits(62)
         values = self._keys(
@@ -106,12 +77,16 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
             metadata=metadata,
             manifest=encoded.manifest,
             refs=encoded.refs,
+            key=checkpoint.key,
         )
+        relaxed = "" if durable or database.in_transaction else _RELAXED
         row = None
         if base is not None and (expected is None or expected == base.latest):
-            row = self._write(database, values, encoded, base, None)
+            row = self._write_once(database, values, encoded, base, None, relaxed)
         if row is None:
-            row = self._save_whole(database, checkpoint, values, encoded, expected)
+            row = self._save_whole(database, checkpoint, values, encoded, expected, relaxed)
+        if row is None:
+            return None
         version: int = row["version"]
         latest = version if checkpoint.version is None else None
         self._remember(thread_id, namespace, encoded.as_base(stamp, latest))
@@ -124,20 +99,29 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
         values: dict[str, Any],
         encoded: Encoded,
         expected: int | None,
-    ) -> Row:
-        """Save with every piece; where that changes nothing, say why."""
+        relaxed: str,
+    ) -> Row | None:
+        """Save with every piece; where that changes nothing, say why. None: its key is there."""
         queries = load_queries("checkpoint", database.kind)
         latest = 0
         for _ in range(_TRIES):
-            row = self._write(database, values, encoded, None, expected)
+            row = self._write_once(database, values, encoded, None, expected, relaxed)
             if row is not None:
                 return row
-            keys = self._keys(checkpoint.thread_id, checkpoint.namespace, version=checkpoint.version)
-            found = database.fetch_one(queries.inspect, keys) or {"latest": 0, "taken": False}
+            keys = self._keys(checkpoint.thread_id, checkpoint.namespace, **clock(database))
+            found = database.fetch_one(
+                queries.inspect, {**keys, "version": checkpoint.version, "key": checkpoint.key}
+            ) or {"latest": 0, "taken": False, "kept": False, "expired": False}
+            if found["expired"]:
+                self._delete_thread(checkpoint.thread_id, expired=True)
+                continue
+            if found["kept"]:
+                return None
             latest = found["latest"]
             refusal = self._refusal(checkpoint, expected, latest, bool(found["taken"]))
             if refusal is not None:
                 raise refusal
+            database.execute(queries.renew_head, keys)
         raise ConflictError(
             f"{describe(checkpoint.thread_id, checkpoint.namespace)} kept changing",
             expected=expected,
@@ -146,8 +130,37 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
             connection=self._place,
         )
 
+    def _write_once(
+        self,
+        database: Database,
+        values: dict[str, Any],
+        encoded: Encoded,
+        base: Base | None,
+        expected: int | None,
+        relaxed: str,
+    ) -> Row | None:
+        """Store a checkpoint; None also when its key or version was saved by another at this moment."""
+        try:
+            return self._write(database, values, encoded, base, expected, relaxed)
+        except DuplicateError as exc:
+            if not database.in_transaction:
+                return None
+            raise SerializationError(
+                f"another saved the same checkpoint of {describe(values['thread'], values['namespace'])} meanwhile",
+                hint="run the transaction again as a whole: run_transaction() does so",
+                operation="save_checkpoint",
+                connection=self._place,
+                code=exc.code,
+            ) from exc
+
     def _write(
-        self, database: Database, values: dict[str, Any], encoded: Encoded, base: Base | None, expected: int | None
+        self,
+        database: Database,
+        values: dict[str, Any],
+        encoded: Encoded,
+        base: Base | None,
+        expected: int | None,
+        relaxed: str,
     ) -> Row | None:
         """Store a checkpoint and the pieces that ``base`` lacks; None: the head is not as it was expected."""
         missing = encoded.missing(base)
@@ -158,13 +171,14 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
             lean = {**values, "base": base.stamp}
             del lean["version"]
             if not missing:
-                return database.fetch_one(queries.save_none, lean)
-            lean["hash"], lean["data"] = missing[0], PLAIN + encoded.pieces[missing[0]]
-            return database.fetch_one(queries.save_one, lean)
+                return database.fetch_one(queries.save_none + relaxed, lean)
+            lean["hash"], lean["data"] = missing[0], pack_piece(encoded.pieces[missing[0]])
+            return database.fetch_one(queries.save_one + relaxed, lean)
         values = {**values, "expected": expected, **_packed([(key, encoded.pieces[key]) for key in missing])}
         if base is None and not expected:
-            return database.fetch_one(queries.save_first, values)
-        return database.fetch_one(queries.save_many, {**values, "base": None if base is None else base.stamp})
+            return database.fetch_one(queries.save_first + relaxed, values)
+        values["base"] = None if base is None else base.stamp
+        return database.fetch_one(queries.save_many + relaxed, values)
 
     def _write_sqlite(
         self,
@@ -177,7 +191,7 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
     ) -> Row | None:
         queries = load_queries("checkpoint", "sqlite")
         keys = {name: values[name] for name in ("tenant", "thread", "namespace")}
-        head = {**keys, "version": values["version"], "stamp": values["stamp"], "now": values["now"]}
+        head = {name: values[name] for name in ("tenant", "thread", "namespace", "version", "stamp", "now", "key")}
         with database.transaction():
             if base is None and not expected:
                 row = database.fetch_one(queries.make_head, {**head, "expected": expected})
@@ -186,30 +200,55 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
                 row = database.fetch_one(queries.advance_head, {**head, "expected": expected, "base": stamp})
             if row is None:
                 return None
-            if missing:
-                database.execute_many(
-                    queries.save_piece,
-                    [{**keys, "hash": key, "data": PLAIN + encoded.pieces[key]} for key in missing],
-                )
+            pieces = [{**keys, "hash": key, "data": pack_piece(encoded.pieces[key])} for key in missing]
+            if len(pieces) == 1:
+                database.execute(queries.save_piece, pieces[0])  # the commonest, without a savepoint around it
+            elif pieces:
+                database.execute_many(queries.save_piece, pieces)
             saved = {
                 "version": values["version"] or row["counter"],
                 "parent": values["parent"] or row["parent"],
             }
-            rest = ("timestamp", "step", "node", "metadata", "manifest", "refs")
+            rest = ("timestamp", "step", "node", "metadata", "manifest", "refs", "key")
             database.execute(queries.save_checkpoint, {**keys, **saved, **{name: values[name] for name in rest}})
         return {"version": saved["version"], "parent_version": saved["parent"]}
 
-    def _load(self, thread_id: str, version: int | None, namespace: str) -> Checkpoint | None:
+    def _load(
+        self, thread_id: str, version: int | None, key: str | None, namespace: str, writes: bool
+    ) -> Checkpoint | None:
         database = self._database()
         queries = load_queries("checkpoint", database.kind)
-        if version is None:
-            rows = database.fetch_all(queries.load_latest, self._keys(thread_id, namespace), binary=True)
+        keys = self._keys(thread_id, namespace, **clock(database))
+        base: Base | None = None
+        if key is not None:
+            statement, keys["key"] = queries.load_key, key
+        elif version is not None:
+            statement, keys["version"] = queries.load_version, version
         else:
-            rows = database.fetch_all(
-                queries.load_version, self._keys(thread_id, namespace, version=version), binary=True
-            )
+            statement = queries.load_latest
+            base = self._recall(thread_id, namespace)
+            base = None if base is None or base.latest is None else base
+            keys["base"] = None if base is None else base.stamp
+        rows, pending = self._load_rows(database, statement, keys, writes)
         if not rows:
             return None
+        row = rows[0]
+        if base is not None and row["stamp"] == base.stamp and row["version"] == base.latest:
+            # Nobody has saved to or deleted from the thread since: its state is what is remembered.
+            state = restore_state(base.channels, self._serializer)
+            return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
+        return self._loaded(database, thread_id, namespace, rows, pending)
+
+    def _loaded(
+        self,
+        database: Database,
+        thread_id: str,
+        namespace: str,
+        rows: list[Row],
+        pending: tuple[PendingWrite, ...],
+        opened: dict[bytes, Part] | None = None,
+    ) -> Checkpoint:
+        """Return the checkpoint that one row of PostgreSQL holds, or a row for each piece of SQLite."""
         row = rows[0]
         pieces: list[Any] = (
             cut(row["data"], row["sizes"])
@@ -217,7 +256,7 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
             else [each["data"] for each in rows if each["place"] is not None]
         )
         try:
-            state, channels = decode_state(row["manifest"], row["refs"], pieces, self._serializer)
+            state, channels = decode_state(row["manifest"], row["refs"], pieces, self._serializer, opened)
         except CorruptError as exc:
             raise CorruptError(
                 f"checkpoint {row['version']} of {describe(thread_id, namespace)}: {exc.message}",
@@ -228,90 +267,20 @@ class DatabaseCheckpointer(SQLStore, Checkpointer):
         if row["stamp"] is not None:
             hashes = frozenset(split_refs(row["refs"]))
             self._remember(thread_id, namespace, Base(row["stamp"], row["version"], channels, hashes))
-        return Checkpoint(thread_id, state, namespace=namespace, **_described(database, row))
-
-    def _list(self, thread_id: str, limit: int, before: int, namespace: str) -> list[CheckpointInfo]:
-        database = self._database()
-        rows = database.fetch_all(
-            load_queries("checkpoint", database.kind).list_checkpoints,
-            self._keys(thread_id, namespace, limit=limit, before=before),
-        )
-        return [CheckpointInfo(thread_id=thread_id, namespace=namespace, **_described(database, row)) for row in rows]
-
-    def _list_threads(self, limit: int, after: str) -> list[ThreadInfo]:
-        database = self._database()
-        rows = database.fetch_all(
-            load_queries("checkpoint", database.kind).list_threads,
-            {"tenant": self._tenant, "limit": limit, "after": after},
-        )
-        moment: Any = database.dialect.moment
-        return [
-            ThreadInfo(
-                thread_id=row["thread_id"],
-                versions=from_json(row["versions"]),
-                created_at=moment(row["created_at"]),
-                updated_at=moment(row["updated_at"]),
-            )
-            for row in rows
-        ]
-
-    def _delete(self, thread_id: str, version: int, namespace: str) -> bool:
-        database = self._database()
-        queries = load_queries("checkpoint", database.kind)
-        keys = self._keys(thread_id, namespace)
-        self._remember(thread_id, namespace, None)
-        with database.transaction():
-            if not database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
-                return False
-            row = database.fetch_one(queries.delete_checkpoint, {**keys, "version": version})
-            if row is None:
-                return False
-            pieces = [{**keys, "hash": key} for key in split_refs(row["refs"])]
-            if pieces:
-                database.execute_many(queries.delete_piece, pieces)
-            database.execute(queries.refresh_head, keys)
-        return True
-
-    def _delete_thread(self, thread_id: str) -> int:
-        database = self._database()
-        queries = load_queries("checkpoint", database.kind)
-        keys = {"tenant": self._tenant, "thread": thread_id}
-        with database.transaction():
-            heads = database.fetch_all(queries.lock_thread, keys)
-            if not heads:
-                return 0
-            for head in heads:
-                self._remember(thread_id, head["namespace"], None)
-            marked = {**keys, "stamp": secrets.randbits(62)}
-            database.execute(queries.mark_thread, marked)
-            count = database.execute(queries.delete_thread_checkpoints, marked)
-            database.execute(queries.delete_thread_pieces, marked)
-            database.execute(queries.delete_thread_heads, marked)
-        return count
+        return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
 
 
 def _packed(pieces: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     """Return pieces as the two byte strings and two arrays that PostgreSQL cuts them out of."""
+    packed = [pack_piece(content) for _, content in pieces]
     starts, sizes, start = [], [], 1
-    for _, content in pieces:
+    for data in packed:
         starts.append(start)
-        sizes.append(len(content) + 1)
-        start += len(content) + 1
+        sizes.append(len(data))
+        start += len(data)
     return {
         "hashes": b"".join(key for key, _ in pieces),
-        "data": b"".join(part for _, content in pieces for part in (PLAIN, content)),
+        "data": b"".join(packed),
         "starts": "{" + ",".join(map(str, starts)) + "}",
         "sizes": "{" + ",".join(map(str, sizes)) + "}",
-    }
-
-
-def _described(database: Database, row: Row) -> dict[str, Any]:
-    """Return what a checkpoint and its listing have in common."""
-    return {
-        "version": row["version"],
-        "timestamp": database.dialect.moment(row["created_at"]),
-        "metadata": from_json(row["metadata"]),
-        "parent_version": row["parent_version"],
-        "node": row["node"],
-        "step": row["step"],
     }

@@ -2,25 +2,37 @@
 
 -- name: save_none
 -- The next version, whose pieces are all stored. No upsert: where the thread went meanwhile, nothing may be saved.
+-- hot
 WITH head AS (
     UPDATE holdfast_checkpoint_threads AS t
-    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp, updated_at = :now
+    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp,
+        updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace AND t.stamp = :base
+      AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
+      AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
+          SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+          AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
     RETURNING t.counter, t.parent
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs)
+                                  metadata, manifest, refs, key)
 SELECT :tenant, :thread, :namespace, head.counter, coalesce(CAST(:parent AS bigint), head.parent), :timestamp,
-       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(:refs AS bytea)
+       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
 FROM head
 RETURNING version, parent_version;
 
 -- name: save_one
 -- The commonest save: the next version, with one new piece. Apart from save_many, which takes some 60 µs longer.
+-- hot
 WITH head AS (
     UPDATE holdfast_checkpoint_threads AS t
-    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp, updated_at = :now
+    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp,
+        updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace AND t.stamp = :base
+      AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
+      AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
+          SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+          AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
     RETURNING t.counter, t.parent
 ), piece AS (
     INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
@@ -29,25 +41,30 @@ WITH head AS (
     ON CONFLICT DO NOTHING
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs)
+                                  metadata, manifest, refs, key)
 SELECT :tenant, :thread, :namespace, head.counter, coalesce(CAST(:parent AS bigint), head.parent), :timestamp,
-       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(:refs AS bytea)
+       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
 FROM head
 RETURNING version, parent_version;
 
 -- name: save_many
 -- Any number of new pieces, cut out of two byte strings, which cost no escaping; :base and :expected may be NULL.
+-- hot
 WITH head AS (
     UPDATE holdfast_checkpoint_threads AS t
     SET latest = greatest(t.latest, coalesce(CAST(:version AS bigint), t.counter + 1)),
         counter = greatest(t.counter, coalesce(CAST(:version AS bigint), t.counter + 1)),
         parent = CASE WHEN coalesce(CAST(:version AS bigint), t.counter + 1) > t.latest THEN nullif(t.latest, 0) END,
-        stamp = :stamp, updated_at = :now
+        stamp = :stamp, updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
       AND (CAST(:base AS bigint) IS NULL OR t.stamp = CAST(:base AS bigint))
       AND (CAST(:expected AS bigint) IS NULL OR t.latest = CAST(:expected AS bigint))
       AND NOT EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                       AND c.namespace = :namespace AND c.version = CAST(:version AS bigint))
+      AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
+      AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
+          SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+          AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
     RETURNING t.counter, t.parent
 ), piece AS (
     INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
@@ -58,28 +75,37 @@ WITH head AS (
     ON CONFLICT DO NOTHING
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs)
+                                  metadata, manifest, refs, key)
 SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter),
        coalesce(CAST(:parent AS bigint), head.parent), :timestamp, :step, :node, CAST(:metadata AS jsonb),
-       CAST(:manifest AS bytea), CAST(:refs AS bytea)
+       CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
 FROM head
 RETURNING version, parent_version;
 
 -- name: save_first
 -- A save that sends every piece and makes the thread where it is missing; :expected is NULL or 0.
+-- hot
 WITH head AS (
     INSERT INTO holdfast_checkpoint_threads AS t (tenant_id, thread_id, namespace, latest, counter, parent, stamp,
-                                                  created_at, updated_at)
-    VALUES (:tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), 1), coalesce(CAST(:version AS bigint), 1),
-            NULL, :stamp, :now, :now)
+                                                  created_at, updated_at, ttl, expires_at)
+    SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), 1), coalesce(CAST(:version AS bigint), 1),
+           NULL, :stamp, :now, :now, max(o.ttl), coalesce(statement_timestamp() + max(o.ttl), max(o.expires_at))
+    FROM holdfast_checkpoint_threads AS o
+    WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.expires_at IS NOT NULL
+    HAVING max(o.expires_at) IS NULL OR max(o.expires_at) > statement_timestamp()
     ON CONFLICT (tenant_id, thread_id, namespace) DO UPDATE
     SET latest = greatest(t.latest, coalesce(CAST(:version AS bigint), t.counter + 1)),
         counter = greatest(t.counter, coalesce(CAST(:version AS bigint), t.counter + 1)),
         parent = CASE WHEN coalesce(CAST(:version AS bigint), t.counter + 1) > t.latest THEN nullif(t.latest, 0) END,
-        stamp = excluded.stamp, updated_at = excluded.updated_at
+        stamp = excluded.stamp, updated_at = excluded.updated_at,
+        expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE (CAST(:expected AS bigint) IS NULL OR t.latest = CAST(:expected AS bigint))
       AND NOT EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                       AND c.namespace = :namespace AND c.version = CAST(:version AS bigint))
+      AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
+      AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
+          SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+          AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
     RETURNING t.counter, t.parent
 ), piece AS (
     INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
@@ -90,10 +116,10 @@ WITH head AS (
     ON CONFLICT DO NOTHING
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs)
+                                  metadata, manifest, refs, key)
 SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter),
        coalesce(CAST(:parent AS bigint), head.parent), :timestamp, :step, :node, CAST(:metadata AS jsonb),
-       CAST(:manifest AS bytea), CAST(:refs AS bytea)
+       CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
 FROM head
 RETURNING version, parent_version;
 
@@ -101,31 +127,40 @@ RETURNING version, parent_version;
 -- Why a save changed nothing; asked only then.
 SELECT coalesce(max(t.latest), 0) AS latest,
        EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-               AND c.namespace = :namespace AND c.version = CAST(:version AS bigint)) AS taken
+               AND c.namespace = :namespace AND c.version = CAST(:version AS bigint)) AS taken,
+       EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+               AND c.namespace = :namespace AND c.key = CAST(:key AS text)) AS kept,
+       (SELECT e.expires_at <= statement_timestamp() FROM holdfast_checkpoint_expiry AS e
+        WHERE e.tenant_id = :tenant AND e.thread_id = :thread) AS expired
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
 
 -- name: load_latest
 -- One row: the checkpoint, its pieces end to end, their sizes (-1: missing), and the thread's head for the next save.
--- Each piece by a subquery of its own, for a join may read every piece of the thread to hash them.
+-- Each piece by a subquery of its own, for a join may read every piece of the thread to hash them. None is read while
+-- the stamp is :base: who asks has them.
+-- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                      AND e.expires_at <= statement_timestamp())
     ORDER BY c.version DESC
     LIMIT 1
 )
-SELECT chosen.*, body.data, body.sizes,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
-FROM chosen, LATERAL (
+SELECT chosen.*, t.stamp, body.data, body.sizes
+FROM chosen
+LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+      AND t.namespace = :namespace AND t.latest = chosen.version,
+LATERAL (
     SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
            string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
     FROM (
         SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
                      AND p.thread_id = :thread AND p.namespace = :namespace
                      AND p.hash = substring(chosen.refs FROM n.i FOR 16)) AS data
-        FROM generate_series(1, length(chosen.refs), 16) AS n (i)
+        FROM generate_series(1, CASE WHEN t.stamp = :base THEN 0 ELSE length(chosen.refs) END, 16) AS n (i)
         ORDER BY n.i
         OFFSET 0
     ) AS piece
@@ -133,10 +168,13 @@ FROM chosen, LATERAL (
 
 -- name: load_version
 -- As load_latest, for a version that is named; apart, so that either has the plan of its own key.
+-- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                      AND e.expires_at <= statement_timestamp())
     LIMIT 1
 )
 SELECT chosen.*, body.data, body.sizes,
@@ -157,20 +195,32 @@ FROM chosen, LATERAL (
 
 -- name: list_checkpoints
 -- Newest first, by the primary key backwards; states are not touched.
-SELECT version, parent_version, created_at, step, node, metadata
+SELECT version, parent_version, created_at, step, node, key, metadata
 FROM holdfast_checkpoints
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version < :before
+  AND metadata @> CAST(:filter AS jsonb)
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp())
 ORDER BY version DESC
 LIMIT :limit;
 
 -- name: list_threads
--- By the primary key in order: namespaces of one thread lie together, so grouping needs no sort.
-SELECT thread_id, min(created_at) AS created_at, max(updated_at) AS updated_at,
-       jsonb_object_agg(namespace, latest) AS versions
-FROM holdfast_checkpoint_threads
-WHERE tenant_id = :tenant AND thread_id > :after
-GROUP BY thread_id
-ORDER BY thread_id
+-- By the primary key in order: namespaces of one thread lie together, so grouping needs no sort. :filter is on the
+-- metadata of the latest checkpoint in the namespace ''; it and :cutoff may be NULL.
+SELECT t.thread_id, min(t.created_at) AS created_at, max(t.updated_at) AS updated_at,
+       jsonb_object_agg(t.namespace, t.latest) AS versions
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id > :after
+GROUP BY t.thread_id
+HAVING (max(t.expires_at) IS NULL OR max(t.expires_at) > statement_timestamp())
+   AND (CAST(:cutoff AS timestamptz) IS NULL OR max(t.updated_at) < CAST(:cutoff AS timestamptz))
+   AND (CAST(:filter AS jsonb) IS NULL OR EXISTS (
+       SELECT FROM holdfast_checkpoint_threads AS h
+       JOIN holdfast_checkpoints AS c ON c.tenant_id = :tenant AND c.thread_id = h.thread_id AND c.namespace = ''
+            AND c.version = h.latest
+       WHERE h.tenant_id = :tenant AND h.thread_id = t.thread_id AND h.namespace = ''
+         AND c.metadata @> CAST(:filter AS jsonb)))
+ORDER BY t.thread_id
 LIMIT :limit;
 
 -- name: lock_head
@@ -180,17 +230,10 @@ SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
 -- name: delete_checkpoint
--- After lock_head; returns what the checkpoint was made of, for delete_piece.
+-- After lock_head; returns what delete_pieces and delete_writes ask for.
 DELETE FROM holdfast_checkpoints
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version
-RETURNING refs;
-
--- name: delete_piece
--- Unless a checkpoint that is kept needs it. A match across two hashes would only keep a piece for longer.
-DELETE FROM holdfast_checkpoint_pieces AS p
-WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace AND p.hash = :hash
-  AND NOT EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-                  AND c.namespace = :namespace AND position(p.hash IN c.refs) > 0);
+RETURNING refs, key;
 
 -- name: refresh_head
 -- The latest is what is left; the counter stays, so that no version is ever given twice.
@@ -201,7 +244,8 @@ WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespa
 
 -- name: lock_thread
 -- The heads of all namespaces, in order, so that two deletes don't wait for each other in a circle.
-SELECT namespace FROM holdfast_checkpoint_threads
+SELECT namespace, updated_at, coalesce(expires_at <= statement_timestamp(), false) AS expired
+FROM holdfast_checkpoint_threads
 WHERE tenant_id = :tenant AND thread_id = :thread
 ORDER BY namespace
 FOR UPDATE;
@@ -232,3 +276,341 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
 -- Last; whoever waits for the lock finds the thread gone.
 DELETE FROM holdfast_checkpoint_threads
 WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp;
+
+-- name: load_key
+-- hot
+-- As load_version, by the idempotency key.
+WITH chosen AS (
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.key = :key
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                      AND e.expires_at <= statement_timestamp())
+    LIMIT 1
+)
+SELECT chosen.*, body.data, body.sizes,
+       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
+        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
+FROM chosen, LATERAL (
+    SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
+           string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
+    FROM (
+        SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
+                     AND p.thread_id = :thread AND p.namespace = :namespace
+                     AND p.hash = substring(chosen.refs FROM n.i FOR 16)) AS data
+        FROM generate_series(1, length(chosen.refs), 16) AS n (i)
+        ORDER BY n.i
+        OFFSET 0
+    ) AS piece
+) AS body;
+
+-- name: list_states
+-- As list_checkpoints, each with its pieces as in load_latest, but for those of the row before (size -1), which the
+-- reader has. A hash found across two others there would make a piece seem missing: 1 in 2^124.
+WITH chosen AS (
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version < :before
+      AND c.metadata @> CAST(:filter AS jsonb)
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                      AND e.expires_at <= statement_timestamp())
+    ORDER BY c.version DESC
+    LIMIT :limit
+), shown AS (
+    SELECT chosen.*, coalesce(lag(chosen.refs) OVER (ORDER BY chosen.version DESC), '') AS sent FROM chosen
+)
+SELECT shown.*, body.data, body.sizes,
+       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
+        AND t.namespace = :namespace AND t.latest = shown.version) AS stamp
+FROM shown, LATERAL (
+    SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
+           string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
+    FROM (
+        SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
+                     AND p.thread_id = :thread AND p.namespace = :namespace
+                     AND p.hash = substring(shown.refs FROM n.i FOR 16)
+                     AND position(substring(shown.refs FROM n.i FOR 16) IN shown.sent) = 0) AS data
+        FROM generate_series(1, length(shown.refs), 16) AS n (i)
+        ORDER BY n.i
+        OFFSET 0
+    ) AS piece
+) AS body
+ORDER BY shown.version DESC;
+
+-- name: renew_head
+-- A namespace that nobody saved to for longer than its thread's time to live, while others kept the thread alive.
+UPDATE holdfast_checkpoint_threads AS t
+SET expires_at = e.expires_at
+FROM holdfast_checkpoint_expiry AS e
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
+  AND e.tenant_id = :tenant AND e.thread_id = :thread AND e.expires_at > statement_timestamp();
+
+-- name: put_writes
+-- hot
+-- The head is made where it is missing, for the writes refer to it; nothing is written when the thread has expired.
+WITH alive AS (
+    SELECT max(o.ttl) AS ttl, max(o.expires_at) AS expires_at
+    FROM holdfast_checkpoint_threads AS o
+    WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.expires_at IS NOT NULL
+    HAVING max(o.expires_at) IS NULL OR max(o.expires_at) > statement_timestamp()
+), head AS (
+    INSERT INTO holdfast_checkpoint_threads (tenant_id, thread_id, namespace, latest, counter, stamp, created_at,
+                                             updated_at, ttl, expires_at)
+    SELECT :tenant, :thread, :namespace, 0, 0, :stamp, :now, :now, alive.ttl, alive.expires_at
+    FROM alive
+    WHERE NOT EXISTS (SELECT FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant
+                      AND t.thread_id = :thread AND t.namespace = :namespace)
+    ON CONFLICT DO NOTHING
+), written AS (
+    INSERT INTO holdfast_checkpoint_writes AS w (tenant_id, thread_id, namespace, key, task_id, idx, task_path,
+                                                 channel, data)
+    SELECT :tenant, :thread, :namespace, :key, :task, CAST(i.item ->> 0 AS bigint), :path, i.item ->> 1,
+           substring(CAST(:data AS bytea) FROM CAST(i.item ->> 2 AS integer) FOR CAST(i.item ->> 3 AS integer))
+    FROM alive, json_array_elements(CAST(:items AS json)) AS i (item)
+    ON CONFLICT (tenant_id, thread_id, namespace, key, task_id, idx) DO UPDATE
+    SET channel = excluded.channel, data = excluded.data, task_path = excluded.task_path
+    WHERE w.idx < 0
+)
+SELECT NOT EXISTS (SELECT FROM alive) AS expired;
+
+-- name: pending_writes
+-- hot
+-- By the primary key as far as the checkpoint; the writes of one step are few.
+SELECT w.task_id, w.channel, w.idx, w.task_path, w.data
+FROM holdfast_checkpoint_writes AS w
+WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespace AND w.key = :key
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp())
+ORDER BY w.task_path, w.task_id, w.idx;
+
+-- name: with_writes
+-- The end of a statement that loads checkpoints with their pending writes; no statement of its own.
+LEFT JOIN LATERAL (
+    SELECT CAST(json_agg(json_build_array(w.task_id, w.channel, w.idx, w.task_path, length(w.data))
+                         ORDER BY w.task_path, w.task_id, w.idx) AS text) AS writes,
+           string_agg(w.data, '' ORDER BY w.task_path, w.task_id, w.idx) AS writes_data
+    FROM holdfast_checkpoint_writes AS w
+    WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespace AND w.key = loaded.key
+) AS pending ON true
+ORDER BY loaded.version DESC;
+
+-- name: delete_writes
+-- After lock_head; of the checkpoints that go, by their keys as a JSON list.
+DELETE FROM holdfast_checkpoint_writes
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND key = ANY (ARRAY(SELECT json_array_elements_text(CAST(:keys AS json))));
+
+-- name: delete_pieces
+-- After lock_head; those of :refs that no checkpoint refers to. A statement of its own, so that its snapshot has every
+-- save that held the lock before.
+DELETE FROM holdfast_checkpoint_pieces AS p
+WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace AND p.hash = ANY (ARRAY(
+    SELECT substring(CAST(:refs AS bytea) FROM n.i FOR 16)
+    FROM generate_series(1, length(CAST(:refs AS bytea)), 16) AS n (i)
+    EXCEPT
+    SELECT substring(c.refs FROM n.i FOR 16)
+    FROM holdfast_checkpoints AS c, generate_series(1, length(c.refs), 16) AS n (i)
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+))
+RETURNING length(p.data) AS size;
+
+-- name: find_checkpoint
+-- The latest of a step or a node; both may be NULL, and then any will do.
+SELECT version, parent_version, created_at, step, node, key, metadata
+FROM holdfast_checkpoints
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (CAST(:step AS bigint) IS NULL OR step = CAST(:step AS bigint))
+  AND (CAST(:node AS text) IS NULL OR node = CAST(:node AS text))
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp())
+ORDER BY version DESC
+LIMIT 1;
+
+-- name: history
+-- From parent to parent, always to a lower version, so that no circle can be; ends as soon as :limit are found.
+WITH RECURSIVE chain AS (
+    SELECT c.version, CAST(CASE WHEN c.version < :before THEN 1 ELSE 0 END AS bigint) AS found
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version = (SELECT max(l.version) FROM holdfast_checkpoints AS l WHERE l.tenant_id = :tenant
+                       AND l.thread_id = :thread AND l.namespace = :namespace)
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= statement_timestamp())
+    UNION ALL
+    SELECT p.version, chain.found + CASE WHEN p.version < :before THEN 1 ELSE 0 END
+    FROM chain
+    JOIN holdfast_checkpoints AS c ON c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+         AND c.version = chain.version
+    JOIN holdfast_checkpoints AS p ON p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace
+         AND p.version = c.parent_version AND p.version < c.version
+    WHERE chain.found < :limit
+)
+SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata
+FROM chain
+JOIN holdfast_checkpoints AS c ON c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+     AND c.version = chain.version
+WHERE chain.version < :before
+ORDER BY chain.version DESC
+LIMIT :limit;
+
+-- name: fork
+-- One statement, so one snapshot: a checkpoint that is in it has all its pieces in it, whoever deletes them meanwhile.
+-- Nothing is written where the new thread has had a checkpoint in that namespace.
+WITH source AS (
+    SELECT c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= statement_timestamp())
+), head AS (
+    INSERT INTO holdfast_checkpoint_threads AS t (tenant_id, thread_id, namespace, latest, counter, stamp, created_at,
+                                                  updated_at, ttl, expires_at)
+    SELECT :tenant, :new_thread, :namespace, 1, 1, :stamp, :now, :now, max(o.ttl),
+           coalesce(statement_timestamp() + max(o.ttl), max(o.expires_at))
+    FROM source
+    LEFT JOIN holdfast_checkpoint_threads AS o ON o.tenant_id = :tenant AND o.thread_id = :new_thread
+    HAVING count(source.created_at) > 0 AND (max(o.expires_at) IS NULL OR max(o.expires_at) > statement_timestamp())
+    ON CONFLICT (tenant_id, thread_id, namespace) DO UPDATE
+    SET latest = 1, counter = 1, stamp = excluded.stamp, updated_at = excluded.updated_at,
+        expires_at = excluded.expires_at
+    WHERE t.counter = 0
+    RETURNING t.counter
+), piece AS (
+    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
+    SELECT :tenant, :new_thread, :namespace, p.hash, p.data
+    FROM head, source, holdfast_checkpoint_pieces AS p
+    WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace AND p.hash = ANY (ARRAY(
+        SELECT substring(s.refs FROM n.i FOR 16) FROM source AS s, generate_series(1, length(s.refs), 16) AS n (i)
+    ))
+    ON CONFLICT DO NOTHING
+), saved AS (
+    INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, created_at, step, node, metadata,
+                                      manifest, refs, key)
+    SELECT :tenant, :new_thread, :namespace, head.counter, source.created_at, source.step, source.node,
+           source.metadata, source.manifest, source.refs, source.key
+    FROM head, source
+    RETURNING version
+)
+SELECT EXISTS (SELECT FROM source) AS found, EXISTS (SELECT FROM saved) AS saved;
+
+-- name: copy_thread
+-- As fork, of all namespaces with all that is in them. A head that comes meanwhile is a violation of the primary key.
+WITH heads AS (
+    INSERT INTO holdfast_checkpoint_threads (tenant_id, thread_id, namespace, latest, counter, parent, stamp,
+                                             created_at, updated_at)
+    SELECT t.tenant_id, :new_thread, t.namespace, t.latest, t.counter, t.parent, :stamp, :now, :now
+    FROM holdfast_checkpoint_threads AS t
+    WHERE t.tenant_id = :tenant AND t.thread_id = :thread
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_threads AS o WHERE o.tenant_id = :tenant
+                      AND o.thread_id = :new_thread)
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= statement_timestamp())
+    RETURNING namespace
+), pieces AS (
+    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
+    SELECT p.tenant_id, :new_thread, p.namespace, p.hash, p.data
+    FROM holdfast_checkpoint_pieces AS p
+    WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace IN (SELECT namespace FROM heads)
+), writes AS (
+    INSERT INTO holdfast_checkpoint_writes (tenant_id, thread_id, namespace, key, task_id, idx, task_path, channel,
+                                            data)
+    SELECT w.tenant_id, :new_thread, w.namespace, w.key, w.task_id, w.idx, w.task_path, w.channel, w.data
+    FROM holdfast_checkpoint_writes AS w
+    WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace IN (SELECT namespace FROM heads)
+), saved AS (
+    INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step,
+                                      node, metadata, manifest, refs, key)
+    SELECT c.tenant_id, :new_thread, c.namespace, c.version, c.parent_version, c.created_at, c.step, c.node,
+           c.metadata, c.manifest, c.refs, c.key
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace IN (SELECT namespace FROM heads)
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM saved) AS saved, EXISTS (SELECT FROM heads) AS made,
+       EXISTS (SELECT FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :new_thread)
+       AS taken;
+
+-- name: rewind
+-- After lock_head, in a later statement, so that the pieces of what it sees can't be on their way out.
+WITH source AS (
+    SELECT c.step, c.node, c.metadata, c.manifest, c.refs
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= statement_timestamp())
+), head AS (
+    UPDATE holdfast_checkpoint_threads AS t
+    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp,
+        updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
+    FROM source
+    WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
+    RETURNING t.counter
+)
+INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
+                                  metadata, manifest, refs)
+SELECT :tenant, :thread, :namespace, head.counter, :version, :now, source.step, source.node, source.metadata,
+       source.manifest, source.refs
+FROM head, source
+RETURNING version;
+
+-- name: list_namespaces
+-- By the primary key; :after is the last one seen, :start whether there is none yet.
+SELECT t.namespace
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND (CAST(:start AS boolean) OR t.namespace > :after)
+ORDER BY t.namespace
+LIMIT :limit;
+
+-- name: list_prunable
+-- The heads that have a checkpoint to prune; the conditions are those of prune_checkpoints.
+SELECT t.thread_id, t.namespace
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND (t.thread_id, t.namespace) > (:after_thread, :after_namespace)
+  AND EXISTS (
+    SELECT FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = t.thread_id AND c.namespace = t.namespace
+      AND c.version < (SELECT min(n.version) FROM (
+          SELECT l.version FROM holdfast_checkpoints AS l
+          WHERE l.tenant_id = :tenant AND l.thread_id = t.thread_id AND l.namespace = t.namespace
+          ORDER BY l.version DESC LIMIT :keep_last) AS n)
+      AND (CAST(:cutoff AS timestamptz) IS NULL OR c.created_at < CAST(:cutoff AS timestamptz))
+      AND NOT (CAST(:keep_tagged AS boolean) AND c.metadata -> 'tag' IS NOT NULL)
+  )
+ORDER BY t.thread_id, t.namespace
+LIMIT :limit;
+
+-- name: prune_checkpoints
+-- After lock_head. Never one of the newest :keep_last, nor the latest among them. An array, and not IN, so that the
+-- primary key is asked for each version, also while the planner takes the thread for a small one.
+DELETE FROM holdfast_checkpoints AS c
+WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = ANY (ARRAY(
+    SELECT o.version
+    FROM holdfast_checkpoints AS o
+    WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.namespace = :namespace
+      AND o.version < (SELECT min(n.version) FROM (
+          SELECT l.version FROM holdfast_checkpoints AS l
+          WHERE l.tenant_id = :tenant AND l.thread_id = :thread AND l.namespace = :namespace
+          ORDER BY l.version DESC LIMIT :keep_last) AS n)
+      AND (CAST(:cutoff AS timestamptz) IS NULL OR o.created_at < CAST(:cutoff AS timestamptz))
+      AND NOT (CAST(:keep_tagged AS boolean) AND o.metadata -> 'tag' IS NOT NULL)
+    ORDER BY o.version
+    LIMIT :batch
+))
+RETURNING c.refs, c.key, length(c.manifest) + length(c.refs) AS size;
+
+-- name: set_ttl
+-- Of every namespace; NULL for both: the thread stays for ever. Not of a thread that has expired.
+UPDATE holdfast_checkpoint_threads
+SET ttl = CASE WHEN CAST(:sliding AS boolean) THEN CAST(:ttl AS interval) END,
+    expires_at = statement_timestamp() + CAST(:ttl AS interval)
+WHERE tenant_id = :tenant AND thread_id = :thread
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp());
+
+-- name: list_expired
+-- By the index on expiry, which has only threads with a time to live.
+SELECT e.thread_id
+FROM holdfast_checkpoint_expiry AS e
+WHERE e.tenant_id = :tenant AND e.expires_at <= statement_timestamp()
+ORDER BY e.thread_id
+LIMIT :limit;

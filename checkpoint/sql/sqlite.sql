@@ -6,27 +6,40 @@ UPDATE holdfast_checkpoint_threads AS t
 SET latest = max(t.latest, coalesce(:version, t.counter + 1)),
     counter = max(t.counter, coalesce(:version, t.counter + 1)),
     parent = CASE WHEN coalesce(:version, t.counter + 1) > t.latest THEN nullif(t.latest, 0) END,
-    stamp = :stamp, updated_at = :now
+    stamp = :stamp, updated_at = :now, expires_at = coalesce(:now + t.ttl, t.expires_at)
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
   AND (:base IS NULL OR t.stamp = :base)
   AND (:expected IS NULL OR t.latest = :expected)
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                   AND c.namespace = :namespace AND c.version = :version)
+  AND (t.expires_at IS NULL OR t.expires_at > :now)
+  AND (:key IS NULL OR NOT EXISTS (
+      SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+      AND c.namespace = :namespace AND c.key = :key))
 RETURNING counter, parent;
 
 -- name: make_head
 -- A save that sends every piece and makes the thread where it is missing; :expected is NULL or 0.
 INSERT INTO holdfast_checkpoint_threads AS t (tenant_id, thread_id, namespace, latest, counter, parent, stamp,
-                                              created_at, updated_at)
-VALUES (:tenant, :thread, :namespace, coalesce(:version, 1), coalesce(:version, 1), NULL, :stamp, :now, :now)
+                                              created_at, updated_at, ttl, expires_at)
+SELECT :tenant, :thread, :namespace, coalesce(:version, 1), coalesce(:version, 1), NULL, :stamp, :now, :now,
+       max(o.ttl), coalesce(:now + max(o.ttl), max(o.expires_at))
+FROM holdfast_checkpoint_threads AS o
+WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.expires_at IS NOT NULL
+HAVING max(o.expires_at) IS NULL OR max(o.expires_at) > :now
 ON CONFLICT (tenant_id, thread_id, namespace) DO UPDATE
 SET latest = max(t.latest, coalesce(:version, t.counter + 1)),
     counter = max(t.counter, coalesce(:version, t.counter + 1)),
     parent = CASE WHEN coalesce(:version, t.counter + 1) > t.latest THEN nullif(t.latest, 0) END,
-    stamp = excluded.stamp, updated_at = excluded.updated_at
+    stamp = excluded.stamp, updated_at = excluded.updated_at,
+    expires_at = coalesce(:now + t.ttl, t.expires_at)
 WHERE (:expected IS NULL OR t.latest = :expected)
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                   AND c.namespace = :namespace AND c.version = :version)
+  AND (t.expires_at IS NULL OR t.expires_at > :now)
+  AND (:key IS NULL OR NOT EXISTS (
+      SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+      AND c.namespace = :namespace AND c.key = :key))
 RETURNING counter, parent;
 
 -- name: save_piece
@@ -38,34 +51,44 @@ ON CONFLICT DO NOTHING;
 -- name: save_checkpoint
 -- Last, in the transaction that advanced the head and holds SQLite's one write lock.
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs)
-VALUES (:tenant, :thread, :namespace, :version, :parent, :timestamp, :step, :node, :metadata, :manifest, :refs);
+                                  metadata, manifest, refs, key)
+VALUES (:tenant, :thread, :namespace, :version, :parent, :timestamp, :step, :node, :metadata, :manifest, :refs, :key);
 
 -- name: inspect
 -- Why a save changed nothing; asked only then.
 SELECT coalesce(max(t.latest), 0) AS latest,
        EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-               AND c.namespace = :namespace AND c.version = :version) AS taken
+               AND c.namespace = :namespace AND c.version = :version) AS taken,
+       EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+               AND c.namespace = :namespace AND c.key = :key) AS kept,
+       (SELECT e.expires_at <= :now FROM holdfast_checkpoint_expiry AS e
+        WHERE e.tenant_id = :tenant AND e.thread_id = :thread) AS expired
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
 
 -- name: load_latest
--- A row for each piece in the order of refs (data NULL: missing), or one without a place when there are none.
+-- A row for each piece in the order of refs (data NULL: missing), or one without a place when there are none, and while
+-- the stamp is :base: who asks has them.
 WITH RECURSIVE chosen AS MATERIALIZED (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= :now)
     ORDER BY c.version DESC
     LIMIT 1
+), head AS MATERIALIZED (
+    SELECT t.stamp FROM holdfast_checkpoint_threads AS t, chosen WHERE t.tenant_id = :tenant AND t.thread_id = :thread
+    AND t.namespace = :namespace AND t.latest = chosen.version
 ), place (i) AS (
-    SELECT 1 FROM chosen WHERE length(chosen.refs) > 0
+    SELECT 1 FROM chosen LEFT JOIN head ON true
+    WHERE length(chosen.refs) > 0 AND (:base IS NULL OR head.stamp IS NOT :base)
     UNION ALL
     SELECT place.i + 16 FROM place, chosen WHERE place.i + 16 < length(chosen.refs)
 )
-SELECT chosen.*, place.i AS place, p.data,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
+SELECT chosen.*, place.i AS place, p.data, head.stamp
 FROM chosen
+LEFT JOIN head ON true
 LEFT JOIN place ON true
 LEFT JOIN holdfast_checkpoint_pieces AS p ON p.tenant_id = :tenant AND p.thread_id = :thread
       AND p.namespace = :namespace AND p.hash = substr(chosen.refs, place.i, 16)
@@ -74,9 +97,11 @@ ORDER BY place.i;
 -- name: load_version
 -- As load_latest, for a version that is named.
 WITH RECURSIVE chosen AS MATERIALIZED (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+      AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= :now)
     LIMIT 1
 ), place (i) AS (
     SELECT 1 FROM chosen WHERE length(chosen.refs) > 0
@@ -94,20 +119,30 @@ ORDER BY place.i;
 
 -- name: list_checkpoints
 -- Newest first, by the primary key backwards; states are not touched.
-SELECT version, parent_version, created_at, step, node, metadata
+SELECT version, parent_version, created_at, step, node, key, metadata
 FROM holdfast_checkpoints
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version < :before
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now)
 ORDER BY version DESC
 LIMIT :limit;
 
 -- name: list_threads
--- By the primary key in order: namespaces of one thread lie together, so grouping needs no sort.
-SELECT thread_id, min(created_at) AS created_at, max(updated_at) AS updated_at,
-       json_group_object(namespace, latest) AS versions
-FROM holdfast_checkpoint_threads
-WHERE tenant_id = :tenant AND thread_id > :after
-GROUP BY thread_id
-ORDER BY thread_id
+-- By the primary key in order: namespaces of one thread lie together, so grouping needs no sort. With :filtered the
+-- metadata of the latest checkpoint in the namespace '' comes along; :cutoff may be NULL.
+SELECT t.thread_id, min(t.created_at) AS created_at, max(t.updated_at) AS updated_at,
+       json_group_object(t.namespace, t.latest) AS versions,
+       CASE WHEN :filtered THEN (
+           SELECT c.metadata FROM holdfast_checkpoint_threads AS h
+           JOIN holdfast_checkpoints AS c ON c.tenant_id = :tenant AND c.thread_id = h.thread_id AND c.namespace = ''
+                AND c.version = h.latest
+           WHERE h.tenant_id = :tenant AND h.thread_id = t.thread_id AND h.namespace = '') END AS metadata
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id > :after
+GROUP BY t.thread_id
+HAVING (max(t.expires_at) IS NULL OR max(t.expires_at) > :now)
+   AND (:cutoff IS NULL OR max(t.updated_at) < :cutoff)
+ORDER BY t.thread_id
 LIMIT :limit;
 
 -- name: lock_head
@@ -117,17 +152,10 @@ SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
 -- name: delete_checkpoint
--- Returns what the checkpoint was made of, for delete_piece.
+-- Returns what delete_pieces and delete_writes ask for.
 DELETE FROM holdfast_checkpoints
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version
-RETURNING refs;
-
--- name: delete_piece
--- Unless a checkpoint that is kept needs it. A match across two hashes would only keep a piece for longer.
-DELETE FROM holdfast_checkpoint_pieces AS p
-WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace AND p.hash = :hash
-  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-                  AND c.namespace = :namespace AND instr(c.refs, :hash) > 0);
+RETURNING refs, key;
 
 -- name: refresh_head
 -- The latest is what is left; the counter stays, so that no version is ever given twice.
@@ -138,7 +166,8 @@ WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespa
 
 -- name: lock_thread
 -- SQLite's write lock is held already; PostgreSQL's form of it locks the heads.
-SELECT namespace FROM holdfast_checkpoint_threads
+SELECT namespace, updated_at, coalesce(expires_at <= :now, false) AS expired
+FROM holdfast_checkpoint_threads
 WHERE tenant_id = :tenant AND thread_id = :thread
 ORDER BY namespace;
 
@@ -168,3 +197,286 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
 -- Last.
 DELETE FROM holdfast_checkpoint_threads
 WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp;
+
+-- name: load_key
+-- As load_version, by the idempotency key.
+WITH RECURSIVE chosen AS MATERIALIZED (
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.key = :key
+      AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= :now)
+    LIMIT 1
+), place (i) AS (
+    SELECT 1 FROM chosen WHERE length(chosen.refs) > 0
+    UNION ALL
+    SELECT place.i + 16 FROM place, chosen WHERE place.i + 16 < length(chosen.refs)
+)
+SELECT chosen.*, place.i AS place, p.data,
+       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
+        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
+FROM chosen
+LEFT JOIN place ON true
+LEFT JOIN holdfast_checkpoint_pieces AS p ON p.tenant_id = :tenant AND p.thread_id = :thread
+      AND p.namespace = :namespace AND p.hash = substr(chosen.refs, place.i, 16)
+ORDER BY place.i;
+
+-- name: renew_head
+-- A namespace that nobody saved to for longer than its thread's time to live, while others kept the thread alive.
+UPDATE holdfast_checkpoint_threads AS t
+SET expires_at = e.expires_at
+FROM holdfast_checkpoint_expiry AS e
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
+  AND e.tenant_id = :tenant AND e.thread_id = :thread AND e.expires_at > :now;
+
+-- name: touch_head
+-- The head that pending writes refer to; nothing changes when it is there, and no row matches when the thread has expired.
+INSERT INTO holdfast_checkpoint_threads (tenant_id, thread_id, namespace, latest, counter, stamp, created_at,
+                                         updated_at, ttl, expires_at)
+SELECT :tenant, :thread, :namespace, 0, 0, :stamp, :now, :now, max(o.ttl), max(o.expires_at)
+FROM holdfast_checkpoint_threads AS o
+WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.expires_at IS NOT NULL
+HAVING max(o.expires_at) IS NULL OR max(o.expires_at) > :now
+ON CONFLICT (tenant_id, thread_id, namespace) DO UPDATE SET stamp = stamp;
+
+-- name: put_write
+-- hot
+-- The first of an index stays, of a negative one the last.
+INSERT INTO holdfast_checkpoint_writes AS w (tenant_id, thread_id, namespace, key, task_id, idx, task_path, channel,
+                                             data)
+VALUES (:tenant, :thread, :namespace, :key, :task, :idx, :path, :channel, :data)
+ON CONFLICT (tenant_id, thread_id, namespace, key, task_id, idx) DO UPDATE
+SET channel = excluded.channel, data = excluded.data, task_path = excluded.task_path
+WHERE w.idx < 0;
+
+-- name: pending_writes
+-- hot
+-- By the primary key as far as the checkpoint; the writes of one step are few.
+SELECT w.task_id, w.channel, w.idx, w.task_path, w.data
+FROM holdfast_checkpoint_writes AS w
+WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespace AND w.key = :key
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now)
+ORDER BY w.task_path, w.task_id, w.idx;
+
+-- name: delete_writes
+-- Of the checkpoints that go, by their keys as a JSON list.
+DELETE FROM holdfast_checkpoint_writes
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND key IN (SELECT value FROM json_each(:keys));
+
+-- name: delete_pieces
+-- Those of :refs that no checkpoint refers to.
+WITH RECURSIVE place (i) AS (
+    SELECT 1
+    UNION ALL
+    SELECT place.i + 16 FROM place
+    WHERE place.i + 16 < (SELECT max(length(:refs), coalesce(max(length(c.refs)), 0)) FROM holdfast_checkpoints AS c
+                          WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace)
+)
+DELETE FROM holdfast_checkpoint_pieces
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND hash IN (
+    SELECT substr(:refs, place.i, 16) FROM place WHERE place.i < length(:refs)
+    EXCEPT
+    SELECT substr(c.refs, place.i, 16)
+    FROM holdfast_checkpoints AS c JOIN place ON place.i < length(c.refs)
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+)
+RETURNING length(data) AS size;
+
+-- name: find_checkpoint
+-- The latest of a step or a node; both may be NULL, and then any will do.
+SELECT version, parent_version, created_at, step, node, key, metadata
+FROM holdfast_checkpoints
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (:step IS NULL OR step = :step)
+  AND (:node IS NULL OR node = :node)
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now)
+ORDER BY version DESC
+LIMIT 1;
+
+-- name: history
+-- From parent to parent, always to a lower version, so that no circle can be; ends as soon as :limit are found.
+WITH RECURSIVE chain (version, found) AS (
+    SELECT c.version, c.version < :before
+    FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version = (SELECT max(l.version) FROM holdfast_checkpoints AS l WHERE l.tenant_id = :tenant
+                       AND l.thread_id = :thread AND l.namespace = :namespace)
+      AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= :now)
+    UNION ALL
+    SELECT p.version, chain.found + (p.version < :before)
+    FROM chain
+    JOIN holdfast_checkpoints AS c ON c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+         AND c.version = chain.version
+    JOIN holdfast_checkpoints AS p ON p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace
+         AND p.version = c.parent_version AND p.version < c.version
+    WHERE chain.found < :limit
+)
+SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata
+FROM chain
+JOIN holdfast_checkpoints AS c ON c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+     AND c.version = chain.version
+WHERE chain.version < :before
+ORDER BY chain.version DESC
+LIMIT :limit;
+
+-- name: fork_head
+-- First of a fork: nothing is written where the new thread has had a checkpoint in that namespace, or has expired.
+INSERT INTO holdfast_checkpoint_threads AS t (tenant_id, thread_id, namespace, latest, counter, stamp, created_at,
+                                              updated_at, ttl, expires_at)
+SELECT :tenant, :new_thread, :namespace, 1, 1, :stamp, :now, :now, max(o.ttl),
+       coalesce(:now + max(o.ttl), max(o.expires_at))
+FROM holdfast_checkpoint_threads AS o
+WHERE o.tenant_id = :tenant AND o.thread_id = :new_thread AND o.expires_at IS NOT NULL
+HAVING max(o.expires_at) IS NULL OR max(o.expires_at) > :now
+ON CONFLICT (tenant_id, thread_id, namespace) DO UPDATE
+SET latest = 1, counter = 1, stamp = excluded.stamp, updated_at = excluded.updated_at, expires_at = excluded.expires_at
+WHERE t.counter = 0;
+
+-- name: fork_pieces
+-- Those that the checkpoint refers to.
+WITH RECURSIVE place (i, refs) AS (
+    SELECT 1, c.refs FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+    UNION ALL
+    SELECT place.i + 16, place.refs FROM place WHERE place.i + 16 < length(place.refs)
+)
+INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
+SELECT p.tenant_id, :new_thread, p.namespace, p.hash, p.data
+FROM holdfast_checkpoint_pieces AS p
+WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace
+  AND p.hash IN (SELECT substr(place.refs, place.i, 16) FROM place)
+ON CONFLICT DO NOTHING;
+
+-- name: fork_checkpoint
+-- Last of a fork.
+INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, created_at, step, node, metadata,
+                                  manifest, refs, key)
+SELECT c.tenant_id, :new_thread, c.namespace, 1, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs, c.key
+FROM holdfast_checkpoints AS c
+WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now);
+
+-- name: copy_heads
+-- First of a copy; none where the new thread is there or the old one has expired.
+INSERT INTO holdfast_checkpoint_threads (tenant_id, thread_id, namespace, latest, counter, parent, stamp, created_at,
+                                         updated_at)
+SELECT t.tenant_id, :new_thread, t.namespace, t.latest, t.counter, t.parent, :stamp, :now, :now
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_threads AS o WHERE o.tenant_id = :tenant
+                  AND o.thread_id = :new_thread)
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now);
+
+-- name: copy_pieces
+-- Of every namespace.
+INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
+SELECT tenant_id, :new_thread, namespace, hash, data
+FROM holdfast_checkpoint_pieces
+WHERE tenant_id = :tenant AND thread_id = :thread;
+
+-- name: copy_writes
+-- Of every namespace.
+INSERT INTO holdfast_checkpoint_writes (tenant_id, thread_id, namespace, key, task_id, idx, task_path, channel, data)
+SELECT tenant_id, :new_thread, namespace, key, task_id, idx, task_path, channel, data
+FROM holdfast_checkpoint_writes
+WHERE tenant_id = :tenant AND thread_id = :thread;
+
+-- name: copy_checkpoints
+-- Of every namespace.
+INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
+                                  metadata, manifest, refs, key)
+SELECT tenant_id, :new_thread, namespace, version, parent_version, created_at, step, node, metadata, manifest, refs,
+       key
+FROM holdfast_checkpoints
+WHERE tenant_id = :tenant AND thread_id = :thread;
+
+-- name: inspect_copy
+-- Why a copy made nothing.
+SELECT EXISTS (SELECT 1 FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant
+               AND t.thread_id = :new_thread) AS taken;
+
+-- name: rewind_head
+-- First of a rewind, where there is something to go back to.
+UPDATE holdfast_checkpoint_threads AS t
+SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp, updated_at = :now,
+    expires_at = coalesce(:now + t.ttl, t.expires_at)
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
+  AND EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
+              AND c.namespace = :namespace AND c.version = :version)
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now)
+RETURNING counter;
+
+-- name: rewind
+-- Then the checkpoint, whose pieces are there.
+INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
+                                  metadata, manifest, refs)
+SELECT c.tenant_id, c.thread_id, c.namespace, :counter, c.version, :now, c.step, c.node, c.metadata, c.manifest, c.refs
+FROM holdfast_checkpoints AS c
+WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version;
+
+-- name: list_namespaces
+-- By the primary key; :after is the last one seen, :start whether there is none yet.
+SELECT t.namespace
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND (:start OR t.namespace > :after)
+ORDER BY t.namespace
+LIMIT :limit;
+
+-- name: list_prunable
+-- The heads that have a checkpoint to prune; the conditions are those of prune_checkpoints.
+SELECT t.thread_id, t.namespace
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND (t.thread_id, t.namespace) > (:after_thread, :after_namespace)
+  AND EXISTS (
+    SELECT 1 FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = t.thread_id AND c.namespace = t.namespace
+      AND c.version < (SELECT min(n.version) FROM (
+          SELECT l.version FROM holdfast_checkpoints AS l
+          WHERE l.tenant_id = :tenant AND l.thread_id = t.thread_id AND l.namespace = t.namespace
+          ORDER BY l.version DESC LIMIT :keep_last) AS n)
+      AND (:cutoff IS NULL OR c.created_at < :cutoff)
+      AND NOT (:keep_tagged AND json_type(c.metadata, '$.tag') IS NOT NULL)
+  )
+ORDER BY t.thread_id, t.namespace
+LIMIT :limit;
+
+-- name: prune_checkpoints
+-- Never one of the newest :keep_last, nor the latest among them.
+DELETE FROM holdfast_checkpoints
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version IN (
+    SELECT o.version
+    FROM holdfast_checkpoints AS o
+    WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.namespace = :namespace
+      AND o.version < (SELECT min(n.version) FROM (
+          SELECT l.version FROM holdfast_checkpoints AS l
+          WHERE l.tenant_id = :tenant AND l.thread_id = :thread AND l.namespace = :namespace
+          ORDER BY l.version DESC LIMIT :keep_last) AS n)
+      AND (:cutoff IS NULL OR o.created_at < :cutoff)
+      AND NOT (:keep_tagged AND json_type(o.metadata, '$.tag') IS NOT NULL)
+    ORDER BY o.version
+    LIMIT :batch
+)
+RETURNING refs, key, length(manifest) + length(refs) AS size;
+
+-- name: set_ttl
+-- Of every namespace; NULL for both: the thread stays for ever. Not of a thread that has expired.
+UPDATE holdfast_checkpoint_threads
+SET ttl = CASE WHEN :sliding THEN :ttl END, expires_at = :now + :ttl
+WHERE tenant_id = :tenant AND thread_id = :thread
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now);
+
+-- name: list_expired
+-- By the index on expiry, which has only threads with a time to live.
+SELECT e.thread_id
+FROM holdfast_checkpoint_expiry AS e
+WHERE e.tenant_id = :tenant AND e.expires_at <= :now
+ORDER BY e.thread_id
+LIMIT :limit;

@@ -885,7 +885,7 @@ async def test_without_migrating_a_missing_migration_is_named(
 
 
 async def test_a_damaged_piece_is_named_with_its_channel_and_the_others_stay_readable(
-    stored: AsyncDatabaseCheckpointer, database: AsyncDatabase
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager, database: AsyncDatabase
 ) -> None:
     await stored.save_checkpoint(Checkpoint("t", {"good": LONG}))
     await stored.save_checkpoint(Checkpoint("t", {"good": LONG, "bad": LONG * 2}))
@@ -894,15 +894,15 @@ async def test_a_damaged_piece_is_named_with_its_channel_and_the_others_stay_rea
         values = {"data": damage, "hash": key}
         await database.execute("UPDATE holdfast_checkpoint_pieces SET data = :data WHERE hash = :hash", values)
         with pytest.raises(CorruptError, match=rf"checkpoint 2 of thread 't': channel 'bad': piece {key.hex()}"):
-            await stored.load_checkpoint("t")
+            await AsyncDatabaseCheckpointer(manager, "main").load_checkpoint("t")
     await database.execute("DELETE FROM holdfast_checkpoint_pieces WHERE hash = :hash", {"hash": key})
     with pytest.raises(CorruptError, match=rf"channel 'bad': piece {key.hex()} is missing"):
-        await stored.load_checkpoint("t")
+        await AsyncDatabaseCheckpointer(manager, "main").load_checkpoint("t")
     assert (await stored.load_checkpoint("t", 1)).state == {"good": LONG}
 
 
 async def test_a_damaged_manifest_is_never_read_as_another_state(
-    stored: AsyncDatabaseCheckpointer, database: AsyncDatabase
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager, database: AsyncDatabase
 ) -> None:
     await stored.save_checkpoint(Checkpoint("t", {"a": LONG, "b": LONG * 2, "n": 7}))
     manifest = bytes(await database.fetch_value("SELECT manifest FROM holdfast_checkpoints"))
@@ -911,4 +911,4 @@ async def test_a_damaged_manifest_is_never_read_as_another_state(
     for wrong in damaged:
         await database.execute("UPDATE holdfast_checkpoints SET manifest = :wrong", {"wrong": wrong})
         with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its manifest"):
-            await stored.load_checkpoint("t")
+            await AsyncDatabaseCheckpointer(manager, "main").load_checkpoint("t")

@@ -886,7 +886,7 @@ def test_without_migrating_a_missing_migration_is_named(
 
 
 def test_a_damaged_piece_is_named_with_its_channel_and_the_others_stay_readable(
-    stored: DatabaseCheckpointer, database: Database
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
 ) -> None:
     stored.save_checkpoint(Checkpoint("t", {"good": LONG}))
     stored.save_checkpoint(Checkpoint("t", {"good": LONG, "bad": LONG * 2}))
@@ -895,15 +895,15 @@ def test_a_damaged_piece_is_named_with_its_channel_and_the_others_stay_readable(
         values = {"data": damage, "hash": key}
         database.execute("UPDATE holdfast_checkpoint_pieces SET data = :data WHERE hash = :hash", values)
         with pytest.raises(CorruptError, match=rf"checkpoint 2 of thread 't': channel 'bad': piece {key.hex()}"):
-            stored.load_checkpoint("t")
+            DatabaseCheckpointer(manager, "main").load_checkpoint("t")
     database.execute("DELETE FROM holdfast_checkpoint_pieces WHERE hash = :hash", {"hash": key})
     with pytest.raises(CorruptError, match=rf"channel 'bad': piece {key.hex()} is missing"):
-        stored.load_checkpoint("t")
+        DatabaseCheckpointer(manager, "main").load_checkpoint("t")
     assert (stored.load_checkpoint("t", 1)).state == {"good": LONG}
 
 
 def test_a_damaged_manifest_is_never_read_as_another_state(
-    stored: DatabaseCheckpointer, database: Database
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
 ) -> None:
     stored.save_checkpoint(Checkpoint("t", {"a": LONG, "b": LONG * 2, "n": 7}))
     manifest = bytes(database.fetch_value("SELECT manifest FROM holdfast_checkpoints"))
@@ -912,4 +912,4 @@ def test_a_damaged_manifest_is_never_read_as_another_state(
     for wrong in damaged:
         database.execute("UPDATE holdfast_checkpoints SET manifest = :wrong", {"wrong": wrong})
         with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its manifest"):
-            stored.load_checkpoint("t")
+            DatabaseCheckpointer(manager, "main").load_checkpoint("t")

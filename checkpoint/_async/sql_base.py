@@ -1,0 +1,134 @@
+"""What the parts of the checkpointer on SQL databases share: keys of rows, the clock, rows as records, deleting."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from checkpoint.matching import contains
+from checkpoint.pieces import split_refs
+from checkpoint.records import Durability
+from checkpoint.serializer import Serializer
+from checkpoint.states import Base, Bases
+from checkpoint.validation import check_durability
+from persistence._async.compat import Mutex
+from persistence._async.database import AsyncDatabase
+from persistence._async.executor import Row
+from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.store import AsyncSQLStore
+from persistence.dialect import from_json, to_micros
+from persistence.migrations import MigrationLine
+from persistence.queries import load_queries
+
+BASE_THREADS = 1024
+BASE_BYTES = 64 * 1024 * 1024
+"""How much of the last checkpoints seen a checkpointer remembers, in order to send only what changed."""
+
+
+class AsyncCheckpointTables(AsyncSQLStore):
+    """A store on the tables of checkpoints, bound to one tenant."""
+
+    line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
+
+    def __init__(
+        self,
+        manager: AsyncDatabaseManager,
+        name: str,
+        *,
+        tenant: str = "default",
+        serializer: Serializer | None = None,
+        migrate: bool = True,
+        durability: Durability = "sync",
+    ) -> None:
+        self._durability = check_durability(durability)
+        super().__init__(manager, name, tenant=tenant, migrate=migrate)
+        self._place: str | None = name
+        self._serializer = serializer or Serializer()
+        self._mutex = Mutex()
+        self._bases = Bases(BASE_THREADS, BASE_BYTES)
+
+    def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
+        return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
+
+    def _recall(self, thread_id: str, namespace: str) -> Base | None:
+        with self._mutex:
+            return self._bases.get((thread_id, namespace))
+
+    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
+        with self._mutex:
+            if base is None:
+                self._bases.drop((thread_id, namespace))
+            else:
+                self._bases.put((thread_id, namespace), base)
+
+    async def _delete_thread(
+        self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
+    ) -> int:
+        """Delete a thread and return how many checkpoints it had, 0 also when it may not go: see ``_delete_if``."""
+        return await self._delete_if(thread_id, expired, cutoff, wanted) or 0
+
+    async def _delete_if(
+        self, thread_id: str, expired: bool, cutoff: datetime | None, wanted: str | None
+    ) -> int | None:
+        """Delete a thread; None: it is not there or, as its lock shows, has not expired, was used, or has changed."""
+        database = await self._database()
+        queries = load_queries("checkpoint", database.kind)
+        keys = {"tenant": self._tenant, "thread": thread_id}
+        async with database.transaction():
+            heads = await database.fetch_all(queries.lock_thread, {**keys, **clock(database)})
+            if not heads or (expired and not all(head["expired"] for head in heads)):
+                return None
+            if cutoff is not None and max(head["updated_at"] for head in heads) >= database.dialect.time(cutoff):
+                return None
+            if wanted is not None and not await self._is_wanted(database, thread_id, wanted):
+                return None
+            for head in heads:
+                self._remember(thread_id, head["namespace"], None)
+            marked = {**keys, "stamp": secrets.randbits(62)}
+            await database.execute(queries.mark_thread, marked)
+            count = await database.execute(queries.delete_thread_checkpoints, marked)
+            await database.execute(queries.delete_thread_pieces, marked)
+            await database.execute(queries.delete_thread_heads, marked)
+        return count
+
+    async def _is_wanted(self, database: AsyncDatabase, thread_id: str, wanted: str) -> bool:
+        rows = await database.fetch_all(
+            load_queries("checkpoint", database.kind).list_checkpoints,
+            self._keys(thread_id, "", limit=1, before=2**62 * 2 - 1, **self._filter(database, None), **clock(database)),
+        )
+        return bool(rows) and contains(from_json(rows[0]["metadata"]), json.loads(wanted))
+
+    def _filter(self, database: AsyncDatabase, wanted: str | None) -> dict[str, str]:
+        """Return the filter as the statement for PostgreSQL takes it; for SQLite it is tried here, row by row."""
+        return {"filter": wanted or "{}"} if database.kind == "postgresql" else {}
+
+    async def _forget(self, database: AsyncDatabase, keys: dict[str, Any], gone: list[Row]) -> list[int]:
+        """Delete what checkpoints that were just deleted leave behind, under the head's lock; the sizes of pieces."""
+        queries = load_queries("checkpoint", database.kind)
+        named = [row["key"] for row in gone if row["key"] is not None]
+        if named:
+            await database.execute(queries.delete_writes, {**keys, "keys": json.dumps(named, ensure_ascii=False)})
+        refs = b"".join({piece for row in gone for piece in split_refs(row["refs"])})
+        rows = await database.fetch_all(queries.delete_pieces, {**keys, "refs": refs}) if refs else []
+        await database.execute(queries.refresh_head, keys)
+        return [row["size"] for row in rows]
+
+
+def clock(database: AsyncDatabase) -> dict[str, int]:
+    """Return the time now as SQLite's statements take it; PostgreSQL's ask the server's clock."""
+    return {"now": to_micros(datetime.now(UTC))} if database.kind == "sqlite" else {}
+
+
+def described(database: AsyncDatabase, row: Row) -> dict[str, Any]:
+    """Return what a checkpoint and its listing have in common."""
+    return {
+        "version": row["version"],
+        "timestamp": database.dialect.moment(row["created_at"]),
+        "metadata": from_json(row["metadata"]),
+        "parent_version": row["parent_version"],
+        "node": row["node"],
+        "step": row["step"],
+        "key": row["key"],
+    }

@@ -1,0 +1,124 @@
+"""Retention in PostgreSQL or SQLite: batches in transactions of their own, each under the head's lock.
+
+The protocol is that of ``sql.py``: a batch begins with ``lock_head``, and each statement after it has a snapshot with
+every save that held the lock before. The argument for pruning is in ``AsyncRetention.prune``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from checkpoint._async.retention import AsyncRetention
+from checkpoint._async.sql_base import clock
+from checkpoint._async.sql_listing import AsyncSQLListing
+from checkpoint.records import PruneReport
+from persistence._async.database import AsyncDatabase
+from persistence.queries import load_queries
+
+_HEADS = 500
+
+
+class _DryRun(Exception):
+    """Undoes the batch that it is raised in."""
+
+
+class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
+    """The retention of AsyncDatabaseCheckpointer."""
+
+    async def _delete(self, thread_id: str, version: int, namespace: str) -> bool:
+        database = await self._database()
+        queries = load_queries("checkpoint", database.kind)
+        keys = self._keys(thread_id, namespace)
+        self._remember(thread_id, namespace, None)
+        async with database.transaction():
+            if not await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
+                return False
+            row = await database.fetch_one(queries.delete_checkpoint, {**keys, "version": version})
+            if row is None:
+                return False
+            await self._forget(database, keys, [row])
+        return True
+
+    async def _prune(
+        self,
+        thread_id: str | None,
+        keep_last: int,
+        cutoff: datetime | None,
+        keep_tagged: bool,
+        dry_run: bool,
+        batch: int,
+    ) -> PruneReport:
+        database = await self._database()
+        rule = {"keep_last": keep_last, "cutoff": database.dialect.time(cutoff), "keep_tagged": keep_tagged}
+        checkpoints = pieces = size = 0
+        after: tuple[str, str] | None = None
+        while heads := await self._heads(database, thread_id, after, rule):
+            for head in heads:
+                while True:
+                    count, sizes = await self._prune_batch(database, head, rule, dry_run, batch)
+                    checkpoints, pieces, size = checkpoints + count, pieces + len(sizes[1:]), size + sum(sizes)
+                    if count < batch or dry_run:
+                        break
+            after = heads[-1]
+        return PruneReport(checkpoints=checkpoints, pieces=pieces, bytes=size)
+
+    async def _heads(
+        self, database: AsyncDatabase, thread_id: str | None, after: tuple[str, str] | None, rule: dict[str, Any]
+    ) -> list[tuple[str, str]]:
+        """Return the next threads and namespaces to prune; of one thread all, of many those that have something."""
+        queries = load_queries("checkpoint", database.kind)
+        if thread_id is None:
+            low = after or ("", "")
+            values = {"tenant": self._tenant, "after_thread": low[0], "after_namespace": low[1], "limit": _HEADS}
+            rows = await database.fetch_all(queries.list_prunable, {**values, **rule})
+            return [(row["thread_id"], row["namespace"]) for row in rows]
+        keys = {"tenant": self._tenant, "thread": thread_id, "limit": _HEADS}
+        place = {"start": after is None, "after": "" if after is None else after[1]}
+        rows = await database.fetch_all(queries.list_namespaces, {**keys, **place})
+        return [(thread_id, row["namespace"]) for row in rows]
+
+    async def _prune_batch(
+        self, database: AsyncDatabase, head: tuple[str, str], rule: dict[str, Any], dry_run: bool, batch: int
+    ) -> tuple[int, list[int]]:
+        """Delete a batch; return how many checkpoints, and the bytes of their rows and then of each piece."""
+        queries = load_queries("checkpoint", database.kind)
+        keys = self._keys(*head)
+        self._remember(*head, None)
+        count, sizes = 0, [0]
+        try:
+            async with database.transaction():
+                if await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
+                    limit = 2**31 if dry_run else batch
+                    gone = await database.fetch_all(queries.prune_checkpoints, {**keys, **rule, "batch": limit})
+                    count, sizes = len(gone), [sum(row["size"] for row in gone)]
+                    if gone:
+                        sizes += await self._forget(database, keys, gone)
+                if dry_run:
+                    raise _DryRun
+        except _DryRun:
+            pass
+        return count, sizes
+
+    async def _set_ttl(self, thread_id: str, ttl: timedelta | None, sliding: bool) -> bool:
+        database = await self._database()
+        span: Any = ttl
+        if database.kind == "sqlite" and ttl is not None:
+            span = ttl // timedelta(microseconds=1)
+        keys = {"tenant": self._tenant, "thread": thread_id, "ttl": span, "sliding": sliding, **clock(database)}
+        return bool(await database.execute(load_queries("checkpoint", database.kind).set_ttl, keys))
+
+    async def _delete_expired(self, limit: int) -> int:
+        database = await self._database()
+        rows = await database.fetch_all(
+            load_queries("checkpoint", database.kind).list_expired,
+            {"tenant": self._tenant, "limit": limit, **clock(database)},
+        )
+        gone = [await self._delete_if(row["thread_id"], True, None, None) for row in rows]
+        return len(gone) - gone.count(None)
+
+    async def _delete_threads(self, cutoff: datetime | None, wanted: str | None, limit: int) -> int:
+        found = await self._list_threads(limit, "", wanted, cutoff)
+        gone = [await self._delete_if(thread.thread_id, False, cutoff, wanted) for thread in found]
+        return len(gone) - gone.count(None)

@@ -1,0 +1,118 @@
+"""Time travel in PostgreSQL or SQLite. The database copies what is copied; nothing of it passes through the client.
+
+On PostgreSQL a fork or copy is one statement and takes no lock on its source: all of it reads one snapshot, and in each
+snapshot a checkpoint has all its pieces, because saves and deletes commit both at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from checkpoint._async.sql_base import AsyncCheckpointTables, clock, described
+from checkpoint._async.timetravel import AsyncTimeTravel
+from checkpoint.records import CheckpointInfo
+from persistence.errors import DuplicateError
+from persistence.queries import load_queries
+
+
+class AsyncSQLTimeTravel(AsyncCheckpointTables, AsyncTimeTravel):
+    """The time travel of AsyncDatabaseCheckpointer."""
+
+    async def _history(self, thread_id: str, namespace: str, limit: int, before: int) -> list[CheckpointInfo]:
+        database = await self._database()
+        rows = await database.fetch_all(
+            load_queries("checkpoint", database.kind).history,
+            self._keys(thread_id, namespace, limit=limit, before=before, **clock(database)),
+        )
+        return [CheckpointInfo(thread_id=thread_id, namespace=namespace, **described(database, row)) for row in rows]
+
+    async def _find(self, thread_id: str, namespace: str, step: int | None, node: str | None) -> int | None:
+        database = await self._database()
+        row = await database.fetch_one(
+            load_queries("checkpoint", database.kind).find_checkpoint,
+            self._keys(thread_id, namespace, step=step, node=node, **clock(database)),
+        )
+        return None if row is None else row["version"]
+
+    async def _fork(self, thread_id: str, namespace: str, version: int, new_thread: str) -> tuple[bool, bool]:
+        found, saved = await self._fork_once(thread_id, namespace, version, new_thread)
+        if found and not saved and await self._delete_if(new_thread, True, None, None) is not None:
+            return await self._fork_once(thread_id, namespace, version, new_thread)
+        return found, saved
+
+    async def _fork_once(self, thread_id: str, namespace: str, version: int, new_thread: str) -> tuple[bool, bool]:
+        database = await self._database()
+        queries = load_queries("checkpoint", database.kind)
+        values = self._keys(thread_id, namespace, version=version, new_thread=new_thread)
+        head = {"stamp": secrets.randbits(62), "now": database.dialect.time(datetime.now(UTC))}
+        if database.kind == "postgresql":
+            row = await database.fetch_one(queries.fork, {**values, **head})
+            return (False, False) if row is None else (row["found"], row["saved"])
+        async with database.transaction():
+            target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
+            keys = self._keys(thread_id, namespace, **clock(database))
+            if not await database.fetch_all(queries.load_version, {**keys, "version": version}):
+                return False, False
+            if not await database.execute(queries.fork_head, {**target, **head}):
+                return True, False
+            await database.execute(queries.fork_pieces, values)
+            await database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
+        return True, True
+
+    async def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:
+        copied = await self._copy_once(thread_id, new_thread)
+        if copied == -1 and await self._delete_if(new_thread, True, None, None) is not None:
+            return await self._copy_once(thread_id, new_thread)
+        return copied
+
+    async def _copy_once(self, thread_id: str, new_thread: str) -> int | None:
+        database = await self._database()
+        values = {
+            "tenant": self._tenant,
+            "thread": thread_id,
+            "new_thread": new_thread,
+            "stamp": secrets.randbits(62),
+            "now": database.dialect.time(datetime.now(UTC)),
+        }
+        queries = load_queries("checkpoint", database.kind)
+        if database.kind == "postgresql":
+            try:
+                row = await database.fetch_one(queries.copy_thread, values)
+            except DuplicateError:
+                if database.in_transaction:
+                    raise
+                return -1
+            if row is None or row["made"]:
+                return 0 if row is None else row["saved"]
+            return -1 if row["taken"] else None
+        async with database.transaction():
+            if not await database.execute(queries.copy_heads, values):
+                taken = await database.fetch_value(
+                    queries.inspect_copy, {"tenant": self._tenant, "new_thread": new_thread}
+                )
+                return -1 if taken else None
+            both = {name: values[name] for name in ("tenant", "thread", "new_thread")}
+            await database.execute(queries.copy_pieces, both)
+            await database.execute(queries.copy_writes, both)
+            return await database.execute(queries.copy_checkpoints, both)
+
+    async def _rewind(self, thread_id: str, namespace: str, version: int, moment: datetime) -> int | None:
+        database = await self._database()
+        queries = load_queries("checkpoint", database.kind)
+        keys = self._keys(thread_id, namespace)
+        stamp = {"stamp": secrets.randbits(62)}
+        values = {**keys, "version": version, "now": database.dialect.time(moment)}
+        self._remember(thread_id, namespace, None)
+        async with database.transaction():
+            if not await database.execute(queries.lock_head, {**keys, **stamp}):
+                return None
+            if database.kind == "postgresql":
+                row = await database.fetch_one(queries.rewind, {**values, **stamp})
+                return None if row is None else row["version"]
+            row = await database.fetch_one(queries.rewind_head, {**values, **stamp})
+            if row is None:
+                return None
+            await database.execute(queries.rewind, {**values, "counter": row["counter"]})
+        counter: int = row["counter"]
+        return counter

@@ -1,0 +1,119 @@
+# Generated from ../_async/sql_listing.py by tests/unasync.py: edit that one.
+"""Listings of checkpoints and threads in PostgreSQL or SQLite, each one statement or one transaction that reads."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from checkpoint._sync.sql_base import clock, described
+from checkpoint._sync.sql_writes import SQLWrites, with_writes
+from checkpoint.growth import Part
+from checkpoint.matching import contains
+from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
+from persistence._sync.database import Database
+from persistence._sync.executor import Row
+from persistence.dialect import from_json
+from persistence.queries import load_queries
+
+_PAGE = 500
+
+
+class SQLListing(SQLWrites):
+    """The listings of DatabaseCheckpointer."""
+
+    def _list(
+        self, thread_id: str, limit: int, before: int, wanted: str | None, namespace: str
+    ) -> list[CheckpointInfo]:
+        database = self._database()
+        rows = self._list_rows(database, thread_id, limit, before, wanted, namespace)
+        return [CheckpointInfo(thread_id=thread_id, namespace=namespace, **described(database, row)) for row in rows]
+
+    def _list_rows(
+        self, database: Database, thread_id: str, limit: int, before: int, wanted: str | None, namespace: str
+    ) -> list[Row]:
+        statement = load_queries("checkpoint", database.kind).list_checkpoints
+        keys = self._keys(thread_id, namespace, **clock(database), **self._filter(database, wanted))
+        if database.kind == "postgresql" or wanted is None:
+            return database.fetch_all(statement, {**keys, "limit": limit, "before": before})
+        filter_ = json.loads(wanted)
+        found: list[Row] = []
+        with database.transaction(read_only=not database.in_transaction):
+            while len(found) < limit:
+                page = database.fetch_all(statement, {**keys, "limit": _PAGE, "before": before})
+                found += [row for row in page if contains(from_json(row["metadata"]), filter_)]
+                if len(page) < _PAGE:
+                    break
+                before = page[-1]["version"]
+        return found[:limit]
+
+    def _list_states(
+        self, thread_id: str, limit: int, before: int, wanted: str | None, namespace: str, writes: bool
+    ) -> list[Checkpoint]:
+        database = self._database()
+        queries = load_queries("checkpoint", database.kind)
+        keys = self._keys(thread_id, namespace, **clock(database))
+        # Neighbours have most pieces in common: PostgreSQL sends them once, and they are opened once.
+        opened: dict[bytes, Part] = {}
+        if database.kind == "postgresql":
+            statement = with_writes(queries.list_states, queries.with_writes) if writes else queries.list_states
+            rows = database.fetch_all(
+                statement, {**keys, **self._filter(database, wanted), "limit": limit, "before": before}, binary=True
+            )
+            return [
+                self._loaded(database, thread_id, namespace, [row], self._cut_writes(row) if writes else (), opened)
+                for row in rows
+            ]
+        found = []
+        with database.transaction(read_only=not database.in_transaction):
+            for row in self._list_rows(database, thread_id, limit, before, wanted, namespace):
+                pieces = database.fetch_all(queries.load_version, {**keys, "version": row["version"]})
+                pending: list[PendingWrite] = []
+                if writes and row["key"] is not None:
+                    named = {**keys, "key": row["key"]}
+                    pending = self._opened(database.fetch_all(queries.pending_writes, named))
+                found.append(self._loaded(database, thread_id, namespace, pieces, tuple(pending), opened))
+        return found
+
+    def _list_threads(
+        self, limit: int, after: str, wanted: str | None, cutoff: datetime | None = None
+    ) -> list[ThreadInfo]:
+        database = self._database()
+        statement = load_queries("checkpoint", database.kind).list_threads
+        keys: dict[str, Any] = {"tenant": self._tenant, "cutoff": database.dialect.time(cutoff), **clock(database)}
+        if database.kind == "postgresql":
+            keys["filter"] = wanted
+        else:
+            keys["filtered"] = wanted is not None
+        if database.kind == "postgresql" or wanted is None:
+            found = database.fetch_all(statement, {**keys, "limit": limit, "after": after})
+        else:
+            found, filter_ = [], json.loads(wanted)
+            while len(found) < limit:
+                page = database.fetch_all(statement, {**keys, "limit": _PAGE, "after": after})
+                found += [row for row in page if row["metadata"] and contains(from_json(row["metadata"]), filter_)]
+                if len(page) < _PAGE:
+                    break
+                after = page[-1]["thread_id"]
+        moment: Any = database.dialect.moment
+        return [
+            ThreadInfo(
+                thread_id=row["thread_id"],
+                versions=from_json(row["versions"]),
+                created_at=moment(row["created_at"]),
+                updated_at=moment(row["updated_at"]),
+            )
+            for row in found[:limit]
+        ]
+
+    def _loaded(
+        self,
+        database: Database,
+        thread_id: str,
+        namespace: str,
+        rows: list[Row],
+        pending: tuple[PendingWrite, ...],
+        opened: dict[bytes, Part] | None = None,
+    ) -> Checkpoint:
+        raise NotImplementedError

@@ -1,0 +1,119 @@
+# Generated from ../_async/sql_timetravel.py by tests/unasync.py: edit that one.
+"""Time travel in PostgreSQL or SQLite. The database copies what is copied; nothing of it passes through the client.
+
+On PostgreSQL a fork or copy is one statement and takes no lock on its source: all of it reads one snapshot, and in each
+snapshot a checkpoint has all its pieces, because saves and deletes commit both at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from checkpoint._sync.sql_base import CheckpointTables, clock, described
+from checkpoint._sync.timetravel import TimeTravel
+from checkpoint.records import CheckpointInfo
+from persistence.errors import DuplicateError
+from persistence.queries import load_queries
+
+
+class SQLTimeTravel(CheckpointTables, TimeTravel):
+    """The time travel of DatabaseCheckpointer."""
+
+    def _history(self, thread_id: str, namespace: str, limit: int, before: int) -> list[CheckpointInfo]:
+        database = self._database()
+        rows = database.fetch_all(
+            load_queries("checkpoint", database.kind).history,
+            self._keys(thread_id, namespace, limit=limit, before=before, **clock(database)),
+        )
+        return [CheckpointInfo(thread_id=thread_id, namespace=namespace, **described(database, row)) for row in rows]
+
+    def _find(self, thread_id: str, namespace: str, step: int | None, node: str | None) -> int | None:
+        database = self._database()
+        row = database.fetch_one(
+            load_queries("checkpoint", database.kind).find_checkpoint,
+            self._keys(thread_id, namespace, step=step, node=node, **clock(database)),
+        )
+        return None if row is None else row["version"]
+
+    def _fork(self, thread_id: str, namespace: str, version: int, new_thread: str) -> tuple[bool, bool]:
+        found, saved = self._fork_once(thread_id, namespace, version, new_thread)
+        if found and not saved and self._delete_if(new_thread, True, None, None) is not None:
+            return self._fork_once(thread_id, namespace, version, new_thread)
+        return found, saved
+
+    def _fork_once(self, thread_id: str, namespace: str, version: int, new_thread: str) -> tuple[bool, bool]:
+        database = self._database()
+        queries = load_queries("checkpoint", database.kind)
+        values = self._keys(thread_id, namespace, version=version, new_thread=new_thread)
+        head = {"stamp": secrets.randbits(62), "now": database.dialect.time(datetime.now(UTC))}
+        if database.kind == "postgresql":
+            row = database.fetch_one(queries.fork, {**values, **head})
+            return (False, False) if row is None else (row["found"], row["saved"])
+        with database.transaction():
+            target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
+            keys = self._keys(thread_id, namespace, **clock(database))
+            if not database.fetch_all(queries.load_version, {**keys, "version": version}):
+                return False, False
+            if not database.execute(queries.fork_head, {**target, **head}):
+                return True, False
+            database.execute(queries.fork_pieces, values)
+            database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
+        return True, True
+
+    def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:
+        copied = self._copy_once(thread_id, new_thread)
+        if copied == -1 and self._delete_if(new_thread, True, None, None) is not None:
+            return self._copy_once(thread_id, new_thread)
+        return copied
+
+    def _copy_once(self, thread_id: str, new_thread: str) -> int | None:
+        database = self._database()
+        values = {
+            "tenant": self._tenant,
+            "thread": thread_id,
+            "new_thread": new_thread,
+            "stamp": secrets.randbits(62),
+            "now": database.dialect.time(datetime.now(UTC)),
+        }
+        queries = load_queries("checkpoint", database.kind)
+        if database.kind == "postgresql":
+            try:
+                row = database.fetch_one(queries.copy_thread, values)
+            except DuplicateError:
+                if database.in_transaction:
+                    raise
+                return -1
+            if row is None or row["made"]:
+                return 0 if row is None else row["saved"]
+            return -1 if row["taken"] else None
+        with database.transaction():
+            if not database.execute(queries.copy_heads, values):
+                taken = database.fetch_value(
+                    queries.inspect_copy, {"tenant": self._tenant, "new_thread": new_thread}
+                )
+                return -1 if taken else None
+            both = {name: values[name] for name in ("tenant", "thread", "new_thread")}
+            database.execute(queries.copy_pieces, both)
+            database.execute(queries.copy_writes, both)
+            return database.execute(queries.copy_checkpoints, both)
+
+    def _rewind(self, thread_id: str, namespace: str, version: int, moment: datetime) -> int | None:
+        database = self._database()
+        queries = load_queries("checkpoint", database.kind)
+        keys = self._keys(thread_id, namespace)
+        stamp = {"stamp": secrets.randbits(62)}
+        values = {**keys, "version": version, "now": database.dialect.time(moment)}
+        self._remember(thread_id, namespace, None)
+        with database.transaction():
+            if not database.execute(queries.lock_head, {**keys, **stamp}):
+                return None
+            if database.kind == "postgresql":
+                row = database.fetch_one(queries.rewind, {**values, **stamp})
+                return None if row is None else row["version"]
+            row = database.fetch_one(queries.rewind_head, {**values, **stamp})
+            if row is None:
+                return None
+            database.execute(queries.rewind, {**values, "counter": row["counter"]})
+        counter: int = row["counter"]
+        return counter

@@ -1,0 +1,251 @@
+"""How a LangGraph checkpoint lies in one of ours: a channel is a key of the state, and what else it has goes beside.
+
+The checkpoint's id is our key, its ``ts`` our timestamp, its metadata our metadata, as far as it is JSON. The rest is
+in three keys of the state, of which the first changes every step and is kept small, and the others hardly ever change:
+
+- ``langgraph.step``: the parent's id, the channels' versions and the versions seen without names, what was updated;
+- ``langgraph.layout``: the names that belong to them, and the format's version ``v``;
+- ``langgraph.more``: what a checkpoint or its metadata has that neither JSON nor LangGraph's own keys hold.
+
+A channel whose own name begins with ``langgraph.`` is kept as ``langgraph.=`` and that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from checkpoint.records import Checkpoint
+from persistence.errors import CorruptError, ValidationError
+from persistence.validation import ID_BYTES, metadata_json
+
+# LangGraph is imported where it is used: this module belongs to the adapter, and comes without the extra as well.
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import Checkpoint as GraphCheckpoint
+    from langgraph.checkpoint.base import CheckpointMetadata, CheckpointTuple
+
+RESERVED = "langgraph."
+STEP = "langgraph.step"
+LAYOUT = "langgraph.layout"
+MORE = "langgraph.more"
+OWN = "langgraph.="
+
+_PLAIN: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
+_KNOWN = frozenset({"v", "ts", "id", "channel_values", "channel_versions", "versions_seen", "updated_channels"})
+
+
+def thread_of(config: RunnableConfig) -> tuple[str, str, str | None]:
+    """Return the thread, the namespace and the checkpoint's id (None: the latest) that a config names.
+
+    Raises:
+        ValidationError: it names no thread.
+    """
+    named = config.get("configurable", {})
+    thread_id = named.get("thread_id")
+    if thread_id is None:
+        raise ValidationError(
+            "the config names no thread", hint='pass {"configurable": {"thread_id": "…"}} to the graph'
+        )
+    if isinstance(thread_id, int) and not isinstance(thread_id, bool):
+        thread_id = str(thread_id)
+    return thread_id, named.get("checkpoint_ns") or "", named.get("checkpoint_id") or None
+
+
+def config_of(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:
+    """Return the config that names a checkpoint."""
+    return {
+        "configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id},
+    }
+
+
+def to_record(
+    config: RunnableConfig, graph: GraphCheckpoint, metadata: CheckpointMetadata, parent_version: int | None
+) -> Checkpoint:
+    """Return our checkpoint for one of LangGraph's; the config names its thread and its parent."""
+    thread_id, namespace, parent_id = thread_of(config)
+    described, more = _split(_merged(config, metadata))
+    moment = _moment(graph["ts"])
+    versions, seen = graph["channel_versions"], graph["versions_seen"]
+    names = list(versions)
+    places = {name: place for place, name in enumerate(names)}
+    updated = graph.get("updated_channels")
+    state = {_inside(name): value for name, value in graph["channel_values"].items()}
+    state[LAYOUT] = [
+        graph["v"],
+        names,
+        [[node, [places.get(name, name) for name in channels]] for node, channels in seen.items()],
+    ]
+    state[STEP] = [
+        _short(parent_id),
+        list(versions.values()),
+        [version for channels in seen.values() for version in channels.values()],
+        # Absent, None and a list are three things.
+        [places.get(name, name) for name in updated] if updated is not None else "updated_channels" in graph,
+        graph["ts"] if moment is None else None,
+    ]
+    rest = {name: value for name, value in graph.items() if name not in _KNOWN}
+    if rest or more:
+        state[MORE] = [rest, more]
+    step = described.get("step")
+    return Checkpoint(
+        thread_id,
+        state,
+        metadata=described,
+        timestamp=moment,
+        parent_version=parent_version,
+        namespace=namespace,
+        step=step if type(step) is int else None,
+        key=graph["id"],
+    )
+
+
+def to_tuple(record: Checkpoint) -> CheckpointTuple:
+    """Return LangGraph's checkpoint of one of ours, with its pending writes.
+
+    Raises:
+        CorruptError: it wasn't saved by ``to_record``.
+    """
+    from langgraph.checkpoint.base import CheckpointTuple
+
+    state = record.state
+    if record.key is None or STEP not in state or LAYOUT not in state:
+        raise CorruptError(
+            f"checkpoint {record.version} of thread {record.thread_id!r} wasn't saved by LangGraph",
+            hint="give LangGraph threads of their own",
+        )
+    v, names, nodes = state[LAYOUT]
+    parent, versions, seen, updated, ts = state[STEP]
+    rest, more = state.get(MORE, ({}, {}))
+    flat = iter(seen)
+    graph: dict[str, Any] = {
+        "v": v,
+        "ts": ts if ts is not None or record.timestamp is None else record.timestamp.isoformat(),
+        "id": record.key,
+        "channel_values": {_outside(name): value for name, value in state.items() if not _is_ours(name)},
+        "channel_versions": dict(zip(names, versions, strict=True)),
+        "versions_seen": {node: {_name(name, names): next(flat) for name in channels} for node, channels in nodes},
+        **rest,
+    }
+    if updated is not False:
+        graph["updated_channels"] = None if updated is True else [_name(name, names) for name in updated]
+    parent_id = _long(parent)
+    return CheckpointTuple(
+        config=config_of(record.thread_id, record.namespace, record.key),
+        checkpoint=cast("GraphCheckpoint", graph),
+        metadata=cast("CheckpointMetadata", {**record.metadata, **more}),
+        parent_config=config_of(record.thread_id, record.namespace, parent_id) if parent_id else None,
+        pending_writes=[(write.task_id, write.channel, write.value) for write in record.writes],
+    )
+
+
+def just_before(thread_id: str) -> str | None:
+    """Return an id that is less than this one, with hardly any between them; None: there is no lesser one."""
+    last = ord(thread_id[-1]) - 1
+    if last < 1:
+        return thread_id[:-1] or None
+    if 0xD800 <= last <= 0xDFFF:
+        last = 0xD7FF
+    return thread_id[:-1] + chr(last) + "\U0010ffff" * (len(thread_id.encode()) < ID_BYTES - 4)
+
+
+def parent_of(found: CheckpointTuple) -> str | None:
+    """Return the id of a checkpoint's parent."""
+    return None if found.parent_config is None else thread_of(found.parent_config)[2]
+
+
+def numbered(writes: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[int]]:
+    """Return writes with the indices under which LangGraph keeps them: its own channels have fixed ones below zero.
+
+    Of two writes to such a channel the last counts. An exception is kept as its repr, as LangGraph's serializer does.
+    """
+    from langgraph.checkpoint.base import WRITES_IDX_MAP
+
+    by_index: dict[int, tuple[str, Any]] = {}
+    for index, (channel, value) in enumerate(writes):
+        by_index[WRITES_IDX_MAP.get(channel, index)] = (
+            channel,
+            repr(value) if isinstance(value, BaseException) else value,
+        )
+    return list(by_index.values()), list(by_index)
+
+
+def _merged(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
+    """Return the metadata with what LangGraph takes along from the config; get_checkpoint_metadata would drop NULs."""
+    from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS
+
+    merged: dict[str, Any] = dict(metadata)
+    sources: tuple[Mapping[str, Any] | None, ...] = (config.get("metadata"), config.get("configurable"))
+    for source in sources:
+        for name, value in (source or {}).items():
+            if name in merged or name in EXCLUDED_METADATA_KEYS or name.startswith("__"):
+                continue
+            plain = next((base for base in (bool, str, int, float) if isinstance(value, base)), None)
+            if plain is not None:
+                # A member of a text enum, as it may stand in a config, counts as its text.
+                merged[name] = value if type(value) is plain else _PLAIN[plain](value)
+    return merged
+
+
+def _split(metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metadata that JSON holds faithfully, and the rest, which listings can't filter by."""
+    if _is_json(metadata):
+        return metadata, {}
+    # LangGraph says itself that it keeps these pairs as JSON lists.
+    counters = metadata.get("counters_since_delta_snapshot")
+    if isinstance(counters, dict):
+        metadata["counters_since_delta_snapshot"] = {name: list(pair) for name, pair in counters.items()}
+    described = {name: value for name, value in metadata.items() if _is_json({name: value})}
+    return described, {name: value for name, value in metadata.items() if name not in described}
+
+
+def _is_json(metadata: dict[str, Any]) -> bool:
+    try:
+        metadata_json(metadata)
+    except ValidationError:
+        return False
+    return True
+
+
+def _moment(ts: object) -> datetime | None:
+    """Return the time that a text is the exact form of, None when it has another form."""
+    if not isinstance(ts, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(ts)
+    except ValueError:
+        return None
+    return moment if moment.utcoffset() == timedelta(0) and moment.isoformat() == ts else None
+
+
+def _short(checkpoint_id: str | None) -> str | bytes | None:
+    """Return an id that is a UUID as its 16 bytes."""
+    if checkpoint_id is None:
+        return None
+    try:
+        short = UUID(checkpoint_id)
+    except ValueError:
+        return checkpoint_id
+    return short.bytes if str(short) == checkpoint_id else checkpoint_id
+
+
+def _long(stored: str | bytes | None) -> str | None:
+    return str(UUID(bytes=stored)) if isinstance(stored, bytes) else stored
+
+
+def _name(stored: int | str, names: list[str]) -> str:
+    return names[stored] if isinstance(stored, int) else stored
+
+
+def _inside(channel: str) -> str:
+    return OWN + channel if channel.startswith(RESERVED) else channel
+
+
+def _outside(name: str) -> str:
+    return name.removeprefix(OWN)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(RESERVED) and not name.startswith(OWN)

@@ -1,0 +1,441 @@
+"""Idempotency keys, pending writes, filters and listings with states: the contract of every checkpointer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from checkpoint import (
+    AsyncCheckpointer,
+    AsyncDatabaseCheckpointer,
+    AsyncMemoryCheckpointer,
+    Checkpoint,
+    CheckpointInfo,
+    PendingWrite,
+)
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    ClosedError,
+    ConflictError,
+    CorruptError,
+    DuplicateError,
+    NotFoundError,
+    SQLiteConfig,
+    ValidationError,
+)
+from persistence._async.compat import Parallel
+
+LONG = "x" * 40  # long enough to be a piece
+BACKENDS = ("process", "postgresql", "sqlite", "memory")
+
+
+@pytest_asyncio.fixture(params=BACKENDS)
+async def checkpointer(
+    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
+) -> AsyncCheckpointer:
+    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
+    if request.param == "process":
+        return AsyncMemoryCheckpointer()
+    if request.param == "postgresql":
+        await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
+    else:
+        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
+        await manager.add_sqlite("main", SQLiteConfig(path=path))
+    return AsyncDatabaseCheckpointer(manager, "main")
+
+
+@pytest_asyncio.fixture
+async def stored(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
+    """A checkpointer on the connection ``main``, its tables made."""
+    checkpointer = AsyncDatabaseCheckpointer(manager, "main")
+    await checkpointer.latest("t")
+    return checkpointer
+
+
+async def another(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
+    """Return a checkpointer on a second connection to the same database; memory has only the one."""
+    config = getattr(database, "config")  # noqa: B009 - each kind has its own
+    if database.kind == "postgresql":
+        await manager.add_postgresql("second", config)
+    elif config.path == ":memory:":
+        return AsyncDatabaseCheckpointer(manager, "main")
+    else:
+        await manager.add_sqlite("second", config)
+    return AsyncDatabaseCheckpointer(manager, "second")
+
+
+async def together(calls: list[Callable[[], Any]]) -> list[Any]:
+    """Run the calls side by side, in tasks or in threads."""
+    parallel = Parallel()
+    try:
+        return await parallel.run(calls)
+    finally:
+        parallel.close()
+
+
+async def versions(checkpointer: AsyncCheckpointer, thread_id: str) -> list[int]:
+    return [found.version for found in await checkpointer.list_checkpoints(thread_id)]
+
+
+# Keys
+
+
+async def test_saving_a_key_again_gives_the_checkpoint_that_is_there_and_writes_nothing(
+    checkpointer: AsyncCheckpointer,
+) -> None:
+    first = await checkpointer.save_checkpoint(Checkpoint("t", {"v": LONG}, key="k1", metadata={"n": 1}))
+    assert (first.version, first.key) == (1, "k1")
+    again = await checkpointer.save_checkpoint(Checkpoint("t", {"v": "another"}, key="k1", metadata={"n": 2}))
+    assert again == first
+    second = await checkpointer.save_checkpoint(Checkpoint("t", {"v": LONG * 2}, key="k2"))
+    assert await checkpointer.save_checkpoint(Checkpoint("t", {"v": LONG}, key="k1")) == first
+    assert await checkpointer.load_checkpoint("t") == second
+    assert await versions(checkpointer, "t") == [2, 1]
+    assert (await checkpointer.save_checkpoint(Checkpoint("t", {}))).version == 3
+
+
+async def test_a_retry_of_an_acknowledged_save_is_neither_a_conflict_nor_a_duplicate(
+    checkpointer: AsyncCheckpointer,
+) -> None:
+    first = await checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}, key="k", version=4), expected_version=0)
+    assert (
+        await checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}, key="k", version=4), expected_version=0) == first
+    )
+    with pytest.raises(ConflictError):
+        await checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}, key="other"), expected_version=0)
+    with pytest.raises(DuplicateError):
+        await checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}, key="other", version=4))
+
+
+async def test_a_key_is_unique_in_its_thread_and_namespace_only(checkpointer: AsyncCheckpointer) -> None:
+    for thread in ("a", "b"):
+        for namespace in ("", "sub"):
+            state = {"where": f"{thread}/{namespace}"}
+            saved = await checkpointer.save_checkpoint(Checkpoint(thread, state, key="k", namespace=namespace))
+            assert saved.version == 1
+            assert (await checkpointer.load_checkpoint(thread, key="k", namespace=namespace)).state == state
+    await checkpointer.save_checkpoint(Checkpoint("a", {}))
+    await checkpointer.save_checkpoint(Checkpoint("a", {}))
+    assert await versions(checkpointer, "a") == [3, 2, 1]
+
+
+async def test_a_checkpoint_is_loaded_by_its_key(checkpointer: AsyncCheckpointer) -> None:
+    for n in range(1, 4):
+        await checkpointer.save_checkpoint(Checkpoint("t", {"n": n, "long": LONG * n}, key=f"k{n}"))
+    loaded = await checkpointer.load_checkpoint("t", key="k2")
+    assert (loaded.version, loaded.key, loaded.state) == (2, "k2", {"n": 2, "long": LONG * 2})
+    assert [found.key for found in await checkpointer.list_checkpoints("t")] == ["k3", "k2", "k1"]
+    with pytest.raises(NotFoundError, match="no checkpoint with the key 'k9' of thread 't'"):
+        await checkpointer.load_checkpoint("t", key="k9")
+    with pytest.raises(ValidationError, match="not both"):
+        await checkpointer.load_checkpoint("t", 1, key="k1")
+
+
+async def test_a_key_may_be_used_again_after_its_checkpoint_was_deleted(checkpointer: AsyncCheckpointer) -> None:
+    await checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}, key="k"))
+    await checkpointer.delete_checkpoint("t", 1)
+    saved = await checkpointer.save_checkpoint(Checkpoint("t", {"n": 2}, key="k"))
+    assert (saved.version, (await checkpointer.load_checkpoint("t", key="k")).state) == (2, {"n": 2})
+
+
+async def test_of_sixteen_saves_of_one_key_at_once_one_is_stored(checkpointer: AsyncCheckpointer) -> None:
+    def save(n: int) -> Callable[[], Any]:
+        return lambda: checkpointer.save_checkpoint(Checkpoint("t", {"n": n, "v": f"{n} " * 30}, key="k"))
+
+    for thread in range(3):
+        saved = await together([save(n) for n in range(16)])
+        assert {(one.version, one.state["n"]) for one in saved} == {(1, saved[0].state["n"])}
+        assert await versions(checkpointer, "t") == [1]
+        assert (await checkpointer.load_checkpoint("t", key="k")).state == saved[0].state
+        assert (await checkpointer.save_checkpoint(Checkpoint("t", {"next": thread}))).version == 2
+        await checkpointer.delete_thread("t")
+
+
+async def test_a_long_key_shares_its_limit_with_the_thread(checkpointer: AsyncCheckpointer) -> None:
+    thread, key = "t" * 1000, "k" * 1024
+    await checkpointer.save_checkpoint(Checkpoint(thread, {"v": LONG}, key=key))
+    assert (await checkpointer.load_checkpoint(thread, key=key)).state == {"v": LONG}
+    with pytest.raises(ValidationError, match="have 2,049 bytes in UTF-8 together, more than the limit of 2,048"):
+        await checkpointer.save_checkpoint(Checkpoint(thread, {}, key=key, namespace="n" * 25))
+    with pytest.raises(ValidationError, match="and the task id have 2,049 bytes"):
+        await checkpointer.put_writes(thread, key, "t" * 25, [("c", 1)])
+
+
+# Pending writes
+
+
+async def test_pending_writes_come_back_in_order_before_and_after_their_checkpoint(
+    checkpointer: AsyncCheckpointer,
+) -> None:
+    await checkpointer.put_writes("t", "k", "b", [("out", {"n": 1}), ("log", (1, 2))], task_path="2")
+    await checkpointer.put_writes("t", "k", "a", [("out", Decimal("1.10"))], task_path="2")
+    await checkpointer.put_writes("t", "k", "c", [("out\0ü".replace("\0", ""), None)], task_path="1")
+    expected = [
+        PendingWrite(task_id="c", channel="outü", value=None, index=0, task_path="1"),
+        PendingWrite(task_id="a", channel="out", value=Decimal("1.10"), index=0, task_path="2"),
+        PendingWrite(task_id="b", channel="out", value={"n": 1}, index=0, task_path="2"),
+        PendingWrite(task_id="b", channel="log", value=(1, 2), index=1, task_path="2"),
+    ]
+    assert await checkpointer.pending_writes("t", "k") == expected
+    saved = await checkpointer.save_checkpoint(Checkpoint("t", {"v": LONG}, key="k"), expected_version=0)
+    assert (saved.version, saved.writes) == (1, ())
+    assert await checkpointer.pending_writes("t", "k") == expected
+    for loaded in (
+        await checkpointer.load_checkpoint("t", writes=True),
+        await checkpointer.load_checkpoint("t", 1, writes=True),
+        await checkpointer.load_checkpoint("t", key="k", writes=True),
+        await checkpointer.latest("t", writes=True),
+    ):
+        assert loaded is not None
+        assert (loaded.state, loaded.writes) == ({"v": LONG}, tuple(expected))
+    assert (await checkpointer.load_checkpoint("t")).writes == ()
+
+
+async def test_a_write_of_an_index_that_is_there_is_kept_and_a_special_one_replaced(
+    checkpointer: AsyncCheckpointer,
+) -> None:
+    await checkpointer.put_writes("t", "k", "a", [("x", 1), ("y", 2)])
+    await checkpointer.put_writes("t", "k", "a", [("x", "late"), ("z", "late"), ("z", 3)])
+    await checkpointer.put_writes("t", "k", "a", [("w", 4)], start=7)
+    await checkpointer.put_writes("t", "k", "a", [("error", "first"), ("resume", 1)], indices=[-1, -4])
+    await checkpointer.put_writes("t", "k", "a", [("error", "second")], indices=[-1], task_path="p")
+    found = [(write.index, write.channel, write.value) for write in await checkpointer.pending_writes("t", "k")]
+    assert sorted(found) == [
+        (-4, "resume", 1),
+        (-1, "error", "second"),
+        (0, "x", 1),
+        (1, "y", 2),
+        (2, "z", 3),
+        (7, "w", 4),
+    ]
+
+
+async def test_pending_writes_go_with_their_checkpoint_and_with_their_thread(checkpointer: AsyncCheckpointer) -> None:
+    for n in (1, 2):
+        await checkpointer.save_checkpoint(Checkpoint("t", {"n": n}, key=f"k{n}"))
+        await checkpointer.put_writes("t", f"k{n}", "a", [("x", n)])
+    await checkpointer.save_checkpoint(Checkpoint("other", {}, key="k1"))
+    await checkpointer.put_writes("other", "k1", "a", [("x", "other")])
+    await checkpointer.delete_checkpoint("t", 1)
+    assert await checkpointer.pending_writes("t", "k1") == []
+    assert [write.value for write in await checkpointer.pending_writes("t", "k2")] == [2]
+    await checkpointer.delete_thread("t")
+    assert await checkpointer.pending_writes("t", "k2") == []
+    await checkpointer.save_checkpoint(Checkpoint("t", {}, key="k2"))
+    assert (await checkpointer.load_checkpoint("t", writes=True)).writes == ()
+    assert [write.value for write in await checkpointer.pending_writes("other", "k1")] == ["other"]
+
+
+async def test_pending_writes_register_their_thread(checkpointer: AsyncCheckpointer) -> None:
+    await checkpointer.put_writes("t", "k", "a", [("x", 1)], namespace="sub")
+    assert [found.versions for found in await checkpointer.list_threads()] == [{"sub": 0}]
+    assert await checkpointer.pending_writes("t", "k") == []
+    assert await checkpointer.latest("t", namespace="sub") is None
+    assert await checkpointer.delete_thread("t") == 0
+    assert await checkpointer.list_threads() == []
+    assert await checkpointer.pending_writes("t", "k", namespace="sub") == []
+
+
+BAD_WRITES: list[Any] = [None, "xy", [("x",)], [("x", 1, 2)], [(1, 2)], [("\0", 1)], [("x", object())], 7]
+
+
+async def test_bad_writes_are_refused(checkpointer: AsyncCheckpointer) -> None:
+    for bad in BAD_WRITES:
+        with pytest.raises(ValidationError):
+            await checkpointer.put_writes("t", "k", "a", bad)
+    for bad in ([1], [0, 0], [0, True], "ab", 5):
+        with pytest.raises(ValidationError):
+            await checkpointer.put_writes("t", "k", "a", [("x", 1), ("y", 2)], indices=bad)
+    for bad_id in ("", "a\0b", "\ud800", "x" * 10_000, 7, None):
+        for call in (
+            lambda bad=bad_id: checkpointer.put_writes(bad, "k", "a", [("x", 1)]),
+            lambda bad=bad_id: checkpointer.put_writes("t", bad, "a", [("x", 1)]),
+            lambda bad=bad_id: checkpointer.put_writes("t", "k", bad, [("x", 1)]),
+            lambda bad=bad_id: checkpointer.pending_writes("t", bad),
+            lambda bad=bad_id: checkpointer.save_checkpoint(Checkpoint("t", {}, key=bad)),
+        ):
+            if bad_id is not None:
+                with pytest.raises(ValidationError):
+                    await call()
+    with pytest.raises(ValidationError, match="start"):
+        await checkpointer.put_writes("t", "k", "a", [("x", 1)], start=-1)
+    await checkpointer.put_writes("t", "k", "a", [])
+    assert await checkpointer.list_threads() == []
+
+
+# Listings
+
+
+async def test_a_filter_asks_for_equal_values_at_any_depth(checkpointer: AsyncCheckpointer) -> None:
+    given: list[dict[str, Any]] = [
+        {"source": "loop", "n": 1, "tags": ["a", "b"], "deep": {"x": {"y": 1, "z": 2}}},
+        {"source": "input", "n": True, "tags": ["b"], "deep": {"x": {"y": 2}}},
+        {"source": "loop", "n": 1.0, "tags": [["a"]], "deep": None},
+        {},
+    ]
+    for metadata in given:
+        await checkpointer.save_checkpoint(Checkpoint("t", {}, metadata=metadata))
+
+    async def found(wanted: dict[str, Any], **more: Any) -> list[int]:
+        return [one.version for one in await checkpointer.list_checkpoints("t", filter=wanted, **more)]
+
+    assert await found({}) == [4, 3, 2, 1]
+    assert await found({"source": "loop"}) == [3, 1]
+    assert await found({"source": "loop"}, limit=1) == [3]
+    assert await found({"source": "loop"}, before=3) == [1]
+    assert await found({"n": 1}) == [3, 1]
+    assert await found({"n": True}) == [2]
+    assert await found({"tags": ["b"]}) == [2, 1]
+    assert await found({"tags": ["b", "a"]}) == [1]
+    assert await found({"tags": [["a"]]}) == [3]
+    assert await found({"deep": {"x": {"y": 1}}}) == [1]
+    assert await found({"deep": {"x": {}}}) == [2, 1]
+    assert await found({"deep": None}) == [3]
+    assert await found({"source": "loop", "n": 2}) == []
+    assert await found({"absent": None}) == []
+    for bad in ([], "x", {1: 2}, {"a": float("nan")}):
+        with pytest.raises(ValidationError, match="filter"):
+            await checkpointer.list_checkpoints("t", filter=bad)  # type: ignore[arg-type]
+
+
+async def test_a_filter_finds_what_lies_beyond_many_that_do_not_match(checkpointer: AsyncCheckpointer) -> None:
+    await checkpointer.save_checkpoint(Checkpoint("t", {"n": 0}, metadata={"rare": True}))
+    for n in range(1, 520):
+        await checkpointer.save_checkpoint(Checkpoint("t", {"n": n}, metadata={"rare": False}))
+    assert [one.version for one in await checkpointer.list_checkpoints("t", filter={"rare": True})] == [1]
+
+
+async def test_states_and_writes_are_listed_when_asked_for(checkpointer: AsyncCheckpointer) -> None:
+    saved = []
+    for n in range(1, 5):
+        state = {"n": n, "long": LONG * n, "same": LONG}
+        saved.append(
+            await checkpointer.save_checkpoint(Checkpoint("t", state, key=f"k{n}", metadata={"odd": n % 2 == 1}))
+        )
+        await checkpointer.put_writes("t", f"k{n}", "a", [("x", n), ("y", LONG)])
+    saved.append(await checkpointer.save_checkpoint(Checkpoint("t", {"no": "key"})))
+    assert await checkpointer.list_checkpoints("t", states=True) == saved[::-1]
+    assert await checkpointer.list_checkpoints("t", states=True, limit=2, before=4) == [saved[2], saved[1]]
+    assert await checkpointer.list_checkpoints("t", states=True, filter={"odd": True}) == [saved[2], saved[0]]
+    listed = await checkpointer.list_checkpoints("t", states=True, writes=True)
+    assert [[write.value for write in one.writes] for one in listed] == [[]] + [[n, LONG] for n in (4, 3, 2, 1)]
+    assert [one.state for one in listed] == [one.state for one in saved[::-1]]
+    assert await checkpointer.list_checkpoints("ghost", states=True, writes=True) == []
+    infos = await checkpointer.list_checkpoints("t", limit=1)
+    assert type(infos[0]) is CheckpointInfo
+    with pytest.raises(ValidationError, match="with states only"):
+        await checkpointer.list_checkpoints("t", writes=True)  # type: ignore[call-overload]
+
+
+async def test_threads_are_found_by_the_metadata_of_their_latest_checkpoint(checkpointer: AsyncCheckpointer) -> None:
+    for name, users in (("a", ["u1"]), ("b", ["u1", "u2"]), ("c", ["u2", "u1"]), ("d", ["u1"])):
+        for user in users:
+            await checkpointer.save_checkpoint(Checkpoint(name, {}, metadata={"user": {"id": user}}))
+    await checkpointer.save_checkpoint(Checkpoint("e", {}, metadata={"user": {"id": "u1"}}, namespace="sub"))
+    wanted = {"user": {"id": "u1"}}
+    assert [found.thread_id for found in await checkpointer.list_threads(filter=wanted)] == ["a", "c", "d"]
+    page = await checkpointer.list_threads(filter=wanted, limit=1, after="a")
+    assert [(found.thread_id, found.versions) for found in page] == [("c", {"": 2})]
+    assert len(await checkpointer.list_threads()) == 5
+
+
+# What those on a SQL database promise besides
+
+
+async def test_each_call_is_one_request(stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager) -> None:
+    async def requests(call: Callable[[], Any]) -> int:
+        before = manager.stats()["main"].requests
+        await call()
+        return manager.stats()["main"].requests - before
+
+    keyed = Checkpoint("t", {"a": LONG}, key="k")
+    writes = [("x", 1), ("y", LONG * 100)]
+    assert await requests(lambda: stored.put_writes("t", "k", "a", writes)) == 1
+    assert await requests(lambda: stored.put_writes("t", "k", "a", writes)) == 1
+    assert await requests(lambda: stored.save_checkpoint(keyed)) == 1
+    assert await requests(lambda: stored.pending_writes("t", "k")) == 1
+    assert await requests(lambda: stored.load_checkpoint("t", key="k")) == 1
+    assert await requests(lambda: stored.load_checkpoint("t", writes=True)) == 1
+    assert await requests(lambda: stored.load_checkpoint("t", key="k", writes=True)) == 1
+    assert await requests(lambda: stored.list_checkpoints("t", states=True, writes=True)) == 1
+    assert await requests(lambda: stored.list_checkpoints("t", filter={"a": 1})) == 1
+    assert await requests(lambda: stored.list_threads(filter={"a": 1})) == 1
+
+
+async def test_writes_join_the_transaction_and_go_with_it(
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    other = await another(manager, database)
+    with pytest.raises(RuntimeError, match="undo"):
+        async with database.transaction():
+            await stored.put_writes("t", "k", "a", [("x", 1)])
+            await stored.save_checkpoint(Checkpoint("t", {"a": LONG}, key="k"))
+            again = await stored.save_checkpoint(Checkpoint("t", {"b": LONG}, key="k"))
+            assert (again.version, again.state) == (1, {"a": LONG})
+            assert len((await stored.load_checkpoint("t", writes=True)).writes) == 1
+            raise RuntimeError("undo")
+    assert await other.list_threads() == []
+    assert await other.pending_writes("t", "k") == []
+    async with database.transaction():
+        await stored.put_writes("t", "k", "a", [("x", 1)])
+    assert [write.value for write in await other.pending_writes("t", "k")] == [1]
+
+
+async def test_a_retry_by_another_process_is_one_checkpoint(
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    """As after a commit whose answer was lost: whoever saves again doesn't know the stamp that it left."""
+    other = await another(manager, database)
+    await stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 0}, key="k0"))
+    saved = await other.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 1}, key="k1"))
+    assert await stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 1}, key="k1")) == saved
+    assert await versions(stored, "t") == [2, 1]
+
+
+async def test_keys_and_writes_of_tenants_never_meet(manager: AsyncDatabaseManager, database: AsyncDatabase) -> None:
+    one = AsyncDatabaseCheckpointer(manager, "main", tenant="one")
+    two = AsyncDatabaseCheckpointer(manager, "main", tenant="two")
+    for who, name in ((one, "one"), (two, "two")):
+        saved = await who.save_checkpoint(Checkpoint("t", {"who": name}, key="k", metadata={"who": name}))
+        assert (saved.version, saved.state) == (1, {"who": name})
+        await who.put_writes("t", "k", "a", [("x", name)])
+    await two.delete_checkpoint("t", 1)
+    loaded = await one.load_checkpoint("t", key="k", writes=True)
+    assert (loaded.state, [write.value for write in loaded.writes]) == ({"who": "one"}, ["one"])
+    assert await two.pending_writes("t", "k") == []
+    assert await one.list_threads(filter={"who": "two"}) == []
+
+
+async def test_a_damaged_write_is_named(stored: AsyncDatabaseCheckpointer, database: AsyncDatabase) -> None:
+    await stored.put_writes("t", "k", "task 7", [("out", LONG)])
+    data = bytes(await database.fetch_value("SELECT data FROM holdfast_checkpoint_writes"))
+    assert LONG.encode() in data
+    for damaged in (data[:-1], b"", data[:-1] + b"y", b"\1" + data[1:]):
+        await database.execute("UPDATE holdfast_checkpoint_writes SET data = :data", {"data": damaged})
+        with pytest.raises(CorruptError, match="task 'task 7' to channel 'out'"):
+            await stored.pending_writes("t", "k")
+
+
+async def test_a_thread_leaves_no_write_behind(stored: AsyncDatabaseCheckpointer, database: AsyncDatabase) -> None:
+    for namespace in ("", "sub"):
+        await stored.put_writes("t", "never saved", "a", [("x", 1)], namespace=namespace)
+    await stored.delete_thread("t")
+    for table in ("writes", "threads"):
+        assert await database.fetch_value(f"SELECT count(*) FROM holdfast_checkpoint_{table}") == 0
+
+
+async def test_a_closed_manager_says_so(stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager) -> None:
+    await manager.aclose()
+    for call in (
+        lambda: stored.put_writes("t", "k", "a", [("x", 1)]),
+        lambda: stored.pending_writes("t", "k"),
+        lambda: stored.load_checkpoint("t", key="k", writes=True),
+    ):
+        with pytest.raises(ClosedError):
+            await call()

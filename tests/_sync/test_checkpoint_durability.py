@@ -1,0 +1,161 @@
+# Generated from ../_async/test_checkpoint_durability.py by tests/unasync.py: edit that one.
+"""How durable a save is, and checkpoints that are held back until the end of a workflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest
+
+from checkpoint import Checkpointer, DatabaseCheckpointer, MemoryCheckpointer, Checkpoint
+from persistence import (
+    DatabaseManager,
+    ClosedError,
+    DuplicateError,
+    PostgreSQLConfig,
+    SQLiteConfig,
+    ValidationError,
+)
+
+LONG = "x" * 40  # long enough to be a piece
+
+
+@pytest.fixture(params=("process", "postgresql", "sqlite", "memory"))
+def checkpointer(
+    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
+) -> Checkpointer:
+    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
+    if request.param == "process":
+        return MemoryCheckpointer()
+    if request.param == "postgresql":
+        manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
+    else:
+        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
+        manager.add_sqlite("main", SQLiteConfig(path=path))
+    return DatabaseCheckpointer(manager, "main")
+
+
+def test_what_is_held_back_is_saved_by_a_flush_the_last_of_each_thread(checkpointer: Checkpointer) -> None:
+    state: dict[str, Any] = {"items": [LONG]}
+    for n in range(3):
+        state["n"] = n
+        given = checkpointer.save_checkpoint(Checkpoint("t", state, key=f"k{n}"), durability="exit")
+        assert given.version is None
+        assert given.timestamp is not None
+    checkpointer.save_checkpoint(Checkpoint("t", {"in": "sub"}, namespace="sub"), durability="exit")
+    state["items"].append("later")
+    assert checkpointer.list_threads() == []
+    saved = checkpointer.flush()
+    assert [(one.namespace, one.version, one.key) for one in saved] == [("", 1, "k2"), ("sub", 1, None)]
+    loaded = checkpointer.load_checkpoint("t")
+    assert loaded == saved[0]
+    assert loaded.state == {"items": [LONG], "n": 2}
+    assert checkpointer.flush() == []
+    assert len(checkpointer.list_checkpoints("t")) == 1
+
+
+def test_leaving_the_checkpointer_saves_what_is_held_back_also_after_an_error(
+    checkpointer: Checkpointer,
+) -> None:
+    with pytest.raises(RuntimeError, match="the workflow failed"):
+        with checkpointer:
+            checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}), durability="exit")
+            raise RuntimeError("the workflow failed")
+    assert (checkpointer.load_checkpoint("t")).state == {"n": 1}
+
+
+def test_a_save_to_the_same_thread_first_saves_what_is_held_back(checkpointer: Checkpointer) -> None:
+    checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}), durability="exit")
+    checkpointer.save_checkpoint(Checkpoint("other", {"n": 7}), durability="exit")
+    saved = checkpointer.save_checkpoint(Checkpoint("t", {"n": 2}))
+    assert (saved.version, saved.parent_version) == (2, 1)
+    assert (checkpointer.load_checkpoint("t", 1)).state == {"n": 1}
+    assert checkpointer.latest("other") is None
+    checkpointer.close()
+    assert (checkpointer.load_checkpoint("other")).state == {"n": 7}
+    assert len(checkpointer.list_checkpoints("t")) == 2
+
+
+def test_what_cannot_be_held_back_is_refused(checkpointer: Checkpointer) -> None:
+    with pytest.raises(ValidationError, match=r"state\['bad'\]"):
+        checkpointer.save_checkpoint(Checkpoint("t", {"bad": object()}), durability="exit")
+    with pytest.raises(ValidationError, match="gets its version when it is flushed"):
+        checkpointer.save_checkpoint(Checkpoint("t", {}, version=1), durability="exit")
+    with pytest.raises(ValidationError, match="gets its version when it is flushed"):
+        checkpointer.save_checkpoint(Checkpoint("t", {}), expected_version=0, durability="exit")
+    for bad in ("", "never", 1, True):
+        with pytest.raises(ValidationError, match="durability is 'sync', 'async' or 'exit'"):
+            checkpointer.save_checkpoint(Checkpoint("t", {}), durability=bad)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="durability"):
+            MemoryCheckpointer(durability=bad)  # type: ignore[arg-type]
+    assert checkpointer.flush() == []
+
+
+def test_every_kind_of_save_is_read_back(checkpointer: Checkpointer) -> None:
+    for n, durability in enumerate(("sync", "async", "async", "sync", "async"), 1):
+        state = {"n": n, "v": LONG * n, "w": LONG * (n // 2)}
+        saved = checkpointer.save_checkpoint(Checkpoint("t", state), durability=durability)  # type: ignore[arg-type]
+        assert saved.version == n
+        assert (checkpointer.load_checkpoint("t", n)).state == state
+    with pytest.raises(DuplicateError):
+        checkpointer.save_checkpoint(Checkpoint("t", {}, version=1), durability="async")
+
+
+def test_a_checkpointer_has_a_durability_of_its_own(manager: DatabaseManager) -> None:
+    manager.add_sqlite("main", SQLiteConfig(path=":memory:"))
+    checkpointers: list[Checkpointer] = [
+        DatabaseCheckpointer(manager, "main", durability="exit"),
+        MemoryCheckpointer(durability="exit"),
+    ]
+    for checkpointer in checkpointers:
+        with checkpointer:
+            checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}))
+            checkpointer.save_checkpoint(Checkpoint("u", {"n": 2}), durability="sync")
+            assert [found.thread_id for found in checkpointer.list_threads()] == ["u"]
+        assert [found.thread_id for found in checkpointer.list_threads()] == ["t", "u"]
+
+
+def test_what_could_not_be_flushed_stays_held(manager: DatabaseManager, tmp_path: Path) -> None:
+    config = SQLiteConfig(path=str(tmp_path / "main.db"))
+    manager.add_sqlite("main", config)
+    checkpointer = DatabaseCheckpointer(manager, "main")
+    checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}), durability="exit")
+    manager.get_sqlite("main").close()
+    with pytest.raises(ClosedError):
+        checkpointer.flush()
+    manager.add_sqlite("main", config, replace=True)
+    assert [one.version for one in checkpointer.flush()] == [1]
+    assert (checkpointer.load_checkpoint("t")).state == {"n": 1}
+
+
+SPY = """
+CREATE TABLE commits (setting text);
+CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO commits VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER spy AFTER INSERT ON holdfast_checkpoints DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION spy()
+"""
+
+
+def test_postgresql_commits_asynchronously_only_where_it_was_asked_to(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    """A trigger that runs at the commit notes the setting; nothing of it stays on the connection."""
+    database = manager.add_postgresql("main", postgresql_config)
+    checkpointer = DatabaseCheckpointer(manager, "main")
+    checkpointer.latest("t")
+    for statement in SPY.split(";\nC"):
+        database.execute(statement if statement.lstrip().startswith("C") else f"C{statement}")
+    before = manager.stats()["main"].requests
+    states: list[dict[str, Any]] = [{}, {}, {"a": LONG}, {"a": LONG, "b": LONG * 2, "c": LONG * 3}]
+    for state in states:  # each of the four statements that save
+        checkpointer.save_checkpoint(Checkpoint("t", state), durability="async")
+    checkpointer.save_checkpoint(Checkpoint("t", {"last": LONG}))
+    assert manager.stats()["main"].requests - before == 5
+    with database.transaction():
+        checkpointer.save_checkpoint(Checkpoint("t", {}), durability="async")
+    found = [row["setting"] for row in database.fetch_all("SELECT setting FROM commits ORDER BY ctid")]
+    assert found == ["off", "off", "off", "off", "on", "on"]
+    assert database.fetch_value("SHOW synchronous_commit") == "on"

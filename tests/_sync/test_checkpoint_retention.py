@@ -1,0 +1,531 @@
+# Generated from ../_async/test_checkpoint_retention.py by tests/unasync.py: edit that one.
+"""Pruning, times to live and the deletion of threads: the contract of every checkpointer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest
+
+from checkpoint import (
+    Checkpointer,
+    DatabaseCheckpointer,
+    MemoryCheckpointer,
+    Checkpoint,
+    PruneReport,
+)
+from persistence import (
+    Database,
+    DatabaseManager,
+    ClosedError,
+    DuplicateError,
+    NotFoundError,
+    SQLiteConfig,
+    ValidationError,
+)
+from persistence._sync.compat import Parallel
+
+LONG = "x" * 40  # long enough to be a piece
+BACKENDS = ("process", "postgresql", "sqlite", "memory")
+PAST = timedelta(microseconds=1)
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(params=BACKENDS)
+def checkpointer(
+    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
+) -> Checkpointer:
+    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
+    if request.param == "process":
+        return MemoryCheckpointer()
+    if request.param == "postgresql":
+        manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
+    else:
+        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
+        manager.add_sqlite("main", SQLiteConfig(path=path))
+    return DatabaseCheckpointer(manager, "main")
+
+
+@pytest.fixture
+def stored(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
+    """A checkpointer on the connection ``main``, its tables made."""
+    checkpointer = DatabaseCheckpointer(manager, "main")
+    checkpointer.latest("t")
+    return checkpointer
+
+
+def another(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
+    """Return a checkpointer on a second connection to the same database; memory has only the one."""
+    config = getattr(database, "config")  # noqa: B009 - each kind has its own
+    if database.kind == "postgresql":
+        manager.add_postgresql("second", config)
+    elif config.path == ":memory:":
+        return DatabaseCheckpointer(manager, "main")
+    else:
+        manager.add_sqlite("second", config)
+    return DatabaseCheckpointer(manager, "second")
+
+
+def together(calls: list[Callable[[], Any]]) -> list[Any]:
+    """Run the calls side by side, in tasks or in threads."""
+    parallel = Parallel()
+    try:
+        return parallel.run(calls)
+    finally:
+        parallel.close()
+
+
+def state_of(n: int) -> dict[str, Any]:
+    return {"n": n, "same": LONG, "pair": f"{n // 2}" * 60, "own": f"{n} " * 30}
+
+
+def fill(checkpointer: Checkpointer, thread_id: str = "t", count: int = 8, namespace: str = "") -> None:
+    """Save versions 1, 2, …; version n is as many days old as there come after it, every third has a tag."""
+    for n in range(1, count + 1):
+        checkpointer.save_checkpoint(
+            Checkpoint(
+                thread_id,
+                state_of(n),
+                metadata={"tag": None} if n % 3 == 0 else {"n": n},
+                timestamp=NOW - timedelta(days=count - n),
+                key=f"k{n}",
+                namespace=namespace,
+            )
+        )
+
+
+def versions(checkpointer: Checkpointer, thread_id: str = "t", namespace: str = "") -> list[int]:
+    return [found.version for found in checkpointer.list_checkpoints(thread_id, namespace=namespace)]
+
+
+def threads(checkpointer: Checkpointer) -> list[str]:
+    return [found.thread_id for found in checkpointer.list_threads()]
+
+
+def whole(checkpointer: Checkpointer, thread_id: str = "t", namespace: str = "") -> None:
+    """Load every checkpoint, and find its state as it was saved."""
+    for loaded in checkpointer.list_checkpoints(thread_id, states=True, namespace=namespace, limit=1000):
+        assert loaded.state == state_of(loaded.state["n"])
+
+
+# Pruning
+
+
+def test_a_prune_keeps_the_newest_and_the_tagged(checkpointer: Checkpointer) -> None:
+    fill(checkpointer)
+    report = checkpointer.prune("t", keep_last=2)
+    assert report.checkpoints == 4
+    assert versions(checkpointer) == [8, 7, 6, 3]
+    whole(checkpointer)
+    assert (checkpointer.prune("t", keep_last=2)).checkpoints == 0
+    assert (checkpointer.prune("t", keep_last=2, keep_tagged=False)).checkpoints == 2
+    assert versions(checkpointer) == [8, 7]
+    assert (checkpointer.save_checkpoint(Checkpoint("t", state_of(9)))).version == 9
+    whole(checkpointer)
+
+
+def test_a_prune_by_age_keeps_what_is_younger_and_always_the_latest(checkpointer: Checkpointer) -> None:
+    fill(checkpointer)
+    assert (checkpointer.prune("t", older_than=NOW - timedelta(days=3), keep_tagged=False)).checkpoints == 4
+    assert versions(checkpointer) == [8, 7, 6, 5]
+    assert (checkpointer.prune("t", older_than=timedelta(days=2.5), keep_last=3)).checkpoints == 1
+    assert versions(checkpointer) == [8, 7, 6]
+    assert (checkpointer.prune("t", older_than=timedelta(days=-1), keep_tagged=False)).checkpoints == 2
+    assert versions(checkpointer) == [8]
+    whole(checkpointer)
+
+
+def test_both_rules_together_remove_what_both_allow(checkpointer: Checkpointer) -> None:
+    fill(checkpointer)
+    older = timedelta(days=4.5)
+    assert (checkpointer.prune("t", keep_last=2, older_than=older, keep_tagged=False)).checkpoints == 3
+    assert versions(checkpointer) == [8, 7, 6, 5, 4]
+
+
+def test_a_dry_run_reports_what_the_prune_then_removes(checkpointer: Checkpointer) -> None:
+    fill(checkpointer)
+    dry = checkpointer.prune("t", keep_last=2, dry_run=True, batch=1)
+    assert versions(checkpointer) == [8, 7, 6, 5, 4, 3, 2, 1]
+    whole(checkpointer)
+    assert dry.checkpoints == 4
+    assert dry.pieces == 6  # four of their own, and the pairs of 1, and of 4 and 5; 2 shares its pair with 3
+    assert dry.bytes > 0
+    assert checkpointer.prune("t", keep_last=2) == dry
+    assert checkpointer.prune("t", keep_last=2) == PruneReport(checkpoints=0, pieces=0, bytes=0)
+
+
+def test_a_prune_of_every_thread_reaches_each_namespace_in_batches(checkpointer: Checkpointer) -> None:
+    for thread in ("a", "b", "é"):
+        for namespace in ("", "sub", "sub:1"):
+            fill(checkpointer, thread, 5, namespace)
+    fill(checkpointer, "single", 1)
+    report = checkpointer.prune(keep_last=1, keep_tagged=False, batch=3)
+    assert report.checkpoints == 3 * 3 * 4
+    for thread in ("a", "b", "é"):
+        for namespace in ("", "sub", "sub:1"):
+            assert versions(checkpointer, thread, namespace) == [5]
+            whole(checkpointer, thread, namespace)
+    assert versions(checkpointer, "single") == [1]
+
+
+def test_a_prune_of_one_thread_reaches_all_its_namespaces_and_no_other_thread(
+    checkpointer: Checkpointer,
+) -> None:
+    for thread in ("a", "ab"):
+        for namespace in ("", "sub"):
+            fill(checkpointer, thread, 4, namespace)
+    assert (checkpointer.prune("a", keep_last=1, keep_tagged=False)).checkpoints == 6
+    assert versions(checkpointer, "ab") == versions(checkpointer, "ab", "sub") == [4, 3, 2, 1]
+    assert (checkpointer.prune("ghost", keep_last=1)).checkpoints == 0
+
+
+def test_pending_writes_go_with_what_is_pruned(checkpointer: Checkpointer) -> None:
+    fill(checkpointer, count=4)
+    for n in range(1, 6):
+        checkpointer.put_writes("t", f"k{n}", "a", [("x", n)])
+    checkpointer.prune("t", keep_last=1)
+    left = [n for n in range(1, 6) if checkpointer.pending_writes("t", f"k{n}")]
+    assert left == [3, 4, 5]
+
+
+def test_a_prune_without_a_rule_or_with_a_bad_one_is_refused(checkpointer: Checkpointer) -> None:
+    with pytest.raises(ValidationError, match="needs keep_last or older_than"):
+        checkpointer.prune("t")
+    for bad in (0, -1, True, "1", 1.5):
+        with pytest.raises(ValidationError, match="keep_last"):
+            checkpointer.prune("t", keep_last=bad)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="limit"):
+            checkpointer.prune("t", keep_last=1, batch=bad)  # type: ignore[arg-type]
+    for moment in (datetime(2024, 1, 1), 5, "1d", timedelta.max):  # noqa: DTZ001 - the point
+        with pytest.raises(ValidationError):
+            checkpointer.prune("t", older_than=moment)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError):
+            checkpointer.delete_threads(older_than=moment)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="thread id"):
+        checkpointer.prune("", keep_last=1)
+
+
+def test_nothing_is_lost_when_sixteen_writers_a_prune_and_forks_run_together(
+    checkpointer: Checkpointer,
+) -> None:
+    def write(worker: int) -> None:
+        for turn in range(6):
+            n = worker * 100 + turn
+            checkpointer.save_checkpoint(Checkpoint("t", state_of(n), metadata={"tag": n} if turn == 3 else {}))
+
+    def prune() -> None:
+        for _ in range(8):
+            checkpointer.prune("t", keep_last=4, batch=3)
+            checkpointer.prune(keep_last=5, batch=2)
+
+    def fork() -> None:
+        for turn in range(12):
+            for found in (checkpointer.list_checkpoints("t", limit=4))[-1:]:
+                try:
+                    forked = checkpointer.fork("t", found.version, f"fork {turn}")
+                except NotFoundError:
+                    continue  # pruned since it was listed
+                assert forked.state == state_of(forked.state["n"])
+                again = checkpointer.save_checkpoint(Checkpoint(f"fork {turn}", {**forked.state, "n": 1}))
+                assert again.version == 2
+
+    def rewind() -> None:
+        for _ in range(8):
+            for found in (checkpointer.list_checkpoints("t", limit=5))[-1:]:
+                try:
+                    again = checkpointer.rewind("t", found.version)
+                except NotFoundError:
+                    continue
+                assert again.state == state_of(again.state["n"])
+
+    checkpointer.save_checkpoint(Checkpoint("t", state_of(0)))
+    together([(lambda worker=worker: write(worker)) for worker in range(1, 17)] + [prune, fork, prune, rewind])  # type: ignore[misc]
+    whole(checkpointer)
+    found = checkpointer.list_checkpoints("t", filter={}, limit=1000)
+    assert len([one for one in found if "tag" in one.metadata and one.parent_version is not None]) >= 16
+    for thread in threads(checkpointer):
+        if thread != "t":
+            loaded = checkpointer.load_checkpoint(thread, 1)
+            assert loaded.state == state_of(loaded.state["n"])
+            assert (checkpointer.load_checkpoint(thread, 2)).state == {**loaded.state, "n": 1}
+    checkpointer.prune("t", keep_last=2, keep_tagged=False)
+    whole(checkpointer)
+
+
+# Times to live
+
+
+def reads(checkpointer: Checkpointer) -> list[Callable[[], Any]]:
+    """Return every read of thread t: each must find nothing."""
+    return [
+        lambda: checkpointer.latest("t"),
+        lambda: checkpointer.latest("t", namespace="sub"),
+        lambda: checkpointer.list_checkpoints("t"),
+        lambda: checkpointer.list_checkpoints("t", states=True, writes=True),
+        lambda: checkpointer.list_threads(),
+        lambda: checkpointer.list_threads(filter={"n": 1}),
+        lambda: checkpointer.pending_writes("t", "k1"),
+        lambda: checkpointer.history("t"),
+        lambda: checkpointer.at_step("t", 1),
+        lambda: checkpointer.at_node("t", "node"),
+    ]
+
+
+def test_an_expired_thread_is_seen_by_no_read(checkpointer: Checkpointer) -> None:
+    checkpointer.save_checkpoint(Checkpoint("t", {}, metadata={"n": 1}, step=1, node="node", key="k1"))
+    checkpointer.save_checkpoint(Checkpoint("t", {}, namespace="sub"))
+    checkpointer.put_writes("t", "k1", "a", [("x", 1)])
+    for read in reads(checkpointer):
+        assert read()
+    checkpointer.set_ttl("t", timedelta(hours=1))
+    for read in reads(checkpointer):
+        assert read()
+    checkpointer.set_ttl("t", PAST)
+    for read in reads(checkpointer):
+        assert not read()
+    for call in (
+        lambda: checkpointer.load_checkpoint("t"),
+        lambda: checkpointer.load_checkpoint("t", 1),
+        lambda: checkpointer.load_checkpoint("t", key="k1", writes=True),
+        lambda: checkpointer.diff("t", 1, 1),
+        lambda: checkpointer.fork("t", 1, "new"),
+        lambda: checkpointer.copy_thread("t", "new"),
+        lambda: checkpointer.rewind("t", 1),
+        lambda: checkpointer.set_ttl("t", None),
+    ):
+        with pytest.raises(NotFoundError):
+            call()
+
+
+def test_a_save_to_an_expired_thread_begins_it_anew(checkpointer: Checkpointer) -> None:
+    fill(checkpointer, count=3)
+    checkpointer.save_checkpoint(Checkpoint("t", {"old": 1}, namespace="sub"))
+    checkpointer.put_writes("t", "k3", "a", [("x", 1)])
+    checkpointer.set_ttl("t", PAST)
+    saved = checkpointer.save_checkpoint(Checkpoint("t", state_of(4), key="k3"), expected_version=0)
+    assert (saved.version, saved.parent_version) == (1, None)
+    assert versions(checkpointer) == [1]
+    assert versions(checkpointer, namespace="sub") == []
+    assert (checkpointer.load_checkpoint("t", writes=True)).writes == ()
+    whole(checkpointer)
+
+
+def test_a_first_save_to_another_namespace_of_an_expired_thread_begins_it_anew(
+    checkpointer: Checkpointer,
+) -> None:
+    fill(checkpointer, count=2)
+    checkpointer.set_ttl("t", PAST)
+    assert (checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}, namespace="new"))).version == 1
+    assert [found.versions for found in checkpointer.list_threads()] == [{"new": 1}]
+
+
+def test_writes_forks_and_copies_to_an_expired_thread_begin_it_anew(checkpointer: Checkpointer) -> None:
+    fill(checkpointer, "source", 2)
+    for call in (
+        lambda: checkpointer.put_writes("t", "k1", "a", [("x", 2)]),
+        lambda: checkpointer.fork("source", 2, "t"),
+        lambda: checkpointer.copy_thread("source", "t"),
+    ):
+        fill(checkpointer, count=3)
+        checkpointer.set_ttl("t", PAST)
+        call()
+        assert threads(checkpointer) == ["source", "t"]
+        assert len(versions(checkpointer)) < 3
+        checkpointer.delete_thread("t")
+
+
+def test_a_ttl_can_be_taken_away_and_bad_ones_are_refused(checkpointer: Checkpointer) -> None:
+    fill(checkpointer, count=1)
+    checkpointer.set_ttl("t", 3600)
+    checkpointer.set_ttl("t", None)
+    assert checkpointer.delete_expired() == 0
+    for bad in (0, -1, timedelta(0), float("nan"), float("inf"), 1e300, "1h", True):
+        with pytest.raises(ValidationError, match="ttl"):
+            checkpointer.set_ttl("t", bad)  # type: ignore[arg-type]
+    with pytest.raises(NotFoundError, match="thread 'ghost'"):
+        checkpointer.set_ttl("ghost", 1)
+    assert versions(checkpointer) == [1]
+
+
+def test_expired_threads_are_deleted_and_no_others(checkpointer: Checkpointer) -> None:
+    for name in ("a", "b", "c", "d", "e"):
+        fill(checkpointer, name, 2)
+        fill(checkpointer, name, 1, "sub")
+    for name in ("a", "c", "e"):
+        checkpointer.set_ttl(name, PAST)
+    checkpointer.set_ttl("d", 3600, sliding=False)
+    assert threads(checkpointer) == ["b", "d"]
+    assert checkpointer.delete_expired(limit=2) == 2
+    assert checkpointer.delete_expired() == 1
+    assert checkpointer.delete_expired() == 0
+    assert threads(checkpointer) == ["b", "d"]
+
+
+def test_threads_that_nobody_uses_are_deleted_by_age_and_by_metadata(checkpointer: Checkpointer) -> None:
+    for name, user in (("a", 1), ("b", 2), ("c", 1), ("d", 1)):
+        checkpointer.save_checkpoint(Checkpoint(name, {"v": LONG}, metadata={"user": user}))
+    assert checkpointer.delete_threads(older_than=timedelta(hours=1)) == 0
+    assert checkpointer.delete_threads(filter={"user": 1}, older_than=timedelta(hours=1)) == 0
+    assert checkpointer.delete_threads(filter={"user": 1}, limit=2) == 2
+    assert threads(checkpointer) == ["b", "d"]
+    assert checkpointer.delete_threads(filter={"user": 1}, older_than=datetime.now(UTC)) == 1
+    assert checkpointer.delete_threads(older_than=timedelta(seconds=-60)) == 1
+    assert threads(checkpointer) == []
+    for empty in ({}, {"filter": {}}):
+        with pytest.raises(ValidationError, match="needs older_than or a filter"):
+            checkpointer.delete_threads(**empty)
+
+
+# What those on a SQL database promise besides
+
+
+def counts(database: Database) -> list[int]:
+    tables = ("holdfast_checkpoint_threads", "holdfast_checkpoints", "holdfast_checkpoint_pieces")
+    tables += ("holdfast_checkpoint_writes",)
+    return [database.fetch_value(f"SELECT count(*) FROM {table}") for table in tables]
+
+
+def test_a_prune_leaves_exactly_the_pieces_that_are_needed(
+    stored: DatabaseCheckpointer, database: Database
+) -> None:
+    fill(stored)
+    stored.prune("t", keep_last=1, keep_tagged=False, batch=3)
+    assert counts(database) == [1, 1, 3, 0]
+    stored.set_ttl("t", PAST)
+    assert counts(database) == [1, 1, 3, 0]
+    stored.delete_expired()
+    assert counts(database) == [0, 0, 0, 0]
+
+
+def test_a_prune_is_as_many_transactions_as_batches(
+    stored: DatabaseCheckpointer, manager: DatabaseManager
+) -> None:
+    fill(stored, count=8)
+    before = manager.stats()["main"].requests
+    stored.prune("t", keep_last=1, keep_tagged=False, batch=3)
+    assert manager.stats()["main"].requests - before == 5  # two listings of heads, 3 + 3 + 1 checkpoints
+
+
+def test_a_save_after_anothers_prune_is_whole(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
+) -> None:
+    other = another(manager, database)
+    fill(stored, count=2)
+    stored.load_checkpoint("t", 1)
+    other.save_checkpoint(Checkpoint("t", {"n": 3}))
+    other.prune("t", keep_last=1, keep_tagged=False)
+    stored.save_checkpoint(Checkpoint("t", state_of(2)))
+    whole_of(other, "t", 4, 2)
+
+
+def whole_of(checkpointer: Checkpointer, thread_id: str, version: int, n: int) -> None:
+    assert (checkpointer.load_checkpoint(thread_id, version)).state == state_of(n)
+
+
+def test_retention_joins_the_transaction_and_goes_with_it(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
+) -> None:
+    fill(stored)
+    fill(stored, "other", 1)
+    fill(stored, "third", 1)
+    stored.set_ttl("third", PAST)
+    before = counts(database)
+    with pytest.raises(RuntimeError, match="undo"):
+        with database.transaction():
+            assert (stored.prune("t", keep_last=1, dry_run=True)).checkpoints == 5
+            assert (stored.prune("t", keep_last=1)).checkpoints == 5
+            assert stored.delete_threads(older_than=timedelta(days=-1), limit=1) == 1
+            assert stored.delete_expired() == 1
+            stored.set_ttl("t", PAST)
+            raise RuntimeError("undo")
+    assert counts(database) == before
+    other = another(manager, database)
+    assert threads(other) == ["other", "t"]
+    whole(other)
+
+
+def ttl_of(database: Database, row: dict[str, Any]) -> timedelta:
+    moment = database.dialect.moment(row["expires_at"])
+    if moment is None:
+        raise AssertionError("it has no expiry")
+    return moment - datetime.now(UTC)
+
+
+def test_a_sliding_ttl_moves_with_each_save_and_a_fixed_one_stays(
+    stored: DatabaseCheckpointer, database: Database
+) -> None:
+    def left(namespace: str) -> timedelta:
+        row = database.fetch_one(
+            "SELECT expires_at FROM holdfast_checkpoint_threads WHERE namespace = :n", {"n": namespace}
+        )
+        assert row is not None
+        return ttl_of(database, row)
+
+    soon = {"soon": database.dialect.time(datetime.now(UTC) + timedelta(minutes=5))}
+    hour, minute = timedelta(hours=1), timedelta(minutes=1)
+    fill(stored, count=1)
+    for sliding, expected in ((True, hour), (False, timedelta(minutes=5))):
+        stored.set_ttl("t", hour, sliding=sliding)
+        assert abs(left("") - hour) < minute
+        database.execute("UPDATE holdfast_checkpoint_threads SET expires_at = :soon", soon)
+        stored.save_checkpoint(Checkpoint("t", {"sliding": sliding, "v": LONG}))
+        assert abs(left("") - expected) < minute
+        stored.save_checkpoint(Checkpoint("t", {}, namespace=str(sliding)))
+        assert abs(left(str(sliding)) - expected) < minute
+
+
+def test_a_namespace_that_was_idle_lives_on_with_its_thread(
+    stored: DatabaseCheckpointer, database: Database
+) -> None:
+    fill(stored, count=2)
+    fill(stored, count=1, namespace="busy")
+    stored.set_ttl("t", 3600)
+    database.execute(
+        "UPDATE holdfast_checkpoint_threads SET expires_at = :past WHERE namespace = ''",
+        {"past": database.dialect.time(datetime.now(UTC) - timedelta(hours=1))},
+    )
+    assert versions(stored) == [2, 1]
+    assert stored.delete_expired() == 0
+    assert (stored.save_checkpoint(Checkpoint("t", state_of(3)))).version == 3
+    assert versions(stored) == [3, 2, 1]
+    whole(stored)
+
+
+def test_a_key_that_expired_is_saved_again(stored: DatabaseCheckpointer) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"n": 1}, key="k"))
+    stored.set_ttl("t", PAST)
+    assert (stored.save_checkpoint(Checkpoint("t", {"n": 2}, key="k"))).state == {"n": 2}
+    with pytest.raises(DuplicateError):
+        stored.save_checkpoint(Checkpoint("t", {"n": 2}, version=1))
+
+
+def test_tenants_keep_what_is_theirs(manager: DatabaseManager, database: Database) -> None:
+    one = DatabaseCheckpointer(manager, "main", tenant="one")
+    two = DatabaseCheckpointer(manager, "main", tenant="two")
+    for checkpointer in (one, two):
+        fill(checkpointer, count=4)
+    one.set_ttl("t", PAST)
+    assert two.delete_expired() == 0
+    assert versions(two) == [4, 3, 2, 1]
+    two.prune(keep_last=1, keep_tagged=False)
+    two.delete_threads(older_than=timedelta(days=-1))
+    assert two.list_threads() == []
+    one.delete_expired()
+    assert counts(database) == [0, 0, 0, 0]
+
+
+def test_a_closed_manager_says_so(stored: DatabaseCheckpointer, manager: DatabaseManager) -> None:
+    manager.close()
+    for call in (
+        lambda: stored.prune(keep_last=1),
+        lambda: stored.prune("t", keep_last=1),
+        lambda: stored.set_ttl("t", 1),
+        lambda: stored.delete_expired(),
+        lambda: stored.delete_threads(filter={"a": 1}),
+    ):
+        with pytest.raises(ClosedError):
+            call()
