@@ -104,7 +104,7 @@ def patch_values(metadata: object) -> dict[str, str]:
     given = cast("dict[str, Any]", metadata)
     return {
         "touched": to_json(dict.fromkeys(given)),
-        "changes": to_json({key: value for key, value in given.items() if value is not None}),
+        "changes": metadata_json({key: value for key, value in given.items() if value is not None}),
     }
 
 
