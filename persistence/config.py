@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from persistence.errors import ConfigError
-from persistence.fields import Duration, Secret, converters, seconds
+from persistence.fields import Duration, Secret, converters, reveal, seconds
 from persistence.urls import Url, hosts_and_ports, split_url
 
 
@@ -187,7 +187,7 @@ class PostgreSQLConfig(Config):
             "port": self.port,
             "dbname": self.database,
             "user": self.username,
-            "password": self.password.reveal() or None if isinstance(self.password, Secret) else None,
+            "password": reveal(self.password) or None,
             "sslmode": self.sslmode or ("prefer" if self.is_local else "verify-full"),
             "sslcert": self.sslcert,
             "sslkey": self.sslkey,

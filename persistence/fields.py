@@ -40,6 +40,17 @@ class Secret:
         return hash(self._text)
 
 
+def reveal(password: str | Secret) -> str:
+    """Return a password field in clear."""
+    return password.reveal() if isinstance(password, Secret) else password
+
+
+def scrub(message: str, password: str | Secret) -> str:
+    """Return a driver's message without the password, should it be in there."""
+    text = reveal(password)
+    return message.replace(text, "***") if len(text) > 2 else message
+
+
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*")
 

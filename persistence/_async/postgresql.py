@@ -32,7 +32,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
-from persistence.fields import Duration, Secret, seconds
+from persistence.fields import Duration, scrub, seconds
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.sockets import shut_down
@@ -261,7 +261,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         return found
 
     def _connect_error(self, exc: psycopg.Error) -> PersistenceError:
-        message = _scrub(str(exc).strip().partition("\n")[0], self.config.password)
+        message = scrub(str(exc).strip().partition("\n")[0], self.config.password)
         return ConnectError(
             f"can't connect to PostgreSQL at {self.config.address}: {message}",
             hint=_connect_hint(message),
@@ -387,11 +387,6 @@ def _adapters(vector_oid: int | None = None) -> AdaptersMap:
     adapters = vector_adapters(vector_oid) if vector_oid else AdaptersMap(psycopg.adapters)
     adapters.register_dumper(dict, JsonbDumper)
     return adapters
-
-
-def _scrub(message: str, password: str | Secret) -> str:
-    text = password.reveal() if isinstance(password, Secret) else password
-    return message.replace(text, "***") if len(text) > 2 else message
 
 
 def _connect_hint(message: str) -> str:

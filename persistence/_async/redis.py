@@ -23,7 +23,7 @@ from persistence._async.compat import Mutex, bounded, check_home, current_home, 
 from persistence.capabilities import Capabilities
 from persistence.config import RedisConfig
 from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
-from persistence.fields import Duration, Secret, seconds
+from persistence.fields import Duration, reveal, scrub, seconds
 from persistence.health import PoolStats
 from persistence.sockets import is_readable, shut_down
 
@@ -168,7 +168,7 @@ class AsyncRedisConnection:
         options: dict[str, Any] = {
             "db": config.database,
             "username": config.username,
-            "password": (config.password.reveal() or None) if isinstance(config.password, Secret) else None,
+            "password": reveal(config.password) or None,
             # redis-py knows one timeout for both directions.
             "socket_timeout": max(seconds(config.read_timeout), seconds(config.write_timeout)),
             "socket_connect_timeout": seconds(config.dial_timeout),
@@ -217,7 +217,7 @@ class AsyncRedisConnection:
                 await self._pool.release(link)
             self._version = (await driver.Redis.execute_command(self.client, "INFO", "server"))["redis_version"]
         except RedisError as exc:
-            message = _scrub(str(exc), self.config.password)
+            message = scrub(str(exc), self.config.password)
             if _is_denied(message):
                 return  # we are in, but INFO is not ours to run
             raise ConnectError(
@@ -300,11 +300,6 @@ class AsyncRedisConnection:
 
 def _is_denied(message: str) -> bool:
     return "NOPERM" in message or "no permissions" in message
-
-
-def _scrub(message: str, password: str | Secret) -> str:
-    text = password.reveal() if isinstance(password, Secret) else password
-    return message.replace(text, "***") if len(text) > 2 else message
 
 
 def _connect_hint(message: str) -> str:
