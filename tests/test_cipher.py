@@ -122,8 +122,10 @@ def test_each_single_bit_of_a_short_value_is_noticed_even_with_all_ids_known() -
     for bit in range(len(stored) * 8):
         changed = bytearray(stored)
         changed[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(CorruptError):
+        # A greater length makes an id out of the nonce's first bytes, which may happen to be well formed.
+        with pytest.raises((CorruptError, ConfigError)) as caught:
             cipher.decrypt(changed, b"place")
+        assert isinstance(caught.value, CorruptError) or bit // 8 == 1, f"bit {bit}"
 
 
 def test_the_id_is_authenticated_even_between_equal_keys() -> None:
