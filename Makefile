@@ -7,11 +7,12 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 PACKAGES := persistence checkpoint vectorstore sessions
 ARGS ?=
+WORKERS ?= 3
 
 # ruff leaves _sync/ alone unless a file is named: these are the ones that were written by hand.
 HAND_WRITTEN = $$(grep -L '^\# Generated from' /dev/null $(PACKAGES:%=%/_sync/*.py) tests/_sync/*.py 2>/dev/null | grep '\.py$$')
 
-.PHONY: help demo test lint bench twins format
+.PHONY: help demo test faults lint bench twins format
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,7 +22,10 @@ demo: $(VENV)/.dev ## run examples/research_agent.py
 	$(PY) examples/research_agent.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests against real servers, which they start themselves
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) $(ARGS)
+
+faults: $(VENV)/.dev ## run the long form of the fault suites
+	HOLDFAST_FAULTS=full $(PY) -m pytest -o faulthandler_timeout=0 tests/faults $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and the generated twins
 	$(PY) -m ruff check .

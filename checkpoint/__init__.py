@@ -10,7 +10,9 @@ Every class that waits has an async twin, ``AsyncDatabaseCheckpointer`` for ``Da
 the same methods.
 
 **Checkpointers.** ``Checkpointer`` is the contract. ``DatabaseCheckpointer`` keeps checkpoints on a PostgreSQL or
-SQLite connection of a manager and joins its transactions; ``MemoryCheckpointer`` keeps them in the process.
+SQLite connection of a manager and joins its transactions; ``FileCheckpointer`` keeps them in a SQLite file of its own,
+``MemoryCheckpointer`` in the process. ``CachedCheckpointer`` keeps the latest of each thread in Redis besides
+PostgreSQL, and counts in ``CacheStats``.
 
 **Records.** ``Checkpoint`` goes in and comes out; ``CheckpointInfo`` and ``ThreadInfo`` are what lists return.
 
@@ -28,23 +30,33 @@ SQLite connection of a manager and joins its transactions; ``MemoryCheckpointer`
 Errors are those of ``persistence``: NotFoundError, DuplicateError, ConflictError, ValidationError, CorruptError.
 """
 
+from checkpoint._async.cached import AsyncCachedCheckpointer
 from checkpoint._async.checkpointer import AsyncCheckpointer
+from checkpoint._async.file import AsyncFileCheckpointer
 from checkpoint._async.memory import AsyncMemoryCheckpointer
 from checkpoint._async.sql import AsyncDatabaseCheckpointer
+from checkpoint._sync.cached import CachedCheckpointer
 from checkpoint._sync.checkpointer import Checkpointer
+from checkpoint._sync.file import FileCheckpointer
 from checkpoint._sync.memory import MemoryCheckpointer
 from checkpoint._sync.sql import DatabaseCheckpointer
+from checkpoint.caching import CacheStats
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, PruneReport, StateDiff, ThreadInfo
 from checkpoint.serializer import Serializer
 
 __all__ = [
+    "AsyncCachedCheckpointer",
     "AsyncCheckpointer",
     "AsyncDatabaseCheckpointer",
+    "AsyncFileCheckpointer",
     "AsyncMemoryCheckpointer",
+    "CacheStats",
+    "CachedCheckpointer",
     "Checkpoint",
     "CheckpointInfo",
     "Checkpointer",
     "DatabaseCheckpointer",
+    "FileCheckpointer",
     "MemoryCheckpointer",
     "PendingWrite",
     "PruneReport",

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import msgpack
 
 from checkpoint.packing import BUFFERS, FORMAT, has_marker
-from checkpoint.pieces import content_hash
 from checkpoint.serializer import Serializer
 
 INLINE_BYTES = 32
@@ -36,16 +35,21 @@ UNKNOWN = object()
 """The source of a channel that was made of an object which may change."""
 _SOURCES = frozenset((str, bytes, int, float, bool, type(None)))
 _PREFIX = bytes((FORMAT, 0))
+_CONTAINERS = frozenset((dict, list))
+_SMALL = 16 * 1024
 _KEEP_BUFFER = 4 * 1024 * 1024
 # The bytes that msgpack's types with a length in bytes of their own take: bin, ext, str, array, map.
 _HEADERS = {0xC4: 2, 0xC5: 3, 0xC6: 5, 0xD9: 2, 0xDA: 3, 0xDB: 5, 0xDC: 3, 0xDD: 5, 0xDE: 3, 0xDF: 5}
 
 
-class Part(NamedTuple):
-    """A piece of a channel: its name and its content."""
+class Part:
+    """A piece of a channel: its content, and its name, empty until it has been packed."""
 
-    key: bytes
-    content: bytes
+    __slots__ = ("content", "name")
+
+    def __init__(self, content: bytes, name: bytes = b"") -> None:
+        self.content = content
+        self.name = name
 
 
 class Stored(NamedTuple):
@@ -85,15 +89,16 @@ def source_of(value: object) -> object:
     return value if type(value) in _SOURCES else UNKNOWN
 
 
-def as_stored(content: bytes, value: object, key: bytes | None = None) -> Stored:
-    """Return a channel that shares nothing; ``key`` is the hash of its bytes where that is known."""
+def as_stored(content: bytes, value: object, part: Part | None = None) -> Stored:
+    """Return a channel that shares nothing; ``part`` is the piece that its bytes are, where there is one."""
     source = source_of(value)
     size = len(content)
-    if key is None and size <= INLINE_BYTES:
-        return Stored(content, 0, (), source, None, False, 512)
+    quiet = (size > 2 and content[1] == 0 and not has_marker(content)) if size <= _SMALL else None
+    if part is None and size <= INLINE_BYTES:
+        return Stored(content, 0, (), source, quiet, False, 512)
     head = b"" if size < 3 or content[1] & BUFFERS else content[: 2 + _header_size(content[2])]
-    part = Part(key or content_hash(content), content)
-    return Stored(head, len(head), (part,), source, None, True, 512 + (size if source is UNKNOWN else 2 * size))
+    takes = 512 + (size if source is UNKNOWN else 2 * size)
+    return Stored(head, len(head), (part or Part(content),), source, quiet, True, takes)
 
 
 def in_parts(head: bytes, skip: int, parts: tuple[Part, ...], value: object, quiet: bool | None = None) -> Stored:
@@ -116,13 +121,13 @@ def store(value: Any, before: Stored | None, serializer: Serializer, where: str)
     Raises:
         ValidationError: it can't be stored faithfully.
     """
-    if before is not None and before.parts and type(value) in (list, dict):
+    if before is not None and before.parts and type(value) in _CONTAINERS and not _is_small(before):
         if before.quiet is None:
             before = before._replace(quiet=_is_quiet(before))
         found = _store_quietly(value, before) if before.quiet else None
         if found is not None:
             return found
-    content = serializer.dumps(value, where=where)
+    content = _dump_plain(value) or serializer.dumps(value, where=where)
     if before is None:
         return as_stored(content, value)
     if not before.head or not before.parts or content[1] & BUFFERS:
@@ -134,14 +139,58 @@ def store(value: Any, before: Stored | None, serializer: Serializer, where: str)
     return found or as_stored(content, value)
 
 
+def store_packed(value: object, packed: bytes, before: Stored) -> Stored | None:
+    """Return how a value is stored that has changed and that msgpack alone packs so; None: store() must look at it."""
+    if has_marker(packed):
+        return None  # it may be of another type
+    if before.is_whole:
+        body = memoryview(before.parts[0].content)[before.skip :]
+        if len(body) >= SHARED_BYTES and packed.startswith(body, _header_size(packed[0])):
+            return None  # it has grown
+    return as_stored(_PREFIX + packed, value)
+
+
 class _Local(threading.local):
-    """A packer of a thread, whose buffer is used again and again; without a hook it refuses what isn't plain."""
+    """The packers of a thread, whose buffers are used again and again; without a hook they refuse what isn't plain."""
 
     def __init__(self) -> None:
         self.packer = msgpack.Packer(strict_types=True, autoreset=False)
+        self.small = msgpack.Packer(strict_types=True)
 
 
 _local = _Local()
+
+
+def _is_small(stored: Stored) -> bool:
+    return stored.is_whole and len(stored.parts[0].content) <= _SMALL
+
+
+def _dump_plain(value: object) -> bytes | None:
+    """Return what the serializer would of a value that msgpack alone packs; None where that can't be told at once."""
+    try:
+        packed: bytes = _local.small.pack([value])
+    except Exception:
+        return None  # the serializer knows more types, or says what is wrong
+    return None if has_marker(packed) else _PREFIX + packed[1:]
+
+
+def is_same(value: object, stored: Stored) -> bool:
+    """Tell at once of a small list or dict that it is what is stored; False where that takes a closer look."""
+    if not stored.quiet or type(value) not in _CONTAINERS:
+        return False
+    if stored.is_whole:
+        content = stored.parts[0].content
+        if len(content) > _SMALL:
+            return False
+    elif stored.parts:
+        return False
+    else:
+        content = stored.head
+    try:
+        packed = _local.small.pack([value])
+    except Exception:
+        return False  # store() says what is wrong, if anything is
+    return len(packed) + 1 == len(content) and content.startswith(packed[1:], len(_PREFIX))
 
 
 def _store_quietly(value: Any, before: Stored) -> Stored | None:
@@ -235,7 +284,7 @@ def _with_tail(parts: list[Part], skip: int, tail: bytes) -> tuple[list[Part], i
         bodies[0] = bodies[0][skip:]
         skip = 0
     content = b"".join((*bodies, tail))
-    return [*parts[:first], Part(content_hash(content), content)], skip
+    return [*parts[:first], Part(content)], skip
 
 
 def _tier(size: int) -> int:

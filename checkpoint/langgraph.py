@@ -238,8 +238,9 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """Save a checkpoint whose parent the config names; return the config that names it.
 
-        Saving the same checkpoint again, as after a lost answer, changes nothing. ``new_versions`` isn't needed: what
-        changed is found by comparing.
+        Saving the same checkpoint again, as after a lost answer, changes nothing. A channel whose version is that of
+        the parent, saved just before, has its value: a value changed in place without a new version isn't noticed, as
+        with LangGraph's own savers. ``new_versions`` isn't needed.
         """
         return self._run(self._operations.put(config, checkpoint, metadata))
 

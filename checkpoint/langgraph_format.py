@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from checkpoint.records import Checkpoint
 from persistence.errors import CorruptError, ValidationError
-from persistence.validation import ID_BYTES, metadata_json
+from persistence.validation import ID_BYTES, is_plain_json, metadata_json
 
 # LangGraph is imported where it is used: this module belongs to the adapter, and comes without the extra as well.
 if TYPE_CHECKING:
@@ -61,27 +60,53 @@ def config_of(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableCon
     }
 
 
+class Seen(NamedTuple):
+    """A checkpoint of a thread as it was saved last: its version, and what the next one may have in common with it."""
+
+    version: int | None
+    versions: dict[str, Any]
+    seen: dict[str, list[str]]
+    layout: list[Any]
+
+
 def to_record(
-    config: RunnableConfig, graph: GraphCheckpoint, metadata: CheckpointMetadata, parent_version: int | None
-) -> Checkpoint:
-    """Return our checkpoint for one of LangGraph's; the config names its thread and its parent."""
+    config: RunnableConfig,
+    graph: GraphCheckpoint,
+    metadata: CheckpointMetadata,
+    parent_version: int | None,
+    before: Seen | None = None,
+) -> tuple[Checkpoint, Seen]:
+    """Return our checkpoint for one of LangGraph's; the config names its thread and its parent.
+
+    ``before`` is the parent, if it was the last to be saved: a channel of the same version has the same value.
+    """
     thread_id, namespace, parent_id = thread_of(config)
     described, more = _split(_merged(config, metadata))
     moment = _moment(graph["ts"])
-    versions, seen = graph["channel_versions"], graph["versions_seen"]
-    names = list(versions)
+    versions, nodes = graph["channel_versions"], graph["versions_seen"]
+    seen = {node: [*channels] for node, channels in nodes.items()}
+    names = [*versions]
     places = {name: place for place, name in enumerate(names)}
     updated = graph.get("updated_channels")
     state = {_inside(name): value for name, value in graph["channel_values"].items()}
-    state[LAYOUT] = [
-        graph["v"],
-        names,
-        [[node, [places.get(name, name) for name in channels]] for node, channels in seen.items()],
-    ]
+    unchanged: set[str] = set()
+    if before is not None:
+        known = before.versions
+        unchanged = {_inside(name) for name, version in versions.items() if known.get(name) == version}
+    if before is not None and before.layout[:2] == [graph["v"], names] and before.seen == seen:
+        layout = before.layout
+        unchanged.add(LAYOUT)
+    else:
+        layout = [
+            graph["v"],
+            names,
+            [[node, [places.get(name, name) for name in channels]] for node, channels in seen.items()],
+        ]
+    state[LAYOUT] = layout
     state[STEP] = [
-        _short(parent_id),
-        list(versions.values()),
-        [version for channels in seen.values() for version in channels.values()],
+        parent_id,
+        [*versions.values()],
+        [version for channels in nodes.values() for version in channels.values()],
         # Absent, None and a list are three things.
         [places.get(name, name) for name in updated] if updated is not None else "updated_channels" in graph,
         graph["ts"] if moment is None else None,
@@ -90,7 +115,7 @@ def to_record(
     if rest or more:
         state[MORE] = [rest, more]
     step = described.get("step")
-    return Checkpoint(
+    record = Checkpoint(
         thread_id,
         state,
         metadata=described,
@@ -99,7 +124,9 @@ def to_record(
         namespace=namespace,
         step=step if type(step) is int else None,
         key=graph["id"],
+        unchanged=unchanged,
     )
+    return record, Seen(None, dict(versions), seen, layout)
 
 
 def to_tuple(record: Checkpoint) -> CheckpointTuple:
@@ -131,12 +158,11 @@ def to_tuple(record: Checkpoint) -> CheckpointTuple:
     }
     if updated is not False:
         graph["updated_channels"] = None if updated is True else [_name(name, names) for name in updated]
-    parent_id = _long(parent)
     return CheckpointTuple(
         config=config_of(record.thread_id, record.namespace, record.key),
         checkpoint=cast("GraphCheckpoint", graph),
         metadata=cast("CheckpointMetadata", {**record.metadata, **more}),
-        parent_config=config_of(record.thread_id, record.namespace, parent_id) if parent_id else None,
+        parent_config=config_of(record.thread_id, record.namespace, parent) if parent else None,
         pending_writes=[(write.task_id, write.channel, write.value) for write in record.writes],
     )
 
@@ -202,6 +228,8 @@ def _split(metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _is_json(metadata: dict[str, Any]) -> bool:
+    if is_plain_json(metadata):
+        return True
     try:
         metadata_json(metadata)
     except ValidationError:
@@ -218,21 +246,6 @@ def _moment(ts: object) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.utcoffset() == timedelta(0) and moment.isoformat() == ts else None
-
-
-def _short(checkpoint_id: str | None) -> str | bytes | None:
-    """Return an id that is a UUID as its 16 bytes."""
-    if checkpoint_id is None:
-        return None
-    try:
-        short = UUID(checkpoint_id)
-    except ValueError:
-        return checkpoint_id
-    return short.bytes if str(short) == checkpoint_id else checkpoint_id
-
-
-def _long(stored: str | bytes | None) -> str | None:
-    return str(UUID(bytes=stored)) if isinstance(stored, bytes) else stored
 
 
 def _name(stored: int | str, names: list[str]) -> str:

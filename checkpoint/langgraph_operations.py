@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from checkpoint.langgraph_format import config_of, just_before, numbered, parent_of, thread_of, to_record, to_tuple
+from checkpoint.langgraph_format import (
+    Seen,
+    config_of,
+    just_before,
+    numbered,
+    parent_of,
+    thread_of,
+    to_record,
+    to_tuple,
+)
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo
 from persistence.errors import NotFoundError, ValidationError
 
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 PAGE = 32
 """How many checkpoints with their states a listing reads at once."""
 KNOWN_VERSIONS = 4096
+KNOWN_THREADS = 1024
 _COUNTERS = "counters_since_delta_snapshot"
 
 R = TypeVar("R")
@@ -51,6 +61,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, str, str], int] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], Seen] = OrderedDict()
         self._mutex = Lock()
 
     def get(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
@@ -73,8 +84,19 @@ class Operations:
     ) -> Steps[RunnableConfig]:
         thread_id, namespace, parent_id = thread_of(config)
         parent = yield from self._version(thread_id, namespace, parent_id)
-        saved: Checkpoint = yield call("save_checkpoint", to_record(config, checkpoint, metadata, parent))
+        place = (thread_id, namespace)
+        with self._mutex:
+            before = self._seen.get(place)
+        if before is not None and (parent is None or before.version != parent):
+            before = None
+        record, seen = to_record(config, checkpoint, metadata, parent, before)
+        saved: Checkpoint = yield call("save_checkpoint", record)
         self._note(saved)
+        with self._mutex:
+            self._seen[place] = seen._replace(version=saved.version)
+            self._seen.move_to_end(place)
+            if len(self._seen) > KNOWN_THREADS:
+                self._seen.popitem(last=False)
         return config_of(thread_id, namespace, checkpoint["id"])
 
     def put_writes(

@@ -1,7 +1,7 @@
-"""The pieces that states are stored in: how they are named, packed, compressed and opened (docs/formats.md).
+"""The pieces that states are stored in: how they are packed, named, compressed and opened (docs/formats.md).
 
-A piece is named by the first 16 bytes of the SHA-256 of its content as it is serialized, and so has one name however it
-is packed; a thread stores it once, however many checkpoints hold it.
+A piece is named by the first 16 bytes of the SHA-256 of what is stored of it. With it a part of its name is stored,
+which tells whether it is damaged.
 """
 
 from __future__ import annotations
@@ -38,46 +38,40 @@ class _Codec(threading.local):
 _codec = _Codec()
 
 
-def content_hash(content: bytes) -> bytes:
+def name_piece(kind: bytes, stored: bytes | memoryview) -> bytes:
     """Return the name of a piece."""
-    return hashlib.sha256(content).digest()[:HASH_BYTES]
+    hashed = hashlib.sha256(kind)
+    hashed.update(stored)
+    return hashed.digest()[:HASH_BYTES]
 
 
-def split_refs(refs: bytes) -> list[bytes]:
-    """Return the hashes that a checkpoint refers to."""
-    return [refs[place : place + HASH_BYTES] for place in range(0, len(refs), HASH_BYTES)]
-
-
-def pack_piece(content: bytes) -> bytes:
-    """Return a piece as it is stored: compressed where that saves an eighth at least."""
+def pack_piece(content: bytes) -> tuple[bytes, bytes]:
+    """Return a piece as it is stored, its kind and the rest: compressed where that saves an eighth at least."""
     if len(content) >= COMPRESS_FROM:
         frame = _codec.compressor.compress(content)
         if len(frame) <= len(content) * 7 // 8:
-            return ZSTD + frame
-    return PLAIN + content
+            return ZSTD, frame
+    return PLAIN, content
 
 
-def open_piece(stored: bytes | memoryview | None, key: bytes) -> bytes:
-    """Return the content of a stored piece.
+def open_piece(kind: bytes, stored: bytes | memoryview, check: bytes) -> tuple[bytes, bytes]:
+    """Return the content of a stored piece, and its name; ``check`` is what its name begins with.
 
     Raises:
-        CorruptError: it is missing, of a kind that this program doesn't know, or not what its hash says.
+        CorruptError: it is of a kind that this program doesn't know, or not what its name says.
     """
-    if stored is None:
-        raise CorruptError(f"piece {key.hex()} is missing")
-    kind = stored[:1]
+    shown = f"piece {check.hex()}"
+    if kind not in (PLAIN, ZSTD):
+        raise CorruptError(f"{shown} is of kind {kind.hex() or 'none'}", hint="update this program")
+    name = name_piece(kind, stored)
+    if not name.startswith(check):
+        raise CorruptError(f"{shown} is damaged: what is stored has another hash")
     if kind == PLAIN:
-        content = bytes(stored[1:])
-    elif kind == ZSTD:
-        try:
-            content = _expand(stored[1:])
-        except (zstandard.ZstdError, MemoryError) as exc:
-            raise CorruptError(f"piece {key.hex()} is damaged: {exc}") from exc
-    else:
-        raise CorruptError(f"piece {key.hex()} is of kind {bytes(kind).hex() or 'none'}", hint="update this program")
-    if content_hash(content) != key:
-        raise CorruptError(f"piece {key.hex()} is damaged: its content has another hash")
-    return content
+        return bytes(stored), name
+    try:
+        return _expand(stored), name
+    except (zstandard.ZstdError, MemoryError) as exc:
+        raise CorruptError(f"{shown} is damaged: {exc}") from exc
 
 
 def _expand(frame: bytes | memoryview) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -33,7 +34,9 @@ class Checkpoint:
     thread, the time now, and the version that was the latest until then (None for the first). ``namespace`` sets
     apart the checkpoints of a subgraph, which have versions of their own. ``node`` and ``step`` say what made it.
     ``key`` is an idempotency key, unique in the thread and namespace: saving it again gives what is there.
-    ``writes`` are filled in by a load that asks for them; a save doesn't store them.
+    ``writes`` are filled in by a load that asks for them; a save doesn't store them. ``unchanged`` is a hint to a save:
+    channels known to have the values of ``parent_version``. If that is the latest, and this process has it in mind,
+    they are not looked at, which spares serializing large values to compare them.
     """
 
     thread_id: str
@@ -48,6 +51,7 @@ class Checkpoint:
     step: int | None = None
     key: str | None = None
     writes: tuple[PendingWrite, ...] = ()
+    unchanged: Set[str] = field(default=frozenset(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +96,9 @@ class StateDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What a prune removed, or would: ``bytes`` as stored, of pieces and manifests, without the rows' own overhead."""
+    """What a prune removed, or would: ``bytes`` as stored, of values and manifests, without the rows' own overhead."""
 
     checkpoints: int
-    pieces: int
     bytes: int
 
 

@@ -4,59 +4,114 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgpack
 
-from checkpoint.growth import UNKNOWN, Part, Stored, as_stored, in_parts, store, with_source
-from checkpoint.pieces import HASH_BYTES, open_piece, split_refs
+from checkpoint.blocks import Added, Block, Place, open_blocks
+from checkpoint.compare import Packed, find_change, pack_stored
+from checkpoint.growth import (
+    UNKNOWN,
+    Part,
+    Stored,
+    as_stored,
+    in_parts,
+    is_same,
+    store,
+    store_packed,
+)
+from checkpoint.layout import IN_PARTS, MOST_SLOTS, Entry, Layout, count_users, lay_out, lay_out_changes
 from checkpoint.serializer import Serializer
 from persistence.errors import CorruptError, ValidationError
 
 MANIFEST_FORMAT = 1
-IN_PARTS = 1
-"""What the entry of a channel in several pieces begins with."""
+SPARE_PLACES = 64
+"""How many pieces of earlier versions are remembered, in case a channel returns to one of them."""
 
-_HEAD = struct.Struct(">BI")
+_HEAD = struct.Struct(">BII")
 
 
 class Base(NamedTuple):
     """A checkpoint of a thread as this process saw it last: what a next save need not send.
 
-    ``stamp`` is the head's at that moment; while it is the same nothing was saved to or deleted from the thread.
-    ``latest`` is the thread's latest version then, None when not known.
+    ``stamp`` is the head's at that moment, and while it is the same nothing was saved to or deleted from the thread;
+    ``counter`` the highest version given then, and ``latest`` the latest version, None when not known. ``names`` is
+    the list of channels as it is stored, ``places`` says where pieces of the thread lie.
     """
 
     stamp: int
+    counter: int
     latest: int | None
     channels: Mapping[str, Stored]
-    hashes: frozenset[bytes]
+    names: Stored
+    layout: Layout
+    places: Mapping[bytes, Place]
+    packed: Packed | None
 
     @property
     def size(self) -> int:
         """How much memory it takes, about."""
-        return sum([stored.size for stored in self.channels.values()])
+        packed = 0 if self.packed is None else len(self.packed.data)
+        return sum([stored.size for stored in self.channels.values()]) + 256 * len(self.places) + packed
+
+
+def head_alone(stamp: int, counter: int, latest: int) -> Base:
+    """Return the base of a save that knows of a thread no more than its head."""
+    return Base(stamp, counter, latest, {}, as_stored(b"", ()), Layout(counter, [], [], []), {}, None)
+
+
+class Written(NamedTuple):
+    """A state as one save stores it; ``refs`` as in the layout."""
+
+    manifest: bytes
+    layout: Layout
+    added: Added
+
+    @property
+    def refs(self) -> list[int]:
+        """The blocks that it needs."""
+        return self.layout.refs
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A state as it is stored; ``refs`` are the hashes end to end, ``pieces`` the contents by hash."""
+    """A state in pieces; ``changed`` are those channels, by their places among the entries, that differ from the base.
 
-    manifest: bytes
-    refs: bytes
-    pieces: dict[bytes, bytes]
+    None where that is not known, or the channels are others.
+    """
+
     channels: dict[str, Stored]
+    names: Stored
+    changed: dict[int, Stored] | None
+    packed: Packed | None
 
-    def missing(self, base: Base | None) -> list[bytes]:
-        """Return the hashes of the pieces that ``base`` doesn't hold, in order."""
-        return [key for key in self.pieces if base is None or key not in base.hashes]
+    def write(self, base: Base | None, version: int) -> Written:
+        """Return it as a save of this version stores it, on the pieces of ``base``; without one it is whole."""
+        found = None
+        if base is not None and self.changed is not None:
+            found = lay_out_changes(base.layout, self.changed, base.places, version)
+        if found is None:
+            found = lay_out((self.names, *self.channels.values()), {} if base is None else base.places, version)
+        layout, added = found
+        named = [part.name for stored in (self.names, *self.channels.values()) for part in stored.parts]
+        return Written(_pack_manifest(layout.entries, layout.refs, crc32(b"".join(named))), layout, added)
 
-    def as_base(self, stamp: int, latest: int | None) -> Base:
-        """Return what to remember once this is stored."""
-        return Base(stamp, latest, self.channels, frozenset(self.pieces))
+    def as_base(self, stamp: int, version: int, counter: int, written: Written, before: Base | None) -> Base:
+        """Return what to remember once this is stored as a version."""
+        layout = written.layout if written.layout.version == version else written.layout.at(version)
+        places = {key: Place(version, *place) for key, place in written.added.places.items()}
+        if before is not None:
+            places = {**before.places, **places}
+            needed = sum(layout.users)
+            if len(places) > needed + 2 * SPARE_PLACES:
+                mine = {part.name for stored in (self.names, *self.channels.values()) for part in stored.parts}
+                spare = [key for key in places if key not in mine][-SPARE_PLACES:]
+                places = {key: places[key] for key in (*spare, *mine)}
+        latest = version if version == counter else None
+        return Base(stamp, counter, latest, self.channels, self.names, layout, places, self.packed)
 
 
 def serialize_state(state: Mapping[str, Any], serializer: Serializer) -> dict[str, bytes]:
@@ -68,37 +123,57 @@ def serialize_state(state: Mapping[str, Any], serializer: Serializer) -> dict[st
     return {_checked(channel): serializer.dumps(value, where=_where(channel)) for channel, value in state.items()}
 
 
-def encode_state(state: Mapping[str, Any], serializer: Serializer, base: Base | None) -> Encoded:
-    """Return a state as it is stored, in the pieces of ``base`` as far as they are its bytes.
+def encode_state(
+    state: Mapping[str, Any], serializer: Serializer, base: Base | None, unchanged: Set[str] = frozenset()
+) -> Encoded:
+    """Return a state in pieces, in those of ``base`` as far as they are its bytes.
+
+    The channels in ``unchanged`` have the values that ``base`` has, and are not looked at.
 
     Raises:
         ValidationError: a value can't be stored faithfully; the message says where it is.
     """
     known = {} if base is None else base.channels
-    entries: dict[str, int | bytes | list[int | bytes]] = {}
-    pieces: dict[bytes, bytes] = {}
+    is_like_base = base is not None and [*known] == [*state]
+    if base is not None and is_like_base and base.packed is not None and not unchanged:
+        found = _encode_change(state, base, base.packed)
+        if found is not None:
+            return found
     channels: dict[str, Stored] = {}
-    places: dict[bytes, int] = {}
-    for channel, value in state.items():
-        stored = known.get(channel)
-        if stored is None or stored.source is not value:
-            stored = store(value, stored, serializer, _where(_checked(channel)))
-        channels[channel] = stored
-        if not stored.parts:
-            entries[channel] = stored.head
+    changed: dict[int, Stored] = {}
+    for place, (channel, value) in enumerate(state.items(), 1):
+        before = known.get(channel)
+        if before is not None and (before.source is value or channel in unchanged or is_same(value, before)):
+            channels[channel] = before
             continue
-        if stored.is_whole:
-            key, content = stored.parts[0]
-            pieces[key] = content
-            entries[channel] = places.setdefault(key, len(places))
-            continue
-        found: list[int | bytes] = []
-        for key, content in stored.parts:
-            pieces[key] = content
-            found.append(places.setdefault(key, len(places)))
-        entries[channel] = [IN_PARTS, stored.head, stored.skip, *found]
-    refs = b"".join(pieces)
-    return Encoded(_pack_manifest(entries, refs), refs, pieces, channels)
+        stored = channels[channel] = store(value, before, serializer, _where(_checked(channel)))
+        if before is None or stored.parts != before.parts or stored.head != before.head:
+            changed[place] = stored
+    packed = None if unchanged else pack_stored(channels.values())
+    if base is not None and is_like_base:
+        return Encoded(channels, base.names, changed, packed)
+    return Encoded(channels, _names(channels), None, packed)
+
+
+def _encode_change(state: Mapping[str, Any], base: Base, packed: Packed) -> Encoded | None:
+    """Return a state that differs from the base's in one channel at most; None where that can't be told at once."""
+    values = [*state.values()]
+    change = find_change(values, packed)
+    if change is None:
+        return None
+    place = change.place
+    if place is None:
+        return Encoded({**base.channels}, base.names, {}, packed)
+    channel = [*state][place]
+    stored = store_packed(values[place], change.content, base.channels[channel])
+    if stored is None:
+        return None
+    return Encoded({**base.channels, channel: stored}, base.names, {place + 1: stored}, change.packed)
+
+
+def _names(channels: Mapping[str, Stored]) -> Stored:
+    """Return the list of channels as it is stored: once, as long as it stays."""
+    return as_stored(_pack([*channels]), ())
 
 
 def _where(channel: str) -> str:
@@ -111,41 +186,98 @@ def _checked(channel: object) -> str:
     return channel
 
 
-def _pack_manifest(entries: Mapping[str, object], refs: bytes) -> bytes:
-    body: bytes = msgpack.packb(entries, unicode_errors="surrogatepass")
-    return _HEAD.pack(MANIFEST_FORMAT, crc32(refs, crc32(body))) + body
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    return packed
+
+
+def _unpack(packed: bytes) -> Any:
+    try:
+        return msgpack.unpackb(packed, unicode_errors="surrogatepass")
+    except (ValueError, msgpack.UnpackException) as exc:
+        raise CorruptError("its manifest is damaged") from exc
+
+
+def _pack_manifest(entries: Sequence[Entry], refs: Sequence[int], pieces: int) -> bytes:
+    body = _pack(entries)
+    return _HEAD.pack(MANIFEST_FORMAT, _check(body, refs, pieces), pieces) + body
+
+
+def _check(body: bytes, refs: Sequence[int], pieces: int) -> int:
+    return crc32(struct.pack(f">{len(refs)}iI", *refs, pieces), crc32(body))
+
+
+def move_manifest(manifest: bytes, refs: Sequence[int], versions: int) -> tuple[bytes, list[int]]:
+    """Return a manifest and its refs as they are for a checkpoint so many versions later.
+
+    Raises:
+        CorruptError: it is damaged.
+        ValidationError: its pieces lie too many versions back then.
+    """
+    entries, pieces = _unpack_manifest(manifest, refs)
+    moved = [ref + (versions << 8) for ref in refs]
+    if moved and max(moved) >= 2**31:
+        raise ValidationError("it was saved too many versions ago", hint="load it, and save its state")
+    return _pack_manifest(entries, moved, pieces), moved
+
+
+class Decoded(NamedTuple):
+    """A state as it was loaded; ``opened`` are its entries, the list of channels first, with their pieces."""
+
+    state: dict[str, Any]
+    version: int
+    refs: Sequence[int]
+    entries: list[Any]
+    opened: list[Opened]
+
+    def as_base(self, stamp: int, counter: int, latest: int) -> Base:
+        """Return what to remember of it, the latest of its thread."""
+        layout = Layout(self.version, [*self.refs], count_users(self.refs, self.entries), self.entries)
+        places: dict[bytes, Place] = {}
+        for opened in self.opened:
+            for part, number in zip(opened.parts, opened.numbers, strict=True):
+                places[part.name] = layout.place(number)
+        channels = {
+            channel: opened.as_stored(value)
+            for (channel, value), opened in zip(self.state.items(), self.opened[1:], strict=True)
+        }
+        return Base(stamp, counter, latest, channels, self.opened[0].as_stored(()), layout, places, None)
 
 
 def decode_state(
+    version: int,
     manifest: bytes,
-    refs: bytes,
-    pieces: Sequence[bytes | memoryview | None],
+    refs: Sequence[int],
+    stored: Sequence[bytes | memoryview | None],
     serializer: Serializer,
-    opened: dict[bytes, Part] | None = None,
-) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """Return the state, and its channels as they are stored; ``pieces`` as stored, in the order of ``refs``.
+    opened: dict[tuple[int, int], Block] | None = None,
+) -> Decoded:
+    """Return the state of a version; ``stored`` are the blocks in the order of ``refs``.
 
-    ``opened`` takes the pieces by hash as they are opened; one that is there already need not be in ``pieces``.
+    ``opened`` takes the blocks as they are opened; one that is there already need not be in ``stored``.
 
     Raises:
         CorruptError: a piece is missing or damaged, or the manifest is.
     """
-    keys = split_refs(refs)
-    if len(keys) != len(pieces) or len(refs) % HASH_BYTES:
-        raise CorruptError(f"{len(refs)} bytes refer to {len(pieces)} pieces")
-    entries = _unpack_manifest(manifest, refs)
+    if len(refs) != len(stored):
+        raise CorruptError(f"it refers to {len(refs)} blocks, not {len(stored)}")
+    entries, pieces = _unpack_manifest(manifest, refs)
+    blocks = open_blocks(refs, version, stored, {} if opened is None else opened)
+    found = [_open_entry(entries[0] if entries else None, blocks)]
+    names = _unpack(found[0].content())
+    if type(names) is not list or len(names) != len(entries) - 1 or set(map(type, names)) - {str}:
+        raise CorruptError("its manifest is damaged")
     state: dict[str, Any] = {}
-    channels: dict[str, Stored] = {}
-    opened = {} if opened is None else opened
-    for channel, entry in entries.items():
+    for channel, entry in zip(names, entries[1:], strict=True):
         try:
-            stored = _open_channel(entry, keys, pieces, opened)
-            value = serializer.loads(stored.content())
+            each = _open_entry(entry, blocks)
+            state[channel] = serializer.loads(each.content())
         except CorruptError as exc:
             raise CorruptError(f"channel {channel[:80]!r}: {exc.message}", hint=exc.hint) from exc
-        state[channel] = value
-        channels[channel] = with_source(stored, value)
-    return state, channels
+        found.append(each)
+    if crc32(b"".join([part.name for each in found for part in each.parts])) != pieces:
+        raise CorruptError("its pieces are not those that it was saved with")
+    return Decoded(state, version, refs, entries, found)
 
 
 def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dict[str, Any]:
@@ -156,36 +288,65 @@ def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dic
     }
 
 
-def _open_channel(
-    entry: object, keys: list[bytes], pieces: Sequence[bytes | memoryview | None], opened: dict[bytes, Part]
-) -> Stored:
+class Opened(NamedTuple):
+    """An entry of a manifest with its pieces and their numbers; ``head`` and ``skip`` are those of ``Stored``."""
+
+    head: bytes
+    skip: int
+    parts: tuple[Part, ...]
+    numbers: Sequence[int]
+
+    def content(self) -> bytes:
+        """Return the channel's serialized bytes."""
+        if len(self.parts) == 1 and not self.head:
+            return self.parts[0].content
+        if not self.parts:
+            return self.head
+        first = memoryview(self.parts[0].content)[self.skip :]
+        return b"".join((self.head, first, *[part.content for part in self.parts[1:]]))
+
+    def as_stored(self, value: object) -> Stored:
+        """Return the channel as it is stored, made of this value."""
+        if len(self.parts) == 1 and not self.head:
+            return as_stored(self.parts[0].content, value, self.parts[0])
+        return in_parts(self.head, self.skip, self.parts, value) if self.parts else as_stored(self.head, value)
+
+
+def _open_entry(entry: object, blocks: Sequence[Block | CorruptError]) -> Opened:
     if isinstance(entry, bytes):
-        return as_stored(entry, ())
-    places: list[Any] = [entry]
-    if isinstance(entry, list) and [*map(type, entry[:3])] == [int, bytes, int] and entry[0] == IN_PARTS and entry[3:]:
-        places = entry[3:]
-    for place in places:
-        if type(place) is not int or not 0 <= place < len(keys):
-            raise CorruptError("the manifest's entry is of no known kind", hint="update this program")
-        if keys[place] not in opened:
-            opened[keys[place]] = Part(keys[place], open_piece(pieces[place], keys[place]))
-    parts = tuple([opened[keys[place]] for place in places])
-    if not isinstance(entry, list):
-        return as_stored(parts[0].content, (), parts[0].key)
-    return in_parts(entry[1], entry[2], parts, ())
+        return Opened(entry, 0, (), ())
+    if type(entry) is int:
+        return Opened(b"", 0, (_part(entry, blocks),), (entry,))
+    if type(entry) is list and [*map(type, entry[:3])] == [int, bytes, int] and entry[0] == IN_PARTS and entry[3:]:
+        return Opened(entry[1], entry[2], tuple([_part(number, blocks) for number in entry[3:]]), entry[3:])
+    raise _unknown()
 
 
-def _unpack_manifest(manifest: bytes, refs: bytes) -> dict[str, Any]:
+def _part(number: object, blocks: Sequence[Block | CorruptError]) -> Part:
+    if type(number) is not int or number < 0 or number % MOST_SLOTS >= len(blocks):
+        raise _unknown()
+    block = blocks[number % MOST_SLOTS]
+    if isinstance(block, CorruptError):
+        raise block
+    return block.part(number // MOST_SLOTS)
+
+
+def _unknown() -> CorruptError:
+    return CorruptError("the manifest's entry is of no known kind", hint="update this program")
+
+
+def _unpack_manifest(manifest: bytes, refs: Sequence[int]) -> tuple[list[Any], int]:
+    """Return the entries, and the check of the names of all pieces in their order."""
     if manifest[:1] not in (b"", bytes((MANIFEST_FORMAT,))):
         raise CorruptError(f"its manifest has format {manifest[0]}, not {MANIFEST_FORMAT}", hint="update this program")
-    body = manifest[_HEAD.size :]
-    if manifest[: _HEAD.size] != _HEAD.pack(MANIFEST_FORMAT, crc32(refs, crc32(body))):
+    body = bytes(manifest[_HEAD.size :])
+    pieces = int.from_bytes(manifest[_HEAD.size - 4 : _HEAD.size], "big")
+    if manifest[: _HEAD.size] != _HEAD.pack(MANIFEST_FORMAT, _check(body, refs, pieces), pieces):
         raise CorruptError("its manifest is damaged")
-    try:
-        entries: dict[str, Any] = msgpack.unpackb(body, unicode_errors="surrogatepass")
-    except (ValueError, msgpack.UnpackException) as exc:
-        raise CorruptError("its manifest is damaged") from exc
-    return entries
+    entries = _unpack(body)
+    if type(entries) is not list:
+        raise CorruptError("its manifest is damaged")
+    return entries, pieces
 
 
 class Bases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from types import SimpleNamespace
 
 from persistence.dialect import Kind
@@ -22,7 +23,23 @@ def parse_queries(text: str) -> dict[str, str]:
     return {name: body.strip().rstrip(";") for name, body in zip(names, bodies, strict=True)}
 
 
+def query_files(package: str, kind: Kind) -> list[Traversable]:
+    """Return the files that hold a package's statements for one database: ``sql/<kind>.sql``, ``sql/x_<kind>.sql``."""
+    found = [entry for entry in files(package).joinpath("sql").iterdir() if _is_for(entry.name, kind)]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_for(filename: str, kind: Kind) -> bool:
+    return filename == f"{kind}.sql" or filename.endswith(f"_{kind}.sql")
+
+
 @cache
 def load_queries(package: str, kind: Kind) -> SimpleNamespace:
-    """Return a package's statements for one database as attributes, from ``<package>/sql/<kind>.sql``."""
-    return SimpleNamespace(**parse_queries(files(package).joinpath("sql", f"{kind}.sql").read_text("utf-8")))
+    """Return a package's statements for one database as attributes, from its ``query_files``."""
+    found: dict[str, str] = {}
+    for entry in query_files(package, kind):
+        more = parse_queries(entry.read_text("utf-8"))
+        if found.keys() & more.keys():
+            raise ConfigError(f"two files share a statement's name: {', '.join(sorted(found.keys() & more.keys()))}")
+        found |= more
+    return SimpleNamespace(**found)

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from decimal import Decimal
-from typing import cast
+from typing import Any, cast
 
 from persistence.errors import ValidationError
 
@@ -20,6 +20,7 @@ METADATA_DEPTH = 100
 """How deep metadata may be nested."""
 
 _INT64 = 2**63
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.]*e\+\d+')
 
 
@@ -89,12 +90,33 @@ def metadata_json(metadata: object, what: str = "metadata") -> str:
         raise ValidationError(f"{what} is a {type(metadata).__name__}, not a dict")
     if not metadata:
         return "{}"
-    _check_json(metadata, what, 1)
-    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if not is_plain_json(metadata):
+        _check_json(metadata, what, 1)
+    text = _encode(metadata)
     if "e+" in text:
         # jsonb keeps decimal digits: 1e+16 would come back as an int, so a float is written out with its point.
         text = _LARGE_FLOAT.sub(lambda found: found[0] if found[0][0] == '"' else f"{Decimal(found[0]):f}.0", text)
     return text
+
+
+def is_plain_json(value: dict[Any, Any], depth: int = METADATA_DEPTH) -> bool:
+    """Tell at once of the commonest metadata, short ASCII texts and numbers in dicts, that they are faithful."""
+    for key, item in value.items():
+        kind = type(item)
+        if type(key) is not str or not key.isascii() or "\0" in key:
+            return False
+        if kind is str:
+            if not item.isascii() or "\0" in item:
+                return False
+        elif kind is int:
+            if not -_INT64 <= item < _INT64:
+                return False
+        elif kind is dict:
+            if depth < 2 or not is_plain_json(item, depth - 1):
+                return False
+        elif kind is not bool and item is not None:
+            return False
+    return True
 
 
 def _check_json(value: object, path: str, depth: int) -> None:

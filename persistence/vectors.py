@@ -15,6 +15,8 @@ import psycopg
 from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
 
+from persistence.arrays import register_columns
+
 _HEADER = struct.Struct(">HH")
 
 
@@ -53,4 +55,5 @@ def vector_adapters(oid: int) -> psycopg.adapt.AdaptersMap:
     adapters.register_dumper(np.ndarray, type("VectorDumper", (_VectorDumper,), {"oid": oid}))
     adapters.register_loader(oid, _VectorBinaryLoader)
     adapters.register_loader(oid, _VectorTextLoader)
+    register_columns(adapters, oid)
     return adapters

@@ -41,11 +41,12 @@ from persistence import (
     CorruptError,
     DatabaseManager,
     PostgreSQLConfig,
+    RedisConfig,
     Secret,
     ValidationError,
 )
 
-BACKENDS = ("postgresql", "sqlite", "memory")
+BACKENDS = ("postgresql", "sqlite", "memory", "redis")
 SUITE = {
     "put": 17,
     "put_writes": 10,
@@ -121,6 +122,13 @@ def url_of(config: PostgreSQLConfig) -> str:
     return f"postgresql://{config.username}:{quote(password or '', safe='')}@/{config.database}?{host}"
 
 
+def redis_url(config: RedisConfig) -> str:
+    password = config.password.reveal() if isinstance(config.password, Secret) else config.password or ""
+    if config.unix_socket:
+        return f"unix://:{quote(password, safe='')}@{config.unix_socket}?db={config.database}"
+    return f"redis://:{quote(password, safe='')}@{config.host}:{config.port}/{config.database}"
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -131,6 +139,8 @@ def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str | N
     """Where a saver keeps its checkpoints; None: in a MemoryCheckpointer."""
     if backend == "postgresql":
         return url_of(request.getfixturevalue("postgresql_config"))
+    if backend == "redis":
+        return redis_url(request.getfixturevalue("redis_config"))
     return f"sqlite:///{tmp_path / 'graphs.db'}" if backend == "sqlite" else None
 
 
@@ -640,7 +650,7 @@ def test_what_langgraph_needs_beside_the_values_is_small() -> None:
     parent = HoldfastSaver(checkpointer).put(named(), made(), {}, {})
     HoldfastSaver(checkpointer).put(parent, graph, {"source": "loop", "step": 1000}, {})
     state = checkpointer.load_checkpoint("t").state
-    assert len(checkpointer._serializer.dumps(state["langgraph.step"])) < 100
+    assert len(checkpointer._serializer.dumps(state["langgraph.step"])) < 120
 
 
 def test_a_version_goes_on_from_whatever_the_thread_has() -> None:
@@ -656,3 +666,14 @@ def test_a_registration_of_the_user_is_left_as_it_is() -> None:
     checkpointer._serializer.register(Point, None, lambda each: [each.x], lambda stored: Point(stored[0], 0.0))
     saver = HoldfastSaver(checkpointer, classes=[Point])
     assert loaded(saver, {"p": Point(1, 2.0)}) == {"p": dataclasses.replace(Point(1, 2.0), y=0.0)}
+
+
+def test_a_channel_of_the_same_version_as_its_parents_is_not_looked_at(tmp_path: Path) -> None:
+    with HoldfastSaver.from_url(f"sqlite:///{tmp_path / 'a.db'}") as saver:
+        first = saver.put(named(), made({"kept": ["x"] * 50, "n": 1}, channel_versions={"kept": 1, "n": 1}), {}, {})
+        other = made({"kept": object(), "n": 2}, channel_versions={"kept": 1, "n": 2})
+        second = saver.put(first, other, {}, {})
+        assert saver.get_tuple(second).checkpoint["channel_values"] == {"kept": ["x"] * 50, "n": 2}
+        # From an older parent it is looked at.
+        with pytest.raises(ValidationError, match="object"):
+            saver.put(first, {**made({"kept": object()}, channel_versions={"kept": 1})}, {}, {})

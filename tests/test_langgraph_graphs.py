@@ -24,10 +24,10 @@ from typing_extensions import TypedDict
 from checkpoint import AsyncMemoryCheckpointer, MemoryCheckpointer
 from checkpoint.langgraph import HoldfastSaver
 from tests.langgraph_workflow import CONFIG, Workflow, report
-from tests.test_langgraph import url_of
+from tests.test_langgraph import redis_url, url_of
 from tests.unasync import ROOT
 
-BACKENDS = ("postgresql", "sqlite", "memory")
+BACKENDS = ("postgresql", "sqlite", "memory", "redis")
 SERVERS = ("postgresql", "sqlite")
 FOUND = ["LAKES", "MOORS", "RIVERS", "checked"]
 DRAFT = "A draft on LAKES, MOORS, RIVERS, checked."
@@ -49,6 +49,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     if backend == "postgresql":
         return url_of(request.getfixturevalue("postgresql_config"))
+    if backend == "redis":
+        return redis_url(request.getfixturevalue("redis_config"))
     return f"sqlite:///{tmp_path / 'graphs.db'}" if backend == "sqlite" else None
 
 

@@ -30,7 +30,7 @@ SPECIAL: dict[tuple[str, str], str] = {}
 
 
 class Query(NamedTuple):
-    """One statement of a package's ``sql/<kind>.sql``."""
+    """One statement of a package's ``sql`` folder."""
 
     package: str
     kind: Kind
@@ -55,11 +55,10 @@ class Query(NamedTuple):
 
 
 def shipped(kind: Kind) -> list[Query]:
-    files = [(package, ROOT / package / "sql" / f"{kind}.sql") for package in PACKAGES]
     return [
         Query(package, kind, name, text)
-        for package, path in files
-        if path.exists()
+        for package in PACKAGES
+        for path in sorted((ROOT / package / "sql").glob(f"*{kind}.sql"))
         for name, text in parse_queries(path.read_text("utf-8")).items()
     ]
 
@@ -158,6 +157,8 @@ def value(column: str, kind: str, modifier: int) -> str:
         "interval": "n * INTERVAL '1 second'",
         "timestamp with time zone": "now() + n * INTERVAL '1 hour'",
         "text[]": "ARRAY['key ' || n]",
+        "integer[]": "ARRAY[0, 256]",
+        "real[]": "ARRAY[n]",
         "tsvector": "to_tsvector('simple', 'key ' || n)",
     }
     return known[kind]

@@ -49,7 +49,7 @@ def test_the_wheel_holds_the_packages_whole_and_nothing_else(shipped: set[str]) 
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in {".py", ".sql", ".typed"}
+        if path.suffix in {".py", ".sql", ".lua", ".typed"}
     }
 
 

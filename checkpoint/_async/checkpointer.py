@@ -71,7 +71,14 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
         for _ in range(_TRIES):
             saved = await self._save(checkpoint, metadata, moment, expected_version, durable)
             if saved is not None:
-                return replace(checkpoint, version=saved[0], timestamp=moment, parent_version=saved[1], writes=())
+                return replace(
+                    checkpoint,
+                    version=saved[0],
+                    timestamp=moment,
+                    parent_version=saved[1],
+                    writes=(),
+                    unchanged=frozenset(),
+                )
             there = await self._load(checkpoint.thread_id, None, checkpoint.key, checkpoint.namespace, False)
             if there is not None:
                 return there
@@ -234,7 +241,7 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
     async def _delete_thread(self, thread_id: str) -> int: ...
 
     def _refusal(
-        self, checkpoint: Checkpoint, expected: int | None, latest: int, taken: bool
+        self, checkpoint: Checkpoint, expected: int | None, latest: int, taken: bool, held: bool = False
     ) -> PersistenceError | None:
         """Return why a save changed nothing, None when nothing speaks against it any more."""
         thread = describe(checkpoint.thread_id, checkpoint.namespace)
@@ -250,6 +257,13 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
         if taken:
             return DuplicateError(
                 f"checkpoint {checkpoint.version} of {thread} already exists",
+                hint="leave the version out to get the next one",
+                operation="save_checkpoint",
+                connection=self._place,
+            )
+        if held:
+            return DuplicateError(
+                f"checkpoint {checkpoint.version} of {thread} was deleted, and others still need a part of it",
                 hint="leave the version out to get the next one",
                 operation="save_checkpoint",
                 connection=self._place,

@@ -1,24 +1,27 @@
 """Checkpoints in PostgreSQL or SQLite: one statement and one commit a save, and only what changed is sent and stored.
 
 Four tables. A head for each thread and namespace: the latest version, the counter of versions, a stamp, its expiry. A
-row for each checkpoint: its manifest, and the hashes of its pieces (``refs``). The pieces, by thread, namespace and
-hash. And pending writes (sql_writes.py).
+row for each checkpoint: its manifest, the block of pieces that it added, and which blocks it needs (``refs``). Blocks
+that don't lie beside their checkpoint: large pieces, and what deleted checkpoints left to others. And pending writes
+(sql_writes.py).
 
 Protocol. Every save and every delete begins by changing the head's row, and so holds its lock until it commits; a save
 also writes a new random stamp, and so does a delete. From that follows:
 
 - Versions have neither holes nor doubles, for the counter is advanced under the lock.
-- Pieces of a thread are added and removed only by who holds the lock of its head.
-- *A save never refers to a piece that is missing.* Either it sends every piece (``ON CONFLICT DO NOTHING`` looks at
-  what is committed now, and everybody who could be about to remove a piece waits for the lock). Or it leaves out what
-  the checkpoint that this process saw last, its base, has stored; then its UPDATE asks for the base's stamp, which is
-  compared with the newest row after the wait for the lock. While the stamp is the same, nobody has saved to or
-  deleted from the thread since, and the base's pieces are there. If it isn't (another writer, a delete, a restored
-  backup, a failover that lost the last commits), the statement changes nothing and everything is sent. It is an UPDATE
-  and no upsert, so that a thread deleted meanwhile isn't made anew from half of its pieces.
-- *A delete never removes a piece that a checkpoint needs.* It takes the lock first and looks for other users of a piece
+- Blocks of a thread are added and removed only by who holds the lock of its head.
+- *A save never refers to a block that is missing.* Either it sends every piece, and refers to no other version. Or it
+  leaves out what is stored of the checkpoint that this process saw last, its base, and refers to that by how many
+  versions ago it was saved, for it knows which version it will be; then its UPDATE asks for the base's stamp, which is
+  compared with the newest row after the wait for the lock. While the stamp is the same, nobody has saved to or deleted
+  from the thread since: the base's pieces are there, and the next version is what it was. If it isn't (another writer,
+  a delete, a restored backup, a failover that lost the last commits), the statement changes nothing and everything is
+  sent. It is an UPDATE and no upsert, so that a thread deleted meanwhile isn't made anew from half of its pieces.
+- *A delete never removes a block that a checkpoint needs.* It takes the lock first and looks for other users of a block
   in a later statement, whose snapshot has every save that held the lock before. Inside a repeatable read transaction,
   whose snapshot may be older, PostgreSQL refuses the lock if the head has changed since (a serialization error).
+- *No version is stored twice.* A block that outlives its version keeps its place, and so that version is refused to
+  who asks for it by number.
 - A base may come from a transaction that is rolled back later: its stamp goes with it, and matches nothing any more.
 - *The latest is not sent to who has it.* A load gives the base's stamp along and gets no pieces while the head has it;
   the state is made anew from the base's bytes. It is the same round trip.
@@ -26,100 +29,139 @@ also writes a new random stamp, and so does a delete. From that follows:
 
 from __future__ import annotations
 
+import json
 import secrets
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoint._async.checkpointer import AsyncCheckpointer
+from checkpoint._async.redis import AsyncRedisCheckpointer
 from checkpoint._async.sql_base import clock, described
 from checkpoint._async.sql_retention import AsyncSQLRetention
 from checkpoint._async.sql_timetravel import AsyncSQLTimeTravel
-from checkpoint.growth import Part
-from checkpoint.pieces import cut, pack_piece, split_refs
+from checkpoint.blocks import LAST_ORDINAL, Block
+from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, PendingWrite, describe
-from checkpoint.states import Base, Encoded, decode_state, encode_state, restore_state
+from checkpoint.sealing import SEALED
+from checkpoint.states import Base, Written, decode_state, encode_state, head_alone, restore_state
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
+from persistence.dialect import to_micros
 from persistence.errors import ConflictError, CorruptError, DuplicateError, SerializationError
 from persistence.queries import load_queries
 
 _TRIES = 10
-_RELAXED = ", set_config('synchronous_commit', 'off', true)"
-"""Ends the RETURNING of a save that doesn't wait for the server's disk: the setting ends with the statement."""
+_RELAXED = "set_config('synchronous_commit', 'off', true)"
+"""Returned by a save that doesn't wait for the server's disk: the setting ends with the statement."""
+_RETURNING = "\nRETURNING "
+
+
+class _Saved(NamedTuple):
+    """What a save was given: its version, its parent, and the highest version given."""
+
+    version: int
+    parent: int | None
+    counter: int
 
 
 class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncCheckpointer):
     """A checkpointer on a PostgreSQL or SQLite connection of a manager, bound to one tenant.
 
     Calls inside a transaction on that connection join it. ``serializer`` holds the classes that may be in states;
-    ``durability`` is how durable saves are that don't say it.
+    ``durability`` is how durable saves are that don't say it. With ``group_commit`` durable saves to PostgreSQL that
+    come while others are on their way share a round trip and a commit: for many writers on few connections, where a
+    commit takes long (a remote server, synchronous replication); on a near server it is slower.
+
+    A ``cipher`` (``persistence.Cipher``) seals states and pending writes, channels' names included, each to its thread,
+    version and key; thread ids, keys, nodes and metadata stay readable, for listings search them. Forks and copies are
+    made by this process then. What was stored without a cipher is refused until ``rotate_keys`` has sealed it.
+
+    On a Redis connection this makes an ``AsyncRedisCheckpointer``, which counts as one of these; ``migrate`` and
+    ``group_commit`` mean nothing there.
     """
+
+    if not TYPE_CHECKING:  # there __init__ says what is taken, and this class what is made
+
+        def __new__(cls, manager=None, name=None, *arguments, **options):
+            if cls is not AsyncDatabaseCheckpointer or manager.get(name).kind != "redis":
+                return super().__new__(cls)
+            taken = {option: value for option, value in options.items() if option not in ("migrate", "group_commit")}
+            return AsyncRedisCheckpointer(manager, name, *arguments, **taken)
 
     async def _save(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
     ) -> tuple[int, int | None] | None:
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
-        encoded = encode_state(checkpoint.state, self._serializer, base)
+        parent = checkpoint.parent_version
+        hinted = base is not None and parent is not None and parent == base.latest
+        unchanged = checkpoint.unchanged if hinted else frozenset()
+        encoded = encode_state(checkpoint.state, self._serializer, base, unchanged)
         database = await self._database()
         stamp = secrets.randbits(62)
-        values = self._keys(
-            thread_id,
-            namespace,
-            version=checkpoint.version,
-            stamp=stamp,
-            now=database.dialect.time(datetime.now(UTC)),
-            parent=checkpoint.parent_version,
-            timestamp=database.dialect.time(moment),
-            step=checkpoint.step,
-            node=checkpoint.node,
-            metadata=metadata,
-            manifest=encoded.manifest,
-            refs=encoded.refs,
-            key=checkpoint.key,
-        )
-        relaxed = "" if durable or database.in_transaction else _RELAXED
-        row = None
+        values = {
+            "tenant": self._tenant,
+            "thread": thread_id,
+            "namespace": namespace,
+            "stamp": stamp,
+            "parent": parent,
+            "timestamp": moment.isoformat() if database.kind == "postgresql" else to_micros(moment),
+            "step": checkpoint.step,
+            "node": checkpoint.node,
+            "metadata": metadata,
+            "key": checkpoint.key,
+        }
+        relaxed = not durable and not database.in_transaction
+        saved = None
         if base is not None and (expected is None or expected == base.latest):
-            row = await self._write_once(database, values, encoded, base, None, relaxed)
-        if row is None:
-            row = await self._save_whole(database, checkpoint, values, encoded, expected, relaxed)
-        if row is None:
+            written = encoded.write(base, checkpoint.version or base.counter + 1)
+            saved = await self._write_once(database, checkpoint.version, values, written, base, None, relaxed)
+        if saved is None:
+            base, written = None, encoded.write(None, 0)
+            saved = await self._save_whole(database, checkpoint, values, written, expected, relaxed)
+        if saved is None:
             return None
-        version: int = row["version"]
-        latest = version if checkpoint.version is None else None
-        self._remember(thread_id, namespace, encoded.as_base(stamp, latest))
-        return version, row["parent_version"]
+        self._remember(thread_id, namespace, encoded.as_base(stamp, saved.version, saved.counter, written, base))
+        return saved.version, saved.parent
 
     async def _save_whole(
         self,
         database: AsyncDatabase,
         checkpoint: Checkpoint,
         values: dict[str, Any],
-        encoded: Encoded,
+        written: Written,
         expected: int | None,
-        relaxed: str,
-    ) -> Row | None:
+        relaxed: bool,
+    ) -> _Saved | None:
         """Save with every piece; where that changes nothing, say why. None: its key is there."""
         queries = load_queries("checkpoint", database.kind)
         latest = 0
+        version = checkpoint.version
         for _ in range(_TRIES):
-            row = await self._write_once(database, values, encoded, None, expected, relaxed)
-            if row is not None:
-                return row
+            guard = None
+            if self._sealing.is_on:
+                guard, version = await self._foresee(database, checkpoint)
+            if guard is None or expected in (None, guard.latest):
+                saved = await self._write_once(database, version, values, written, guard, expected, relaxed)
+                if saved is not None:
+                    return saved
             keys = self._keys(checkpoint.thread_id, checkpoint.namespace, **clock(database))
             found = await database.fetch_one(
                 queries.inspect, {**keys, "version": checkpoint.version, "key": checkpoint.key}
-            ) or {"latest": 0, "taken": False, "kept": False, "expired": False}
+            ) or {"latest": 0, "stamp": None, "taken": False, "held": False, "kept": False, "expired": False}
             if found["expired"]:
                 await self._delete_thread(checkpoint.thread_id, expired=True)
                 continue
             if found["kept"]:
                 return None
             latest = found["latest"]
-            refusal = self._refusal(checkpoint, expected, latest, bool(found["taken"]))
+            refusal = self._refusal(checkpoint, expected, latest, bool(found["taken"]), bool(found["held"]))
             if refusal is not None:
                 raise refusal
+            if checkpoint.version is not None and found["stamp"] is not None:
+                # A lower version than the counter: free as long as nobody saves or deletes.
+                values = {**values, "base": found["stamp"]}
             await database.execute(queries.renew_head, keys)
         raise ConflictError(
             f"{describe(checkpoint.thread_id, checkpoint.namespace)} kept changing",
@@ -129,18 +171,35 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
             connection=self._place,
         )
 
+    async def _foresee(self, database: AsyncDatabase, checkpoint: Checkpoint) -> tuple[Base | None, int | None]:
+        """Return what the next save has to find unchanged, so that its version is known before it is sealed.
+
+        For a thread that isn't there, that is the version itself.
+        """
+        keys = self._keys(checkpoint.thread_id, checkpoint.namespace)
+        head = await database.fetch_one(load_queries("checkpoint", database.kind).find_head, keys)
+        if head is None:
+            return None, checkpoint.version or 1
+        return head_alone(head["stamp"], head["counter"], head["latest"]), checkpoint.version
+
     async def _write_once(
         self,
         database: AsyncDatabase,
+        version: int | None,
         values: dict[str, Any],
-        encoded: Encoded,
+        written: Written,
         base: Base | None,
         expected: int | None,
-        relaxed: str,
-    ) -> Row | None:
-        """Store a checkpoint; None also when its key or version was saved by another at this moment."""
+        relaxed: bool,
+    ) -> _Saved | None:
+        """Store a checkpoint and its new blocks; None: the head is not as it was expected, or its key is there."""
+        if self._sealing.is_on:
+            number = version or (1 if base is None else base.counter + 1)
+            written = self._sealing.seal_written(written, values["thread"], values["namespace"], number, values["key"])
         try:
-            return await self._write(database, values, encoded, base, expected, relaxed)
+            if database.kind == "sqlite":
+                return await self._write_sqlite(database, version, values, written, base, expected)
+            return await self._write(database, version, values, written, base, expected, relaxed)
         except DuplicateError as exc:
             if not database.in_transaction:
                 return None
@@ -155,42 +214,56 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
     async def _write(
         self,
         database: AsyncDatabase,
+        version: int | None,
         values: dict[str, Any],
-        encoded: Encoded,
+        written: Written,
         base: Base | None,
         expected: int | None,
-        relaxed: str,
-    ) -> Row | None:
-        """Store a checkpoint and the pieces that ``base`` lacks; None: the head is not as it was expected."""
-        missing = encoded.missing(base)
-        if database.kind == "sqlite":
-            return await self._write_sqlite(database, values, encoded, missing, base, expected)
+        relaxed: bool,
+    ) -> _Saved | None:
         queries = load_queries("checkpoint", "postgresql")
-        if base is not None and len(missing) < 2 and values["version"] is None:
-            lean = {**values, "base": base.stamp}
-            del lean["version"]
-            if not missing:
-                return await database.fetch_one(queries.save_none + relaxed, lean)
-            lean["hash"], lean["data"] = missing[0], pack_piece(encoded.pieces[missing[0]])
-            return await database.fetch_one(queries.save_one + relaxed, lean)
-        values = {**values, "expected": expected, **_packed([(key, encoded.pieces[key]) for key in missing])}
-        if base is None and not expected:
-            return await database.fetch_one(queries.save_first + relaxed, values)
-        values["base"] = None if base is None else base.stamp
-        return await database.fetch_one(queries.save_many + relaxed, values)
+        extra = written.added.extra
+        values = {
+            **values,
+            "manifest": written.manifest,
+            "refs": f"{{{','.join(map(str, written.refs))}}}",
+            "data": written.added.beside,
+        }
+        is_next = base is not None and base.latest is not None and version is None and not extra
+        # In a transaction a violation would undo it all, so a key is looked for.
+        if is_next and base is not None and (values["key"] is None or not database.in_transaction):
+            values["base"] = base.stamp
+            values["parent"] = values["parent"] or base.latest or None
+            statement = queries.save_next + _RETURNING + _RELAXED if relaxed else queries.save_next
+            if self._group is None or relaxed or database.in_transaction:
+                saved = bool(await database.execute(statement, values))
+            else:
+                saved = await self._group.run(database, statement, values)
+            if not saved:
+                return None
+            return _Saved(base.counter + 1, values["parent"], base.counter + 1)
+        values.update(_cut_out(extra), version=version, expected=expected)
+        if base is None and not expected and "base" not in values:
+            statement = queries.save_first
+        else:
+            statement = queries.save_any
+            values.setdefault("base", None if base is None else base.stamp)
+        row = await database.fetch_one(f"{statement}, {_RELAXED}" if relaxed else statement, values)
+        return None if row is None else _Saved(row["version"], row["parent_version"], row["counter"])
 
     async def _write_sqlite(
         self,
         database: AsyncDatabase,
+        version: int | None,
         values: dict[str, Any],
-        encoded: Encoded,
-        missing: list[bytes],
+        written: Written,
         base: Base | None,
         expected: int | None,
-    ) -> Row | None:
+    ) -> _Saved | None:
         queries = load_queries("checkpoint", "sqlite")
         keys = {name: values[name] for name in ("tenant", "thread", "namespace")}
-        head = {name: values[name] for name in ("tenant", "thread", "namespace", "version", "stamp", "now", "key")}
+        head = {**keys, "version": version, "stamp": values["stamp"], "key": values["key"], **clock(database)}
+        extra = written.added.extra
         async with database.transaction():
             if base is None and not expected:
                 row = await database.fetch_one(queries.make_head, {**head, "expected": expected})
@@ -199,18 +272,25 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 row = await database.fetch_one(queries.advance_head, {**head, "expected": expected, "base": stamp})
             if row is None:
                 return None
-            pieces = [{**keys, "hash": key, "data": pack_piece(encoded.pieces[key])} for key in missing]
-            if len(pieces) == 1:
-                await database.execute(queries.save_piece, pieces[0])  # the commonest, without a savepoint around it
-            elif pieces:
-                await database.execute_many(queries.save_piece, pieces)
-            saved = {
-                "version": values["version"] or row["counter"],
-                "parent": values["parent"] or row["parent"],
+            saved = _Saved(version or row["counter"], values["parent"] or row["parent"], row["counter"])
+            if extra:
+                block = {**keys, "version": saved.version}
+                await database.execute_many(
+                    queries.save_block,
+                    [{**block, "ordinal": ordinal, "data": data} for ordinal, data in enumerate(extra, 1)],
+                )
+            stored = {
+                **values,
+                "version": saved.version,
+                "parent": saved.parent,
+                "manifest": written.manifest,
+                "refs": f"[{','.join(map(str, written.refs))}]",
+                "data": written.added.beside,
             }
-            rest = ("timestamp", "step", "node", "metadata", "manifest", "refs", "key")
-            await database.execute(queries.save_checkpoint, {**keys, **saved, **{name: values[name] for name in rest}})
-        return {"version": saved["version"], "parent_version": saved["parent"]}
+            del stored["stamp"]
+            stored.pop("base", None)
+            await database.execute(queries.save_checkpoint, stored)
+        return saved
 
     async def _load(
         self, thread_id: str, version: int | None, key: str | None, namespace: str, writes: bool
@@ -245,17 +325,18 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         namespace: str,
         rows: list[Row],
         pending: tuple[PendingWrite, ...],
-        opened: dict[bytes, Part] | None = None,
+        opened: dict[tuple[int, int], Block] | None = None,
     ) -> Checkpoint:
-        """Return the checkpoint that one row of PostgreSQL holds, or a row for each piece of SQLite."""
+        """Return the checkpoint that one row of PostgreSQL holds, or a row for each block of SQLite."""
         row = rows[0]
-        pieces: list[Any] = (
-            cut(row["data"], row["sizes"])
-            if database.kind == "postgresql"
-            else [each["data"] for each in rows if each["place"] is not None]
-        )
+        if database.kind == "postgresql":
+            refs, stored = row["refs"], cut(row["data"], row["sizes"])
+        else:
+            refs = json.loads(row["refs"])
+            stored = [each["data"] for each in rows if each["place"] is not None]
         try:
-            state, channels = decode_state(row["manifest"], row["refs"], pieces, self._serializer, opened)
+            manifest, stored = self._unsealed(thread_id, namespace, row, refs, stored)
+            decoded = decode_state(row["version"], manifest, refs, stored, self._serializer, opened)
         except CorruptError as exc:
             raise CorruptError(
                 f"checkpoint {row['version']} of {describe(thread_id, namespace)}: {exc.message}",
@@ -264,22 +345,38 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 connection=self._place,
             ) from exc
         if row["stamp"] is not None:
-            hashes = frozenset(split_refs(row["refs"]))
-            self._remember(thread_id, namespace, Base(row["stamp"], row["version"], channels, hashes))
-        return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
+            self._remember(thread_id, namespace, decoded.as_base(row["stamp"], row["counter"], row["version"]))
+        return Checkpoint(thread_id, decoded.state, namespace=namespace, writes=pending, **described(database, row))
+
+    def _unsealed(
+        self, thread_id: str, namespace: str, row: Row, refs: Sequence[int], stored: list[Any]
+    ) -> tuple[bytes, list[Any]]:
+        """Return the manifest and the blocks of a checkpoint, opened where they are sealed."""
+        sealing, version = self._sealing, row["version"]
+        if not sealing.is_on and bytes(row["manifest"][:1]) != SEALED:
+            return row["manifest"], stored
+        manifest = bytes(sealing.open(row["manifest"], *sealing.manifest(thread_id, namespace, version, row["key"])))
+        blocks = [
+            data
+            if data is None
+            else sealing.open(data, *sealing.block(thread_id, namespace, version - (ref >> 8), ref & LAST_ORDINAL))
+            for ref, data in zip(refs, stored, strict=True)
+        ]
+        return manifest, blocks
 
 
-def _packed(pieces: list[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """Return pieces as the two byte strings and two arrays that PostgreSQL cuts them out of."""
-    packed = [pack_piece(content) for _, content in pieces]
+def _cut_out(blocks: list[bytes]) -> dict[str, Any]:
+    """Return blocks as the byte string and the two arrays that PostgreSQL cuts them out of."""
     starts, sizes, start = [], [], 1
-    for data in packed:
-        starts.append(start)
-        sizes.append(len(data))
+    for data in blocks:
+        starts.append(str(start))
+        sizes.append(str(len(data)))
         start += len(data)
     return {
-        "hashes": b"".join(key for key, _ in pieces),
-        "data": b"".join(packed),
-        "starts": "{" + ",".join(map(str, starts)) + "}",
-        "sizes": "{" + ",".join(map(str, sizes)) + "}",
+        "extra": b"".join(blocks),
+        "starts": f"{{{','.join(starts)}}}",
+        "sizes": f"{{{','.join(sizes)}}}",
     }
+
+
+AsyncDatabaseCheckpointer.register(AsyncRedisCheckpointer)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from checkpoint._async.group import AsyncGroupCommit
 from checkpoint.matching import contains
-from checkpoint.pieces import split_refs
 from checkpoint.records import Durability
+from checkpoint.sealing import Sealing
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Bases
 from checkpoint.validation import check_durability
@@ -21,6 +23,7 @@ from persistence._async.store import AsyncSQLStore
 from persistence.dialect import from_json, to_micros
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
+from persistence.secrets import Cipher
 
 BASE_THREADS = 1024
 BASE_BYTES = 64 * 1024 * 1024
@@ -41,6 +44,8 @@ class AsyncCheckpointTables(AsyncSQLStore):
         serializer: Serializer | None = None,
         migrate: bool = True,
         durability: Durability = "sync",
+        group_commit: bool = False,
+        cipher: Cipher | None = None,
     ) -> None:
         self._durability = check_durability(durability)
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
@@ -48,6 +53,8 @@ class AsyncCheckpointTables(AsyncSQLStore):
         self._serializer = serializer or Serializer()
         self._mutex = Mutex()
         self._bases = Bases(BASE_THREADS, BASE_BYTES)
+        self._sealing = Sealing(cipher, self._tenant)
+        self._group = AsyncGroupCommit() if group_commit else None
 
     def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
@@ -89,7 +96,7 @@ class AsyncCheckpointTables(AsyncSQLStore):
             marked = {**keys, "stamp": secrets.randbits(62)}
             await database.execute(queries.mark_thread, marked)
             count = await database.execute(queries.delete_thread_checkpoints, marked)
-            await database.execute(queries.delete_thread_pieces, marked)
+            await database.execute(queries.delete_thread_blocks, marked)
             await database.execute(queries.delete_thread_heads, marked)
         return count
 
@@ -104,16 +111,22 @@ class AsyncCheckpointTables(AsyncSQLStore):
         """Return the filter as the statement for PostgreSQL takes it; for SQLite it is tried here, row by row."""
         return {"filter": wanted or "{}"} if database.kind == "postgresql" else {}
 
-    async def _forget(self, database: AsyncDatabase, keys: dict[str, Any], gone: list[Row]) -> list[int]:
-        """Delete what checkpoints that were just deleted leave behind, under the head's lock; the sizes of pieces."""
+    async def _forget(self, database: AsyncDatabase, keys: dict[str, Any], versions: Sequence[int]) -> tuple[int, int]:
+        """Delete checkpoints with what only they need, under the head's lock; how many there were, and their bytes."""
         queries = load_queries("checkpoint", database.kind)
-        named = [row["key"] for row in gone if row["key"] is not None]
-        if named:
-            await database.execute(queries.delete_writes, {**keys, "keys": json.dumps(named, ensure_ascii=False)})
-        refs = b"".join({piece for row in gone for piece in split_refs(row["refs"])})
-        rows = await database.fetch_all(queries.delete_pieces, {**keys, "refs": refs}) if refs else []
+        listed = ",".join(map(str, versions))
+        if database.kind == "postgresql":
+            row = await database.fetch_one(queries.forget, {**keys, "versions": f"{{{listed}}}"}) or {}
+            found = row["checkpoints"], int(row["bytes"])
+        else:
+            gone = {**keys, "versions": f"[{listed}]"}
+            moved = await database.fetch_all(queries.move_blocks, gone)
+            dropped = await database.fetch_all(queries.drop_blocks, gone)
+            await database.execute(queries.drop_writes, gone)
+            rows = await database.fetch_all(queries.drop_checkpoints, gone)
+            found = len(rows), sum(row["size"] for row in rows + dropped) - sum(row["size"] for row in moved)
         await database.execute(queries.refresh_head, keys)
-        return [row["size"] for row in rows]
+        return found
 
 
 def clock(database: AsyncDatabase) -> dict[str, int]:

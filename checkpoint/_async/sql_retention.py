@@ -35,11 +35,7 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
         async with database.transaction():
             if not await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
                 return False
-            row = await database.fetch_one(queries.delete_checkpoint, {**keys, "version": version})
-            if row is None:
-                return False
-            await self._forget(database, keys, [row])
-        return True
+            return bool((await self._forget(database, keys, [version]))[0])
 
     async def _prune(
         self,
@@ -52,17 +48,17 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
     ) -> PruneReport:
         database = await self._database()
         rule = {"keep_last": keep_last, "cutoff": database.dialect.time(cutoff), "keep_tagged": keep_tagged}
-        checkpoints = pieces = size = 0
+        checkpoints = size = 0
         after: tuple[str, str] | None = None
         while heads := await self._heads(database, thread_id, after, rule):
             for head in heads:
                 while True:
-                    count, sizes = await self._prune_batch(database, head, rule, dry_run, batch)
-                    checkpoints, pieces, size = checkpoints + count, pieces + len(sizes[1:]), size + sum(sizes)
+                    count, freed = await self._prune_batch(database, head, rule, dry_run, batch)
+                    checkpoints, size = checkpoints + count, size + freed
                     if count < batch or dry_run:
                         break
             after = heads[-1]
-        return PruneReport(checkpoints=checkpoints, pieces=pieces, bytes=size)
+        return PruneReport(checkpoints=checkpoints, bytes=size)
 
     async def _heads(
         self, database: AsyncDatabase, thread_id: str | None, after: tuple[str, str] | None, rule: dict[str, Any]
@@ -81,25 +77,24 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
 
     async def _prune_batch(
         self, database: AsyncDatabase, head: tuple[str, str], rule: dict[str, Any], dry_run: bool, batch: int
-    ) -> tuple[int, list[int]]:
-        """Delete a batch; return how many checkpoints, and the bytes of their rows and then of each piece."""
+    ) -> tuple[int, int]:
+        """Delete a batch; return how many checkpoints, and the bytes that this frees."""
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(*head)
         self._remember(*head, None)
-        count, sizes = 0, [0]
+        found = 0, 0
         try:
             async with database.transaction():
                 if await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
                     limit = 2**31 if dry_run else batch
-                    gone = await database.fetch_all(queries.prune_checkpoints, {**keys, **rule, "batch": limit})
-                    count, sizes = len(gone), [sum(row["size"] for row in gone)]
-                    if gone:
-                        sizes += await self._forget(database, keys, gone)
+                    rows = await database.fetch_all(queries.list_victims, {**keys, **rule, "batch": limit})
+                    if rows:
+                        found = await self._forget(database, keys, [row["version"] for row in rows])
                 if dry_run:
                     raise _DryRun
         except _DryRun:
             pass
-        return count, sizes
+        return found
 
     async def _set_ttl(self, thread_id: str, ttl: timedelta | None, sliding: bool) -> bool:
         database = await self._database()

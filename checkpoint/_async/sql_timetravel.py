@@ -1,22 +1,27 @@
 """Time travel in PostgreSQL or SQLite. The database copies what is copied; nothing of it passes through the client.
 
 On PostgreSQL a fork or copy is one statement and takes no lock on its source: all of it reads one snapshot, and in each
-snapshot a checkpoint has all its pieces, because saves and deletes commit both at once.
+snapshot a checkpoint has all its blocks, because saves and deletes commit both at once. With a cipher it is sealed anew
+by this process, in the same transaction, because what is sealed opens in one place only.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import UTC, datetime
 
-from checkpoint._async.sql_base import AsyncCheckpointTables, clock, described
+from checkpoint._async.sql_base import clock, described
+from checkpoint._async.sql_sealing import AsyncSQLSealing
 from checkpoint._async.timetravel import AsyncTimeTravel
 from checkpoint.records import CheckpointInfo
+from checkpoint.states import move_manifest
+from persistence.dialect import to_json
 from persistence.errors import DuplicateError
 from persistence.queries import load_queries
 
 
-class AsyncSQLTimeTravel(AsyncCheckpointTables, AsyncTimeTravel):
+class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
     """The time travel of AsyncDatabaseCheckpointer."""
 
     async def _history(self, thread_id: str, namespace: str, limit: int, before: int) -> list[CheckpointInfo]:
@@ -47,8 +52,11 @@ class AsyncSQLTimeTravel(AsyncCheckpointTables, AsyncTimeTravel):
         values = self._keys(thread_id, namespace, version=version, new_thread=new_thread)
         head = {"stamp": secrets.randbits(62), "now": database.dialect.time(datetime.now(UTC))}
         if database.kind == "postgresql":
-            row = await database.fetch_one(queries.fork, {**values, **head})
-            return (False, False) if row is None else (row["found"], row["saved"])
+            async with self._together(database):
+                row = await database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
+                if row["saved"]:
+                    await self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
+            return row["found"], row["saved"]
         async with database.transaction():
             target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
             keys = self._keys(thread_id, namespace, **clock(database))
@@ -56,8 +64,9 @@ class AsyncSQLTimeTravel(AsyncCheckpointTables, AsyncTimeTravel):
                 return False, False
             if not await database.execute(queries.fork_head, {**target, **head}):
                 return True, False
-            await database.execute(queries.fork_pieces, values)
+            await database.execute(queries.fork_blocks, values)
             await database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
+            await self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
         return True, True
 
     async def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:
@@ -78,7 +87,10 @@ class AsyncSQLTimeTravel(AsyncCheckpointTables, AsyncTimeTravel):
         queries = load_queries("checkpoint", database.kind)
         if database.kind == "postgresql":
             try:
-                row = await database.fetch_one(queries.copy_thread, values)
+                async with self._together(database):
+                    row = await database.fetch_one(queries.copy_thread, values)
+                    if row is not None and row["made"]:
+                        await self._seal_copies(database, new_thread, thread_id)
             except DuplicateError:
                 if database.in_transaction:
                     raise
@@ -93,26 +105,46 @@ class AsyncSQLTimeTravel(AsyncCheckpointTables, AsyncTimeTravel):
                 )
                 return -1 if taken else None
             both = {name: values[name] for name in ("tenant", "thread", "new_thread")}
-            await database.execute(queries.copy_pieces, both)
+            await database.execute(queries.copy_blocks, both)
             await database.execute(queries.copy_writes, both)
-            return await database.execute(queries.copy_checkpoints, both)
+            copied = await database.execute(queries.copy_checkpoints, both)
+            await self._seal_copies(database, new_thread, thread_id)
+        return copied
 
     async def _rewind(self, thread_id: str, namespace: str, version: int, moment: datetime) -> int | None:
         database = await self._database()
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace)
         stamp = {"stamp": secrets.randbits(62)}
-        values = {**keys, "version": version, "now": database.dialect.time(moment)}
+        now = database.dialect.time(moment)
         self._remember(thread_id, namespace, None)
         async with database.transaction():
             if not await database.execute(queries.lock_head, {**keys, **stamp}):
                 return None
-            if database.kind == "postgresql":
-                row = await database.fetch_one(queries.rewind, {**values, **stamp})
-                return None if row is None else row["version"]
-            row = await database.fetch_one(queries.rewind_head, {**values, **stamp})
+            row = await database.fetch_one(
+                queries.load_manifest, {**keys, "version": version, **clock(database)}, binary=True
+            )
             if row is None:
                 return None
-            await database.execute(queries.rewind, {**values, "counter": row["counter"]})
-        counter: int = row["counter"]
-        return counter
+            is_text = database.kind == "sqlite"
+            refs = json.loads(row["refs"]) if is_text else row["refs"]
+            sealing, place = self._sealing, (thread_id, namespace)
+            opened = bytes(sealing.open(row["manifest"], *sealing.manifest(*place, version, row["key"])))
+            manifest, moved = move_manifest(opened, refs, row["next"] - version)
+            values = {
+                **keys,
+                "version": version,
+                "now": now,
+                "step": row["step"],
+                "node": row["node"],
+                "metadata": row["metadata"] if is_text else to_json(row["metadata"]),
+                "manifest": sealing.seal(manifest, *sealing.manifest(*place, row["next"], None)),
+                "refs": json.dumps(moved) if is_text else f"{{{','.join(map(str, moved))}}}",
+            }
+            if is_text:
+                await database.execute(queries.rewind_head, {**keys, **stamp, "now": now})
+                await database.execute(queries.rewind, {**values, "next": row["next"]})
+            else:
+                await database.execute(queries.rewind, {**values, **stamp})
+        found: int = row["next"]
+        return found

@@ -14,6 +14,7 @@ from typing import Any
 from checkpoint._async.sql_base import AsyncCheckpointTables, clock
 from checkpoint._async.writes import AsyncPendingWrites, Item
 from checkpoint.records import PendingWrite
+from checkpoint.sealing import SEALED
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.queries import load_queries
@@ -27,6 +28,14 @@ class AsyncSQLWrites(AsyncCheckpointTables, AsyncPendingWrites):
     ) -> None:
         database = await self._database()
         values = self._keys(thread_id, namespace, key=key, task=task_id, path=task_path)
+        if self._sealing.is_on:
+            place = self._sealing.write
+            items = [
+                Item(
+                    index, channel, self._sealing.seal(data, *place(thread_id, namespace, key, task_id, index, channel))
+                )
+                for index, channel, data in items
+            ]
         put = self._put_writes_sqlite if database.kind == "sqlite" else self._put_writes_postgresql
         while await put(database, values, items):
             await self._delete_thread(thread_id, expired=True)
@@ -65,17 +74,29 @@ class AsyncSQLWrites(AsyncCheckpointTables, AsyncPendingWrites):
 
     async def _pending_writes(self, thread_id: str, namespace: str, key: str) -> list[PendingWrite]:
         database = await self._database()
-        rows = await database.fetch_all(
-            load_queries("checkpoint", database.kind).pending_writes,
-            self._keys(thread_id, namespace, key=key, **clock(database)),
-            binary=True,
-        )
-        return self._opened(rows)
+        keys = self._keys(thread_id, namespace, key=key, **clock(database))
+        rows = await database.fetch_all(load_queries("checkpoint", database.kind).pending_writes, keys, binary=True)
+        return self._opened(rows, keys)
 
-    def _opened(self, rows: list[Row]) -> list[PendingWrite]:
+    def _opened(self, rows: list[Row], keys: dict[str, Any]) -> list[PendingWrite]:
+        """Return the writes of the checkpoint that ``keys`` name."""
+        place = (keys["thread"], keys["namespace"], keys["key"])
         return [
-            self._as_write(row["task_id"], row["channel"], row["idx"], row["task_path"], row["data"]) for row in rows
+            self._open(place, row["task_id"], row["channel"], row["idx"], row["task_path"], row["data"]) for row in rows
         ]
+
+    def _open(
+        self,
+        place: tuple[str, str, str],
+        task_id: str,
+        channel: str,
+        index: int,
+        task_path: str,
+        data: bytes | memoryview,
+    ) -> PendingWrite:
+        if self._sealing.is_on or bytes(data[:1]) == SEALED:
+            data = self._sealing.open(data, *self._sealing.write(*place, task_id, index, channel))
+        return self._as_write(task_id, channel, index, task_path, data)
 
     async def _load_rows(
         self, database: AsyncDatabase, statement: str, keys: dict[str, Any], writes: bool
@@ -86,22 +107,23 @@ class AsyncSQLWrites(AsyncCheckpointTables, AsyncPendingWrites):
         queries = load_queries("checkpoint", database.kind)
         if database.kind == "postgresql":
             rows = await database.fetch_all(with_writes(statement, queries.with_writes), keys, binary=True)
-            return rows, self._cut_writes(rows[0]) if rows else ()
+            return rows, self._cut_writes(rows[0], keys) if rows else ()
         async with database.transaction(read_only=not database.in_transaction):
             rows = await database.fetch_all(statement, keys)
             if not rows or rows[0]["key"] is None:
                 return rows, ()
             named = {name: keys[name] for name in ("tenant", "thread", "namespace", "now")}
             pending = await database.fetch_all(queries.pending_writes, {**named, "key": rows[0]["key"]})
-        return rows, tuple(self._opened(pending))
+        return rows, tuple(self._opened(pending, {**named, "key": rows[0]["key"]}))
 
-    def _cut_writes(self, row: Row) -> tuple[PendingWrite, ...]:
+    def _cut_writes(self, row: Row, keys: dict[str, Any]) -> tuple[PendingWrite, ...]:
         """Return the writes that came along with a checkpoint of PostgreSQL."""
         if row["writes"] is None:
             return ()
         whole, start, found = memoryview(row["writes_data"]), 0, []
         for task_id, channel, index, task_path, size in json.loads(row["writes"]):
-            found.append(self._as_write(task_id, channel, index, task_path, whole[start : start + size]))
+            place = (keys["thread"], keys["namespace"], row["key"])
+            found.append(self._open(place, task_id, channel, index, task_path, whole[start : start + size]))
             start += size
         return tuple(found)
 

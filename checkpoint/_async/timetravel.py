@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from checkpoint.records import Checkpoint, CheckpointInfo, StateDiff, describe
+from checkpoint.records import Checkpoint, CheckpointInfo, Durability, StateDiff, describe
 from checkpoint.serializer import Serializer
 from checkpoint.validation import MAX_VERSION, check_fork, check_thread
-from persistence.errors import DuplicateError, NotFoundError
+from persistence.errors import DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
 
@@ -122,7 +123,14 @@ class AsyncTimeTravel(ABC):
         """
         check_thread(thread_id, namespace)
         check_whole("the version", version)
-        made = await self._rewind(thread_id, namespace, version, datetime.now(UTC))
+        try:
+            made = await self._rewind(thread_id, namespace, version, datetime.now(UTC))
+        except ValidationError:  # its pieces lie too many versions back: they are saved again
+            far = await self._load(thread_id, version, None, namespace, False)
+            if far is None:
+                self._not_there("rewind", thread_id, namespace, version)
+            again = replace(far, version=None, timestamp=None, parent_version=version, key=None)
+            return await self.save_checkpoint(again, durability="sync")
         if made is None:
             self._not_there("rewind", thread_id, namespace, version)
         found = await self._load(thread_id, made, None, namespace, False)
@@ -150,6 +158,11 @@ class AsyncTimeTravel(ABC):
             operation=operation,
             connection=self._place,
         )
+
+    @abstractmethod
+    async def save_checkpoint(
+        self, checkpoint: Checkpoint, *, expected_version: int | None = None, durability: Durability | None = None
+    ) -> Checkpoint: ...
 
     @abstractmethod
     async def _load(

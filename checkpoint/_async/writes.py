@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from checkpoint.pieces import HASH_BYTES, content_hash, open_piece, pack_piece
+from checkpoint.pieces import HASH_BYTES, name_piece, open_piece, pack_piece
 from checkpoint.records import PendingWrite
 from checkpoint.serializer import Serializer
 from checkpoint.validation import check_key, check_thread, check_writes
@@ -72,15 +72,16 @@ class AsyncPendingWrites(ABC):
 
     def _pack(self, channel: str, value: object) -> bytes:
         content = self._serializer.dumps(value, where=f"writes[{channel[:80]!r}]")
-        return content_hash(content) + pack_piece(content)
+        kind, packed = pack_piece(content)
+        return b"".join((kind, name_piece(kind, packed), packed))
 
     def _as_write(
         self, task_id: str, channel: str, index: int, task_path: str, data: bytes | memoryview
     ) -> PendingWrite:
         """Return a stored write as it was put."""
-        key = bytes(data[:HASH_BYTES])
+        kind, name = bytes(data[:1]), bytes(data[1 : 1 + HASH_BYTES])
         try:
-            value = self._serializer.loads(open_piece(data[HASH_BYTES:], key))
+            value = self._serializer.loads(open_piece(kind, data[1 + HASH_BYTES :], name)[0])
         except CorruptError as exc:
             raise CorruptError(
                 f"the write of task {task_id!r} to channel {channel[:80]!r}: {exc.message}",

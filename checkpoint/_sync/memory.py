@@ -301,7 +301,7 @@ class MemoryCheckpointer(Checkpointer):
         dry_run: bool,
         batch: int,
     ) -> PruneReport:
-        checkpoints = pieces = size = 0
+        checkpoints = size = 0
         with self._mutex:
             chosen = [self._alive(name) for name in list(self._threads) if thread_id in (None, name)]
             for head in [head for thread in chosen if thread is not None for head in thread.heads.values()]:
@@ -320,10 +320,10 @@ class MemoryCheckpointer(Checkpointer):
                 freed = {
                     data for kept in gone.values() for data in kept.channels.values() if len(data) > INLINE_BYTES
                 } - left
-                checkpoints, pieces, size = checkpoints + len(gone), pieces + len(freed), size + sum(map(len, freed))
+                checkpoints, size = checkpoints + len(gone), size + sum(map(len, freed))
                 for version in () if dry_run else gone:
                     head.forget(version)
-        return PruneReport(checkpoints=checkpoints, pieces=pieces, bytes=size)
+        return PruneReport(checkpoints=checkpoints, bytes=size)
 
     def _set_ttl(self, thread_id: str, ttl: timedelta | None, sliding: bool) -> bool:
         with self._mutex:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from checkpoint._sync.group import GroupCommit
 from checkpoint.matching import contains
-from checkpoint.pieces import split_refs
 from checkpoint.records import Durability
+from checkpoint.sealing import Sealing
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Bases
 from checkpoint.validation import check_durability
@@ -22,6 +24,7 @@ from persistence._sync.store import SQLStore
 from persistence.dialect import from_json, to_micros
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
+from persistence.secrets import Cipher
 
 BASE_THREADS = 1024
 BASE_BYTES = 64 * 1024 * 1024
@@ -42,6 +45,8 @@ class CheckpointTables(SQLStore):
         serializer: Serializer | None = None,
         migrate: bool = True,
         durability: Durability = "sync",
+        group_commit: bool = False,
+        cipher: Cipher | None = None,
     ) -> None:
         self._durability = check_durability(durability)
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
@@ -49,6 +54,8 @@ class CheckpointTables(SQLStore):
         self._serializer = serializer or Serializer()
         self._mutex = Mutex()
         self._bases = Bases(BASE_THREADS, BASE_BYTES)
+        self._sealing = Sealing(cipher, self._tenant)
+        self._group = GroupCommit() if group_commit else None
 
     def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
@@ -90,7 +97,7 @@ class CheckpointTables(SQLStore):
             marked = {**keys, "stamp": secrets.randbits(62)}
             database.execute(queries.mark_thread, marked)
             count = database.execute(queries.delete_thread_checkpoints, marked)
-            database.execute(queries.delete_thread_pieces, marked)
+            database.execute(queries.delete_thread_blocks, marked)
             database.execute(queries.delete_thread_heads, marked)
         return count
 
@@ -105,16 +112,22 @@ class CheckpointTables(SQLStore):
         """Return the filter as the statement for PostgreSQL takes it; for SQLite it is tried here, row by row."""
         return {"filter": wanted or "{}"} if database.kind == "postgresql" else {}
 
-    def _forget(self, database: Database, keys: dict[str, Any], gone: list[Row]) -> list[int]:
-        """Delete what checkpoints that were just deleted leave behind, under the head's lock; the sizes of pieces."""
+    def _forget(self, database: Database, keys: dict[str, Any], versions: Sequence[int]) -> tuple[int, int]:
+        """Delete checkpoints with what only they need, under the head's lock; how many there were, and their bytes."""
         queries = load_queries("checkpoint", database.kind)
-        named = [row["key"] for row in gone if row["key"] is not None]
-        if named:
-            database.execute(queries.delete_writes, {**keys, "keys": json.dumps(named, ensure_ascii=False)})
-        refs = b"".join({piece for row in gone for piece in split_refs(row["refs"])})
-        rows = database.fetch_all(queries.delete_pieces, {**keys, "refs": refs}) if refs else []
+        listed = ",".join(map(str, versions))
+        if database.kind == "postgresql":
+            row = database.fetch_one(queries.forget, {**keys, "versions": f"{{{listed}}}"}) or {}
+            found = row["checkpoints"], int(row["bytes"])
+        else:
+            gone = {**keys, "versions": f"[{listed}]"}
+            moved = database.fetch_all(queries.move_blocks, gone)
+            dropped = database.fetch_all(queries.drop_blocks, gone)
+            database.execute(queries.drop_writes, gone)
+            rows = database.fetch_all(queries.drop_checkpoints, gone)
+            found = len(rows), sum(row["size"] for row in rows + dropped) - sum(row["size"] for row in moved)
         database.execute(queries.refresh_head, keys)
-        return [row["size"] for row in rows]
+        return found
 
 
 def clock(database: Database) -> dict[str, int]:

@@ -9,19 +9,42 @@ from typing import Any
 
 from checkpoint._sync.sql_base import clock, described
 from checkpoint._sync.sql_writes import SQLWrites, with_writes
-from checkpoint.growth import Part
+from checkpoint.blocks import Block
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence.dialect import from_json
+from persistence.errors import CapabilityError, TransactionError
 from persistence.queries import load_queries
 
 _PAGE = 500
+INDEX_SECONDS = 86_400.0
+"""How long an index may take to build."""
 
 
 class SQLListing(SQLWrites):
     """The listings of DatabaseCheckpointer."""
+
+    def index_metadata(self) -> None:
+        """Give PostgreSQL an index (GIN) for filters on metadata, without stopping writers; once for all tenants.
+
+        Without it a filter looks at the checkpoints of a thread one by one, newest first, which is fast up to some
+        thousands of them. The index costs each save some microseconds and, for LangGraph's metadata, about 100 bytes.
+
+        Raises:
+            CapabilityError: the connection is no PostgreSQL.
+            TransactionError: it can't be made in a transaction.
+        """
+        database = self._database()
+        if database.kind != "postgresql":
+            raise CapabilityError("only PostgreSQL has an index for filters on metadata", connection=self._place)
+        if database.in_transaction:
+            raise TransactionError("an index can't be made beside writers in a transaction", connection=self._place)
+        queries = load_queries("checkpoint", "postgresql")
+        if database.fetch_value(queries.broken_index):
+            database.execute(queries.drop_metadata_index)
+        database.execute(queries.index_metadata, timeout=INDEX_SECONDS)
 
     def _list(
         self, thread_id: str, limit: int, before: int, wanted: str | None, namespace: str
@@ -54,26 +77,28 @@ class SQLListing(SQLWrites):
         database = self._database()
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace, **clock(database))
-        # Neighbours have most pieces in common: PostgreSQL sends them once, and they are opened once.
-        opened: dict[bytes, Part] = {}
+        # Neighbours have most blocks in common: PostgreSQL sends them once, and they are opened once.
+        opened: dict[tuple[int, int], Block] = {}
         if database.kind == "postgresql":
             statement = with_writes(queries.list_states, queries.with_writes) if writes else queries.list_states
             rows = database.fetch_all(
                 statement, {**keys, **self._filter(database, wanted), "limit": limit, "before": before}, binary=True
             )
             return [
-                self._loaded(database, thread_id, namespace, [row], self._cut_writes(row) if writes else (), opened)
+                self._loaded(
+                    database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), opened
+                )
                 for row in rows
             ]
         found = []
         with database.transaction(read_only=not database.in_transaction):
             for row in self._list_rows(database, thread_id, limit, before, wanted, namespace):
                 pieces = database.fetch_all(queries.load_version, {**keys, "version": row["version"]})
-                pending: list[PendingWrite] = []
+                pending: tuple[PendingWrite, ...] = ()
                 if writes and row["key"] is not None:
                     named = {**keys, "key": row["key"]}
-                    pending = self._opened(database.fetch_all(queries.pending_writes, named))
-                found.append(self._loaded(database, thread_id, namespace, pieces, tuple(pending), opened))
+                    pending = tuple(self._opened(database.fetch_all(queries.pending_writes, named), named))
+                found.append(self._loaded(database, thread_id, namespace, pieces, pending, opened))
         return found
 
     def _list_threads(
@@ -114,6 +139,6 @@ class SQLListing(SQLWrites):
         namespace: str,
         rows: list[Row],
         pending: tuple[PendingWrite, ...],
-        opened: dict[bytes, Part] | None = None,
+        opened: dict[tuple[int, int], Block] | None = None,
     ) -> Checkpoint:
         raise NotImplementedError

@@ -2,22 +2,27 @@
 """Time travel in PostgreSQL or SQLite. The database copies what is copied; nothing of it passes through the client.
 
 On PostgreSQL a fork or copy is one statement and takes no lock on its source: all of it reads one snapshot, and in each
-snapshot a checkpoint has all its pieces, because saves and deletes commit both at once.
+snapshot a checkpoint has all its blocks, because saves and deletes commit both at once. With a cipher it is sealed anew
+by this process, in the same transaction, because what is sealed opens in one place only.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import UTC, datetime
 
-from checkpoint._sync.sql_base import CheckpointTables, clock, described
+from checkpoint._sync.sql_base import clock, described
+from checkpoint._sync.sql_sealing import SQLSealing
 from checkpoint._sync.timetravel import TimeTravel
 from checkpoint.records import CheckpointInfo
+from checkpoint.states import move_manifest
+from persistence.dialect import to_json
 from persistence.errors import DuplicateError
 from persistence.queries import load_queries
 
 
-class SQLTimeTravel(CheckpointTables, TimeTravel):
+class SQLTimeTravel(SQLSealing, TimeTravel):
     """The time travel of DatabaseCheckpointer."""
 
     def _history(self, thread_id: str, namespace: str, limit: int, before: int) -> list[CheckpointInfo]:
@@ -48,8 +53,11 @@ class SQLTimeTravel(CheckpointTables, TimeTravel):
         values = self._keys(thread_id, namespace, version=version, new_thread=new_thread)
         head = {"stamp": secrets.randbits(62), "now": database.dialect.time(datetime.now(UTC))}
         if database.kind == "postgresql":
-            row = database.fetch_one(queries.fork, {**values, **head})
-            return (False, False) if row is None else (row["found"], row["saved"])
+            with self._together(database):
+                row = database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
+                if row["saved"]:
+                    self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
+            return row["found"], row["saved"]
         with database.transaction():
             target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
             keys = self._keys(thread_id, namespace, **clock(database))
@@ -57,8 +65,9 @@ class SQLTimeTravel(CheckpointTables, TimeTravel):
                 return False, False
             if not database.execute(queries.fork_head, {**target, **head}):
                 return True, False
-            database.execute(queries.fork_pieces, values)
+            database.execute(queries.fork_blocks, values)
             database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
+            self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
         return True, True
 
     def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:
@@ -79,7 +88,10 @@ class SQLTimeTravel(CheckpointTables, TimeTravel):
         queries = load_queries("checkpoint", database.kind)
         if database.kind == "postgresql":
             try:
-                row = database.fetch_one(queries.copy_thread, values)
+                with self._together(database):
+                    row = database.fetch_one(queries.copy_thread, values)
+                    if row is not None and row["made"]:
+                        self._seal_copies(database, new_thread, thread_id)
             except DuplicateError:
                 if database.in_transaction:
                     raise
@@ -94,26 +106,46 @@ class SQLTimeTravel(CheckpointTables, TimeTravel):
                 )
                 return -1 if taken else None
             both = {name: values[name] for name in ("tenant", "thread", "new_thread")}
-            database.execute(queries.copy_pieces, both)
+            database.execute(queries.copy_blocks, both)
             database.execute(queries.copy_writes, both)
-            return database.execute(queries.copy_checkpoints, both)
+            copied = database.execute(queries.copy_checkpoints, both)
+            self._seal_copies(database, new_thread, thread_id)
+        return copied
 
     def _rewind(self, thread_id: str, namespace: str, version: int, moment: datetime) -> int | None:
         database = self._database()
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace)
         stamp = {"stamp": secrets.randbits(62)}
-        values = {**keys, "version": version, "now": database.dialect.time(moment)}
+        now = database.dialect.time(moment)
         self._remember(thread_id, namespace, None)
         with database.transaction():
             if not database.execute(queries.lock_head, {**keys, **stamp}):
                 return None
-            if database.kind == "postgresql":
-                row = database.fetch_one(queries.rewind, {**values, **stamp})
-                return None if row is None else row["version"]
-            row = database.fetch_one(queries.rewind_head, {**values, **stamp})
+            row = database.fetch_one(
+                queries.load_manifest, {**keys, "version": version, **clock(database)}, binary=True
+            )
             if row is None:
                 return None
-            database.execute(queries.rewind, {**values, "counter": row["counter"]})
-        counter: int = row["counter"]
-        return counter
+            is_text = database.kind == "sqlite"
+            refs = json.loads(row["refs"]) if is_text else row["refs"]
+            sealing, place = self._sealing, (thread_id, namespace)
+            opened = bytes(sealing.open(row["manifest"], *sealing.manifest(*place, version, row["key"])))
+            manifest, moved = move_manifest(opened, refs, row["next"] - version)
+            values = {
+                **keys,
+                "version": version,
+                "now": now,
+                "step": row["step"],
+                "node": row["node"],
+                "metadata": row["metadata"] if is_text else to_json(row["metadata"]),
+                "manifest": sealing.seal(manifest, *sealing.manifest(*place, row["next"], None)),
+                "refs": json.dumps(moved) if is_text else f"{{{','.join(map(str, moved))}}}",
+            }
+            if is_text:
+                database.execute(queries.rewind_head, {**keys, **stamp, "now": now})
+                database.execute(queries.rewind, {**values, "next": row["next"]})
+            else:
+                database.execute(queries.rewind, {**values, **stamp})
+        found: int = row["next"]
+        return found

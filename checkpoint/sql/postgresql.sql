@@ -1,86 +1,63 @@
 -- The statements of DatabaseCheckpointer on PostgreSQL. Who locks what is told in _async/sql.py.
 
--- name: save_none
--- The next version, whose pieces are all stored. No upsert: where the thread went meanwhile, nothing may be saved.
+-- name: save_next
+-- The commonest save: the next version, whose new pieces lie in one block, and which the base knows beforehand. No
+-- upsert: where the thread went meanwhile, nothing may be saved. A key that is there is a violation of its index.
 -- hot
 WITH head AS (
     UPDATE holdfast_checkpoint_threads AS t
-    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp,
-        updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
+    SET latest = t.counter + 1, counter = t.counter + 1, stamp = :stamp, updated_at = statement_timestamp(),
+        expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace AND t.stamp = :base
       AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
-      AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
-          SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-          AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
-    RETURNING t.counter, t.parent
+    RETURNING t.counter
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs, key)
-SELECT :tenant, :thread, :namespace, head.counter, coalesce(CAST(:parent AS bigint), head.parent), :timestamp,
-       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
-FROM head
-RETURNING version, parent_version;
+                                  metadata, manifest, refs, data, key)
+SELECT :tenant, :thread, :namespace, head.counter, :parent, CAST(:timestamp AS timestamptz), :step, :node,
+       CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[]),
+       CAST(:data AS bytea), :key
+FROM head;
 
--- name: save_one
--- The commonest save: the next version, with one new piece. Apart from save_many, which takes some 60 µs longer.
--- hot
-WITH head AS (
-    UPDATE holdfast_checkpoint_threads AS t
-    SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp,
-        updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
-    WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace AND t.stamp = :base
-      AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
-      AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
-          SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-          AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
-    RETURNING t.counter, t.parent
-), piece AS (
-    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-    SELECT :tenant, :thread, :namespace, CAST(:hash AS bytea), CAST(:data AS bytea)
-    FROM head
-    ON CONFLICT DO NOTHING
-)
-INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs, key)
-SELECT :tenant, :thread, :namespace, head.counter, coalesce(CAST(:parent AS bigint), head.parent), :timestamp,
-       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
-FROM head
-RETURNING version, parent_version;
-
--- name: save_many
--- Any number of new pieces, cut out of two byte strings, which cost no escaping; :base and :expected may be NULL.
+-- name: save_any
+-- A save of any version, with any number of blocks, cut out of one byte string, which costs no escaping. :base and
+-- :expected may be NULL.
 -- hot
 WITH head AS (
     UPDATE holdfast_checkpoint_threads AS t
     SET latest = greatest(t.latest, coalesce(CAST(:version AS bigint), t.counter + 1)),
         counter = greatest(t.counter, coalesce(CAST(:version AS bigint), t.counter + 1)),
         parent = CASE WHEN coalesce(CAST(:version AS bigint), t.counter + 1) > t.latest THEN nullif(t.latest, 0) END,
-        stamp = :stamp, updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
+        stamp = :stamp, updated_at = statement_timestamp(),
+        expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
       AND (CAST(:base AS bigint) IS NULL OR t.stamp = CAST(:base AS bigint))
       AND (CAST(:expected AS bigint) IS NULL OR t.latest = CAST(:expected AS bigint))
+      AND (CAST(:version AS bigint) IS NULL OR CAST(:version AS bigint) > t.counter OR t.stamp = CAST(:base AS bigint))
       AND NOT EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                       AND c.namespace = :namespace AND c.version = CAST(:version AS bigint))
+      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant
+                      AND b.thread_id = :thread AND b.namespace = :namespace AND b.version = CAST(:version AS bigint))
       AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
       AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
           SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
           AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
     RETURNING t.counter, t.parent
-), piece AS (
-    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-    SELECT :tenant, :thread, :namespace, substring(CAST(:hashes AS bytea) FROM CAST(16 * p.i - 15 AS integer) FOR 16),
-           substring(CAST(:data AS bytea) FROM p.start FOR p.size)
+), block AS (
+    INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+    SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter), b.ordinal,
+           substring(CAST(:extra AS bytea) FROM b.start FOR b.size)
     FROM head, unnest(CAST(CAST(:starts AS text) AS integer[]), CAST(CAST(:sizes AS text) AS integer[]))
-               WITH ORDINALITY AS p (start, size, i)
-    ON CONFLICT DO NOTHING
+               WITH ORDINALITY AS b (start, size, ordinal)
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs, key)
+                                  metadata, manifest, refs, data, key)
 SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter),
-       coalesce(CAST(:parent AS bigint), head.parent), :timestamp, :step, :node, CAST(:metadata AS jsonb),
-       CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
+       coalesce(CAST(:parent AS bigint), head.parent), CAST(:timestamp AS timestamptz),
+       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[]),
+       CAST(:data AS bytea), :key
 FROM head
-RETURNING version, parent_version;
+RETURNING version, parent_version, (SELECT head.counter FROM head) AS counter;
 
 -- name: save_first
 -- A save that sends every piece and makes the thread where it is missing; :expected is NULL or 0.
@@ -89,7 +66,7 @@ WITH head AS (
     INSERT INTO holdfast_checkpoint_threads AS t (tenant_id, thread_id, namespace, latest, counter, parent, stamp,
                                                   created_at, updated_at, ttl, expires_at)
     SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), 1), coalesce(CAST(:version AS bigint), 1),
-           NULL, :stamp, :now, :now, max(o.ttl), coalesce(statement_timestamp() + max(o.ttl), max(o.expires_at))
+           NULL, :stamp, statement_timestamp(), statement_timestamp(), max(o.ttl), coalesce(statement_timestamp() + max(o.ttl), max(o.expires_at))
     FROM holdfast_checkpoint_threads AS o
     WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.expires_at IS NOT NULL
     HAVING max(o.expires_at) IS NULL OR max(o.expires_at) > statement_timestamp()
@@ -100,48 +77,58 @@ WITH head AS (
         stamp = excluded.stamp, updated_at = excluded.updated_at,
         expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
     WHERE (CAST(:expected AS bigint) IS NULL OR t.latest = CAST(:expected AS bigint))
-      AND NOT EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-                      AND c.namespace = :namespace AND c.version = CAST(:version AS bigint))
+      AND (CAST(:version AS bigint) IS NULL OR CAST(:version AS bigint) > t.counter)
       AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
       AND (CAST(:key AS text) IS NULL OR NOT EXISTS (
           SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
           AND c.namespace = :namespace AND c.key = CAST(:key AS text)))
     RETURNING t.counter, t.parent
-), piece AS (
-    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-    SELECT :tenant, :thread, :namespace, substring(CAST(:hashes AS bytea) FROM CAST(16 * p.i - 15 AS integer) FOR 16),
-           substring(CAST(:data AS bytea) FROM p.start FOR p.size)
+), block AS (
+    INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+    SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter), b.ordinal,
+           substring(CAST(:extra AS bytea) FROM b.start FOR b.size)
     FROM head, unnest(CAST(CAST(:starts AS text) AS integer[]), CAST(CAST(:sizes AS text) AS integer[]))
-               WITH ORDINALITY AS p (start, size, i)
-    ON CONFLICT DO NOTHING
+               WITH ORDINALITY AS b (start, size, ordinal)
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs, key)
+                                  metadata, manifest, refs, data, key)
 SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter),
-       coalesce(CAST(:parent AS bigint), head.parent), :timestamp, :step, :node, CAST(:metadata AS jsonb),
-       CAST(:manifest AS bytea), CAST(:refs AS bytea), :key
+       coalesce(CAST(:parent AS bigint), head.parent), CAST(:timestamp AS timestamptz),
+       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[]),
+       CAST(:data AS bytea), :key
 FROM head
-RETURNING version, parent_version;
+RETURNING version, parent_version, (SELECT head.counter FROM head) AS counter;
+
+-- name: find_head
+-- What a sealed save has to know beforehand.
+SELECT stamp, counter, latest
+FROM holdfast_checkpoint_threads
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+ORDER BY namespace
+LIMIT 1;
 
 -- name: inspect
 -- Why a save changed nothing; asked only then.
-SELECT coalesce(max(t.latest), 0) AS latest,
+SELECT coalesce(max(t.latest), 0) AS latest, max(t.stamp) AS stamp,
        EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                AND c.namespace = :namespace AND c.version = CAST(:version AS bigint)) AS taken,
        EXISTS (SELECT FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                AND c.namespace = :namespace AND c.key = CAST(:key AS text)) AS kept,
+       EXISTS (SELECT FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+               AND b.namespace = :namespace AND b.version = CAST(:version AS bigint)) AS held,
        (SELECT e.expires_at <= statement_timestamp() FROM holdfast_checkpoint_expiry AS e
         WHERE e.tenant_id = :tenant AND e.thread_id = :thread) AS expired
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
 
 -- name: load_latest
--- One row: the checkpoint, its pieces end to end, their sizes (-1: missing), and the thread's head for the next save.
--- Each piece by a subquery of its own, for a join may read every piece of the thread to hash them. None is read while
--- the stamp is :base: who asks has them.
+-- One row: the checkpoint, its blocks end to end, their sizes (-1: missing), and the thread's head for the next save.
+-- Each block by a subquery of its own, which takes the primary key, while a join may read the whole thread. None is
+-- read while the stamp is :base: who asks has them.
 -- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
@@ -149,48 +136,57 @@ WITH chosen AS (
     ORDER BY c.version DESC
     LIMIT 1
 )
-SELECT chosen.*, t.stamp, body.data, body.sizes
+SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, chosen.node, chosen.key, chosen.metadata,
+       chosen.manifest, chosen.refs, t.stamp, t.counter, body.data, body.sizes
 FROM chosen
 LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
       AND t.namespace = :namespace AND t.latest = chosen.version,
 LATERAL (
-    SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
-           string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
+    SELECT string_agg(block.data, '' ORDER BY block.i) AS data,
+           string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
-        SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
-                     AND p.thread_id = :thread AND p.namespace = :namespace
-                     AND p.hash = substring(chosen.refs FROM n.i FOR 16)) AS data
-        FROM generate_series(1, CASE WHEN t.stamp = :base THEN 0 ELSE length(chosen.refs) END, 16) AS n (i)
-        ORDER BY n.i
+        SELECT r.i, CASE WHEN r.ref = 0 THEN chosen.beside ELSE coalesce(
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.ref >> 8)),
+            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+             AND b.namespace = :namespace AND b.version = chosen.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+        ) END AS data
+        FROM unnest(CASE WHEN t.stamp = :base THEN NULL ELSE chosen.refs END) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
-    ) AS piece
+    ) AS block
 ) AS body;
 
 -- name: load_version
 -- As load_latest, for a version that is named; apart, so that either has the plan of its own key.
 -- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside
     FROM holdfast_checkpoints AS c
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version = :version
       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
                       AND e.expires_at <= statement_timestamp())
     LIMIT 1
 )
-SELECT chosen.*, body.data, body.sizes,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
-FROM chosen, LATERAL (
-    SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
-           string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
+SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, chosen.node, chosen.key, chosen.metadata,
+       chosen.manifest, chosen.refs, t.stamp, t.counter, body.data, body.sizes
+FROM chosen
+LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+      AND t.namespace = :namespace AND t.latest = chosen.version,
+LATERAL (
+    SELECT string_agg(block.data, '' ORDER BY block.i) AS data,
+           string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
-        SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
-                     AND p.thread_id = :thread AND p.namespace = :namespace
-                     AND p.hash = substring(chosen.refs FROM n.i FOR 16)) AS data
-        FROM generate_series(1, length(chosen.refs), 16) AS n (i)
-        ORDER BY n.i
+        SELECT r.i, CASE WHEN r.ref = 0 THEN chosen.beside ELSE coalesce(
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.ref >> 8)),
+            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+             AND b.namespace = :namespace AND b.version = chosen.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+        ) END AS data
+        FROM unnest(chosen.refs) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
-    ) AS piece
+    ) AS block
 ) AS body;
 
 -- name: list_checkpoints
@@ -229,18 +225,49 @@ UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
--- name: delete_checkpoint
--- After lock_head; returns what delete_pieces and delete_writes ask for.
-DELETE FROM holdfast_checkpoints
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version
-RETURNING refs, key;
-
 -- name: refresh_head
 -- The latest is what is left; the counter stays, so that no version is ever given twice.
 UPDATE holdfast_checkpoint_threads AS t
 SET latest = coalesce((SELECT max(c.version) FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant
                        AND c.thread_id = :thread AND c.namespace = :namespace), 0)
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
+
+-- name: forget
+-- After lock_head; deletes :versions with what only they need. A block beside one of them that another needs moves to
+-- the table of blocks. A statement of its own, so that its snapshot has every save that held the lock before.
+WITH gone AS (
+    DELETE FROM holdfast_checkpoints AS c
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version = ANY (CAST(:versions AS bigint[]))
+    RETURNING c.version, c.key, c.refs, c.data, length(c.manifest) + 4 * cardinality(c.refs) AS size
+), needed AS MATERIALIZED (
+    SELECT DISTINCT c.version - (r.ref >> 8) AS version, r.ref & 255 AS ordinal
+    FROM holdfast_checkpoints AS c, unnest(c.refs) AS r (ref)
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version <> ALL (CAST(:versions AS bigint[]))
+), moved AS (
+    INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+    SELECT :tenant, :thread, :namespace, gone.version, 0, gone.data
+    FROM gone
+    WHERE gone.data IS NOT NULL AND (gone.version, 0) IN (SELECT version, ordinal FROM needed)
+    RETURNING length(data) AS size
+), dropped AS (
+    DELETE FROM holdfast_checkpoint_blocks AS b
+    USING (SELECT DISTINCT gone.version - (r.ref >> 8) AS version, r.ref & 255 AS ordinal
+           FROM gone, unnest(gone.refs) AS r (ref)) AS held
+    WHERE b.tenant_id = :tenant AND b.thread_id = :thread AND b.namespace = :namespace
+      AND b.version = held.version AND b.ordinal = held.ordinal
+      AND (held.version, held.ordinal) NOT IN (SELECT version, ordinal FROM needed)
+    RETURNING length(b.data) AS size
+), written AS (
+    DELETE FROM holdfast_checkpoint_writes AS w
+    WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespace
+      AND w.key IN (SELECT key FROM gone)
+)
+SELECT count(*) AS checkpoints,
+       coalesce(sum(gone.size + coalesce(length(gone.data), 0)), 0)
+       + coalesce((SELECT sum(size) FROM dropped), 0) - coalesce((SELECT sum(size) FROM moved), 0) AS bytes
+FROM gone;
 
 -- name: lock_thread
 -- The heads of all namespaces, in order, so that two deletes don't wait for each other in a circle.
@@ -264,9 +291,9 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
     WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp
 );
 
--- name: delete_thread_pieces
+-- name: delete_thread_blocks
 -- As delete_thread_checkpoints.
-DELETE FROM holdfast_checkpoint_pieces
+DELETE FROM holdfast_checkpoint_blocks
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
     SELECT namespace FROM holdfast_checkpoint_threads
     WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp
@@ -278,37 +305,44 @@ DELETE FROM holdfast_checkpoint_threads
 WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp;
 
 -- name: load_key
--- hot
 -- As load_version, by the idempotency key.
+-- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside
     FROM holdfast_checkpoints AS c
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.key = :key
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.key = :key
       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
                       AND e.expires_at <= statement_timestamp())
     LIMIT 1
 )
-SELECT chosen.*, body.data, body.sizes,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
-FROM chosen, LATERAL (
-    SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
-           string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
+SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, chosen.node, chosen.key, chosen.metadata,
+       chosen.manifest, chosen.refs, t.stamp, t.counter, body.data, body.sizes
+FROM chosen
+LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+      AND t.namespace = :namespace AND t.latest = chosen.version,
+LATERAL (
+    SELECT string_agg(block.data, '' ORDER BY block.i) AS data,
+           string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
-        SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
-                     AND p.thread_id = :thread AND p.namespace = :namespace
-                     AND p.hash = substring(chosen.refs FROM n.i FOR 16)) AS data
-        FROM generate_series(1, length(chosen.refs), 16) AS n (i)
-        ORDER BY n.i
+        SELECT r.i, CASE WHEN r.ref = 0 THEN chosen.beside ELSE coalesce(
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.ref >> 8)),
+            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+             AND b.namespace = :namespace AND b.version = chosen.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+        ) END AS data
+        FROM unnest(chosen.refs) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
-    ) AS piece
+    ) AS block
 ) AS body;
 
 -- name: list_states
--- As list_checkpoints, each with its pieces as in load_latest, but for those of the row before (size -1), which the
--- reader has. A hash found across two others there would make a piece seem missing: 1 in 2^124.
+-- As list_checkpoints, each with its blocks as in load_latest, but for those of the row before (size -1), which the
+-- reader has.
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version < :before
       AND c.metadata @> CAST(:filter AS jsonb)
@@ -317,23 +351,28 @@ WITH chosen AS (
     ORDER BY c.version DESC
     LIMIT :limit
 ), shown AS (
-    SELECT chosen.*, coalesce(lag(chosen.refs) OVER (ORDER BY chosen.version DESC), '') AS sent FROM chosen
+    SELECT chosen.*, lag(chosen.refs) OVER newest AS sent, least(lag(chosen.version) OVER newest - chosen.version, 8388608) AS gap
+    FROM chosen
+    WINDOW newest AS (ORDER BY chosen.version DESC)
 )
-SELECT shown.*, body.data, body.sizes,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = shown.version) AS stamp
-FROM shown, LATERAL (
-    SELECT string_agg(piece.data, '' ORDER BY piece.i) AS data,
-           string_agg(CAST(coalesce(length(piece.data), -1) AS text), ',' ORDER BY piece.i) AS sizes
+SELECT shown.version, shown.parent_version, shown.created_at, shown.step, shown.node, shown.key, shown.metadata,
+       shown.manifest, shown.refs, t.stamp, t.counter, body.data, body.sizes
+FROM shown
+LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+      AND t.namespace = :namespace AND t.latest = shown.version,
+LATERAL (
+    SELECT string_agg(block.data, '' ORDER BY block.i) AS data,
+           string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
-        SELECT n.i, (SELECT p.data FROM holdfast_checkpoint_pieces AS p WHERE p.tenant_id = :tenant
-                     AND p.thread_id = :thread AND p.namespace = :namespace
-                     AND p.hash = substring(shown.refs FROM n.i FOR 16)
-                     AND position(substring(shown.refs FROM n.i FOR 16) IN shown.sent) = 0) AS data
-        FROM generate_series(1, length(shown.refs), 16) AS n (i)
-        ORDER BY n.i
+        SELECT r.i, CASE WHEN (r.ref + shown.gap * 256 = ANY (shown.sent)) IS NOT TRUE THEN CASE WHEN r.ref = 0 THEN shown.beside ELSE coalesce(
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = shown.version - (r.ref >> 8)),
+            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+             AND b.namespace = :namespace AND b.version = shown.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+        ) END END AS data
+        FROM unnest(shown.refs) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
-    ) AS piece
+    ) AS block
 ) AS body
 ORDER BY shown.version DESC;
 
@@ -394,26 +433,6 @@ LEFT JOIN LATERAL (
 ) AS pending ON true
 ORDER BY loaded.version DESC;
 
--- name: delete_writes
--- After lock_head; of the checkpoints that go, by their keys as a JSON list.
-DELETE FROM holdfast_checkpoint_writes
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
-  AND key = ANY (ARRAY(SELECT json_array_elements_text(CAST(:keys AS json))));
-
--- name: delete_pieces
--- After lock_head; those of :refs that no checkpoint refers to. A statement of its own, so that its snapshot has every
--- save that held the lock before.
-DELETE FROM holdfast_checkpoint_pieces AS p
-WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace AND p.hash = ANY (ARRAY(
-    SELECT substring(CAST(:refs AS bytea) FROM n.i FOR 16)
-    FROM generate_series(1, length(CAST(:refs AS bytea)), 16) AS n (i)
-    EXCEPT
-    SELECT substring(c.refs FROM n.i FOR 16)
-    FROM holdfast_checkpoints AS c, generate_series(1, length(c.refs), 16) AS n (i)
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
-))
-RETURNING length(p.data) AS size;
-
 -- name: find_checkpoint
 -- The latest of a step or a node; both may be NULL, and then any will do.
 SELECT version, parent_version, created_at, step, node, key, metadata
@@ -454,10 +473,10 @@ ORDER BY chain.version DESC
 LIMIT :limit;
 
 -- name: fork
--- One statement, so one snapshot: a checkpoint that is in it has all its pieces in it, whoever deletes them meanwhile.
+-- One statement, so one snapshot: a checkpoint that is in it has all its blocks in it, whoever deletes them meanwhile.
 -- Nothing is written where the new thread has had a checkpoint in that namespace.
 WITH source AS (
-    SELECT c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+    SELECT c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs, c.data
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
@@ -475,19 +494,25 @@ WITH source AS (
         expires_at = excluded.expires_at
     WHERE t.counter = 0
     RETURNING t.counter
-), piece AS (
-    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-    SELECT :tenant, :new_thread, :namespace, p.hash, p.data
-    FROM head, source, holdfast_checkpoint_pieces AS p
-    WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace AND p.hash = ANY (ARRAY(
-        SELECT substring(s.refs FROM n.i FOR 16) FROM source AS s, generate_series(1, length(s.refs), 16) AS n (i)
-    ))
-    ON CONFLICT DO NOTHING
+), block AS (
+    INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+    SELECT :tenant, :new_thread, :namespace, head.counter - (found.ref >> 8), found.ref & 255, found.data
+    FROM head, (
+        SELECT r.ref, coalesce(
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version - (r.ref >> 8)),
+            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+             AND b.namespace = :namespace AND b.version = :version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+        ) AS data
+        FROM source, unnest(source.refs) AS r (ref)
+        WHERE r.ref <> 0
+    ) AS found
+    WHERE found.data IS NOT NULL
 ), saved AS (
     INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, created_at, step, node, metadata,
-                                      manifest, refs, key)
+                                      manifest, refs, data, key)
     SELECT :tenant, :new_thread, :namespace, head.counter, source.created_at, source.step, source.node,
-           source.metadata, source.manifest, source.refs, source.key
+           source.metadata, source.manifest, source.refs, source.data, source.key
     FROM head, source
     RETURNING version
 )
@@ -506,11 +531,11 @@ WITH heads AS (
       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
                       AND e.thread_id = :thread AND e.expires_at <= statement_timestamp())
     RETURNING namespace
-), pieces AS (
-    INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-    SELECT p.tenant_id, :new_thread, p.namespace, p.hash, p.data
-    FROM holdfast_checkpoint_pieces AS p
-    WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace IN (SELECT namespace FROM heads)
+), blocks AS (
+    INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+    SELECT b.tenant_id, :new_thread, b.namespace, b.version, b.ordinal, b.data
+    FROM holdfast_checkpoint_blocks AS b
+    WHERE b.tenant_id = :tenant AND b.thread_id = :thread AND b.namespace IN (SELECT namespace FROM heads)
 ), writes AS (
     INSERT INTO holdfast_checkpoint_writes (tenant_id, thread_id, namespace, key, task_id, idx, task_path, channel,
                                             data)
@@ -519,9 +544,9 @@ WITH heads AS (
     WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace IN (SELECT namespace FROM heads)
 ), saved AS (
     INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step,
-                                      node, metadata, manifest, refs, key)
+                                      node, metadata, manifest, refs, data, key)
     SELECT c.tenant_id, :new_thread, c.namespace, c.version, c.parent_version, c.created_at, c.step, c.node,
-           c.metadata, c.manifest, c.refs, c.key
+           c.metadata, c.manifest, c.refs, c.data, c.key
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace IN (SELECT namespace FROM heads)
     RETURNING 1
@@ -530,27 +555,29 @@ SELECT (SELECT count(*) FROM saved) AS saved, EXISTS (SELECT FROM heads) AS made
        EXISTS (SELECT FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :new_thread)
        AS taken;
 
+-- name: load_manifest
+-- After lock_head: what a rewind goes back to, and the version that it will be.
+SELECT c.step, c.node, c.key, c.metadata, c.manifest, c.refs, t.counter + 1 AS next
+FROM holdfast_checkpoints AS c
+JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
+WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp());
+
 -- name: rewind
--- After lock_head, in a later statement, so that the pieces of what it sees can't be on their way out.
-WITH source AS (
-    SELECT c.step, c.node, c.metadata, c.manifest, c.refs
-    FROM holdfast_checkpoints AS c
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
-      AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
-                      AND e.thread_id = :thread AND e.expires_at <= statement_timestamp())
-), head AS (
+-- Then the checkpoint, whose blocks are there.
+WITH head AS (
     UPDATE holdfast_checkpoint_threads AS t
     SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp,
         updated_at = :now, expires_at = coalesce(statement_timestamp() + t.ttl, t.expires_at)
-    FROM source
     WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
     RETURNING t.counter
 )
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
                                   metadata, manifest, refs)
-SELECT :tenant, :thread, :namespace, head.counter, :version, :now, source.step, source.node, source.metadata,
-       source.manifest, source.refs
-FROM head, source
+SELECT :tenant, :thread, :namespace, head.counter, :version, :now, :step, :node, CAST(:metadata AS jsonb),
+       CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[])
+FROM head
 RETURNING version;
 
 -- name: list_namespaces
@@ -562,7 +589,7 @@ ORDER BY t.namespace
 LIMIT :limit;
 
 -- name: list_prunable
--- The heads that have a checkpoint to prune; the conditions are those of prune_checkpoints.
+-- The heads that have a checkpoint to prune; the conditions are those of list_victims.
 SELECT t.thread_id, t.namespace
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND (t.thread_id, t.namespace) > (:after_thread, :after_namespace)
@@ -579,24 +606,19 @@ WHERE t.tenant_id = :tenant AND (t.thread_id, t.namespace) > (:after_thread, :af
 ORDER BY t.thread_id, t.namespace
 LIMIT :limit;
 
--- name: prune_checkpoints
--- After lock_head. Never one of the newest :keep_last, nor the latest among them. An array, and not IN, so that the
--- primary key is asked for each version, also while the planner takes the thread for a small one.
-DELETE FROM holdfast_checkpoints AS c
-WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = ANY (ARRAY(
-    SELECT o.version
-    FROM holdfast_checkpoints AS o
-    WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.namespace = :namespace
-      AND o.version < (SELECT min(n.version) FROM (
-          SELECT l.version FROM holdfast_checkpoints AS l
-          WHERE l.tenant_id = :tenant AND l.thread_id = :thread AND l.namespace = :namespace
-          ORDER BY l.version DESC LIMIT :keep_last) AS n)
-      AND (CAST(:cutoff AS timestamptz) IS NULL OR o.created_at < CAST(:cutoff AS timestamptz))
-      AND NOT (CAST(:keep_tagged AS boolean) AND o.metadata -> 'tag' IS NOT NULL)
-    ORDER BY o.version
-    LIMIT :batch
-))
-RETURNING c.refs, c.key, length(c.manifest) + length(c.refs) AS size;
+-- name: list_victims
+-- After lock_head. Never one of the newest :keep_last, nor the latest among them.
+SELECT o.version
+FROM holdfast_checkpoints AS o
+WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.namespace = :namespace
+  AND o.version < (SELECT min(n.version) FROM (
+      SELECT l.version FROM holdfast_checkpoints AS l
+      WHERE l.tenant_id = :tenant AND l.thread_id = :thread AND l.namespace = :namespace
+      ORDER BY l.version DESC LIMIT :keep_last) AS n)
+  AND (CAST(:cutoff AS timestamptz) IS NULL OR o.created_at < CAST(:cutoff AS timestamptz))
+  AND NOT (CAST(:keep_tagged AS boolean) AND o.metadata -> 'tag' IS NOT NULL)
+ORDER BY o.version
+LIMIT :batch;
 
 -- name: set_ttl
 -- Of every namespace; NULL for both: the thread stays for ever. Not of a thread that has expired.
@@ -614,3 +636,70 @@ FROM holdfast_checkpoint_expiry AS e
 WHERE e.tenant_id = :tenant AND e.expires_at <= statement_timestamp()
 ORDER BY e.thread_id
 LIMIT :limit;
+
+-- name: list_sealed
+-- By the primary key, to be sealed anew.
+SELECT version, key, manifest, data
+FROM holdfast_checkpoints
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version > :after
+ORDER BY version
+LIMIT :limit;
+
+-- name: list_sealed_blocks
+-- As list_sealed.
+SELECT version, ordinal, data
+FROM holdfast_checkpoint_blocks
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (version, ordinal) > (:after, :after_ordinal)
+ORDER BY version, ordinal
+LIMIT :limit;
+
+-- name: list_sealed_writes
+-- As list_sealed.
+SELECT key, task_id, idx, channel, data
+FROM holdfast_checkpoint_writes
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (key, task_id, idx) > (:after, :after_task, :after_index)
+ORDER BY key, task_id, idx
+LIMIT :limit;
+
+-- name: seal_checkpoint
+-- Under the head's lock.
+UPDATE holdfast_checkpoints SET manifest = :manifest, data = :data
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version;
+
+-- name: seal_block
+-- As seal_checkpoint.
+UPDATE holdfast_checkpoint_blocks SET data = :data
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version
+  AND ordinal = :ordinal;
+
+-- name: seal_write
+-- As seal_checkpoint.
+UPDATE holdfast_checkpoint_writes SET data = :data
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND key = :key AND task_id = :task
+  AND idx = :idx;
+
+-- name: list_heads
+-- The threads, by the primary key.
+SELECT DISTINCT thread_id
+FROM holdfast_checkpoint_threads
+WHERE tenant_id = :tenant AND thread_id > :after
+ORDER BY thread_id
+LIMIT :limit;
+
+-- name: broken_index
+-- What a build that was cut off leaves behind.
+SELECT true
+FROM pg_index
+WHERE indexrelid = to_regclass('holdfast_checkpoints_metadata') AND NOT indisvalid
+LIMIT 1;
+
+-- name: drop_metadata_index
+-- So that it can be made again.
+DROP INDEX CONCURRENTLY IF EXISTS holdfast_checkpoints_metadata;
+
+-- name: index_metadata
+-- Containment only, which is what filters ask for: smaller and faster than the other operator class.
+CREATE INDEX CONCURRENTLY IF NOT EXISTS holdfast_checkpoints_metadata
+ON holdfast_checkpoints USING gin (metadata jsonb_path_ops);

@@ -12,6 +12,8 @@ WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespa
   AND (:expected IS NULL OR t.latest = :expected)
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                   AND c.namespace = :namespace AND c.version = :version)
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+                  AND b.namespace = :namespace AND b.version = :version)
   AND (t.expires_at IS NULL OR t.expires_at > :now)
   AND (:key IS NULL OR NOT EXISTS (
       SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
@@ -36,86 +38,124 @@ SET latest = max(t.latest, coalesce(:version, t.counter + 1)),
 WHERE (:expected IS NULL OR t.latest = :expected)
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                   AND c.namespace = :namespace AND c.version = :version)
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+                  AND b.namespace = :namespace AND b.version = :version)
   AND (t.expires_at IS NULL OR t.expires_at > :now)
   AND (:key IS NULL OR NOT EXISTS (
       SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
       AND c.namespace = :namespace AND c.key = :key))
 RETURNING counter, parent;
 
--- name: save_piece
--- A piece that is there already has this content.
-INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-VALUES (:tenant, :thread, :namespace, :hash, :data)
-ON CONFLICT DO NOTHING;
+-- name: save_block
+-- A block of its own, beside the checkpoint that it belongs to.
+INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+VALUES (:tenant, :thread, :namespace, :version, :ordinal, :data);
 
 -- name: save_checkpoint
 -- Last, in the transaction that advanced the head and holds SQLite's one write lock.
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs, key)
-VALUES (:tenant, :thread, :namespace, :version, :parent, :timestamp, :step, :node, :metadata, :manifest, :refs, :key);
+                                  metadata, manifest, refs, data, key)
+VALUES (:tenant, :thread, :namespace, :version, :parent, :timestamp, :step, :node, :metadata, :manifest, :refs, :data,
+        :key);
+
+-- name: find_head
+-- What a sealed save has to know beforehand.
+SELECT stamp, counter, latest
+FROM holdfast_checkpoint_threads
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+ORDER BY namespace
+LIMIT 1;
 
 -- name: inspect
 -- Why a save changed nothing; asked only then.
-SELECT coalesce(max(t.latest), 0) AS latest,
+SELECT coalesce(max(t.latest), 0) AS latest, max(t.stamp) AS stamp,
        EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                AND c.namespace = :namespace AND c.version = :version) AS taken,
        EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
                AND c.namespace = :namespace AND c.key = :key) AS kept,
+       EXISTS (SELECT 1 FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+               AND b.namespace = :namespace AND b.version = :version) AS held,
        (SELECT e.expires_at <= :now FROM holdfast_checkpoint_expiry AS e
         WHERE e.tenant_id = :tenant AND e.thread_id = :thread) AS expired
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
 
 -- name: load_latest
--- A row for each piece in the order of refs (data NULL: missing), or one without a place when there are none, and while
+-- A row for each block in the order of refs (data NULL: missing), or one without a place when there are none, and while
 -- the stamp is :base: who asks has them.
-WITH RECURSIVE chosen AS MATERIALIZED (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+WITH chosen AS MATERIALIZED (
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside, t.stamp, t.counter
     FROM holdfast_checkpoints AS c
+    LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+         AND t.namespace = :namespace AND t.latest = c.version
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
                       AND e.thread_id = :thread AND e.expires_at <= :now)
     ORDER BY c.version DESC
     LIMIT 1
-), head AS MATERIALIZED (
-    SELECT t.stamp FROM holdfast_checkpoint_threads AS t, chosen WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-    AND t.namespace = :namespace AND t.latest = chosen.version
-), place (i) AS (
-    SELECT 1 FROM chosen LEFT JOIN head ON true
-    WHERE length(chosen.refs) > 0 AND (:base IS NULL OR head.stamp IS NOT :base)
-    UNION ALL
-    SELECT place.i + 16 FROM place, chosen WHERE place.i + 16 < length(chosen.refs)
 )
-SELECT chosen.*, place.i AS place, p.data, head.stamp
+SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, chosen.node, chosen.key, chosen.metadata,
+       chosen.manifest, chosen.refs, chosen.stamp, chosen.counter, r.key AS place,
+       CASE WHEN r.value = 0 THEN chosen.beside ELSE coalesce(
+           (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.value & 255 = 0 AND c.tenant_id = :tenant
+            AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.value >> 8)),
+           (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+            AND b.namespace = :namespace AND b.version = chosen.version - (r.value >> 8) AND b.ordinal = r.value & 255)
+       ) END AS data
 FROM chosen
-LEFT JOIN head ON true
-LEFT JOIN place ON true
-LEFT JOIN holdfast_checkpoint_pieces AS p ON p.tenant_id = :tenant AND p.thread_id = :thread
-      AND p.namespace = :namespace AND p.hash = substr(chosen.refs, place.i, 16)
-ORDER BY place.i;
+LEFT JOIN json_each(CASE WHEN chosen.stamp IS :base AND :base IS NOT NULL THEN '[]' ELSE chosen.refs END) AS r
+ORDER BY r.key;
 
 -- name: load_version
 -- As load_latest, for a version that is named.
-WITH RECURSIVE chosen AS MATERIALIZED (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
+WITH chosen AS MATERIALIZED (
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside, t.stamp, t.counter
     FROM holdfast_checkpoints AS c
+    LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+         AND t.namespace = :namespace AND t.latest = c.version
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
       AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
                       AND e.thread_id = :thread AND e.expires_at <= :now)
     LIMIT 1
-), place (i) AS (
-    SELECT 1 FROM chosen WHERE length(chosen.refs) > 0
-    UNION ALL
-    SELECT place.i + 16 FROM place, chosen WHERE place.i + 16 < length(chosen.refs)
 )
-SELECT chosen.*, place.i AS place, p.data,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
+SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, chosen.node, chosen.key, chosen.metadata,
+       chosen.manifest, chosen.refs, chosen.stamp, chosen.counter, r.key AS place,
+       CASE WHEN r.value = 0 THEN chosen.beside ELSE coalesce(
+           (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.value & 255 = 0 AND c.tenant_id = :tenant
+            AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.value >> 8)),
+           (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+            AND b.namespace = :namespace AND b.version = chosen.version - (r.value >> 8) AND b.ordinal = r.value & 255)
+       ) END AS data
 FROM chosen
-LEFT JOIN place ON true
-LEFT JOIN holdfast_checkpoint_pieces AS p ON p.tenant_id = :tenant AND p.thread_id = :thread
-      AND p.namespace = :namespace AND p.hash = substr(chosen.refs, place.i, 16)
-ORDER BY place.i;
+LEFT JOIN json_each(chosen.refs) AS r
+ORDER BY r.key;
+
+-- name: load_key
+-- As load_version, by the idempotency key.
+WITH chosen AS MATERIALIZED (
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
+           c.data AS beside, t.stamp, t.counter
+    FROM holdfast_checkpoints AS c
+    LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+         AND t.namespace = :namespace AND t.latest = c.version
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.key = :key
+      AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                      AND e.thread_id = :thread AND e.expires_at <= :now)
+    LIMIT 1
+)
+SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, chosen.node, chosen.key, chosen.metadata,
+       chosen.manifest, chosen.refs, chosen.stamp, chosen.counter, r.key AS place,
+       CASE WHEN r.value = 0 THEN chosen.beside ELSE coalesce(
+           (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.value & 255 = 0 AND c.tenant_id = :tenant
+            AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.value >> 8)),
+           (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+            AND b.namespace = :namespace AND b.version = chosen.version - (r.value >> 8) AND b.ordinal = r.value & 255)
+       ) END AS data
+FROM chosen
+LEFT JOIN json_each(chosen.refs) AS r
+ORDER BY r.key;
 
 -- name: list_checkpoints
 -- Newest first, by the primary key backwards; states are not touched.
@@ -151,11 +191,55 @@ UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
--- name: delete_checkpoint
--- Returns what delete_pieces and delete_writes ask for.
+-- name: move_blocks
+-- First of a deletion of :versions: a block beside one of them that another needs moves to the table of blocks.
+WITH needed (version, ordinal) AS MATERIALIZED (
+    SELECT c.version - (r.value >> 8), r.value & 255
+    FROM holdfast_checkpoints AS c, json_each(c.refs) AS r
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version NOT IN (SELECT value FROM json_each(:versions))
+)
+INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+SELECT g.tenant_id, g.thread_id, g.namespace, g.version, 0, g.data
+FROM holdfast_checkpoints AS g
+WHERE g.tenant_id = :tenant AND g.thread_id = :thread AND g.namespace = :namespace
+  AND g.version IN (SELECT value FROM json_each(:versions)) AND g.data IS NOT NULL
+  AND (g.version, 0) IN (SELECT version, ordinal FROM needed)
+RETURNING length(data) AS size;
+
+-- name: drop_blocks
+-- Then the blocks that only :versions need.
+WITH needed (version, ordinal) AS MATERIALIZED (
+    SELECT c.version - (r.value >> 8), r.value & 255
+    FROM holdfast_checkpoints AS c, json_each(c.refs) AS r
+    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+      AND c.version NOT IN (SELECT value FROM json_each(:versions))
+), held (version, ordinal) AS MATERIALIZED (
+    SELECT DISTINCT g.version - (r.value >> 8), r.value & 255
+    FROM holdfast_checkpoints AS g, json_each(g.refs) AS r
+    WHERE g.tenant_id = :tenant AND g.thread_id = :thread AND g.namespace = :namespace
+      AND g.version IN (SELECT value FROM json_each(:versions))
+)
+DELETE FROM holdfast_checkpoint_blocks
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (version, ordinal) IN (SELECT version, ordinal FROM held EXCEPT SELECT version, ordinal FROM needed)
+RETURNING length(data) AS size;
+
+-- name: drop_writes
+-- Then their pending writes.
+DELETE FROM holdfast_checkpoint_writes
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND key IN (
+    SELECT g.key FROM holdfast_checkpoints AS g
+    WHERE g.tenant_id = :tenant AND g.thread_id = :thread AND g.namespace = :namespace
+      AND g.version IN (SELECT value FROM json_each(:versions))
+);
+
+-- name: drop_checkpoints
+-- Last, themselves.
 DELETE FROM holdfast_checkpoints
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version
-RETURNING refs, key;
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND version IN (SELECT value FROM json_each(:versions))
+RETURNING length(manifest) + length(refs) + coalesce(length(data), 0) AS size;
 
 -- name: refresh_head
 -- The latest is what is left; the counter stays, so that no version is ever given twice.
@@ -185,9 +269,9 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
     WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp
 );
 
--- name: delete_thread_pieces
+-- name: delete_thread_blocks
 -- As delete_thread_checkpoints.
-DELETE FROM holdfast_checkpoint_pieces
+DELETE FROM holdfast_checkpoint_blocks
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
     SELECT namespace FROM holdfast_checkpoint_threads
     WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp
@@ -197,29 +281,6 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND namespace IN (
 -- Last.
 DELETE FROM holdfast_checkpoint_threads
 WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp;
-
--- name: load_key
--- As load_version, by the idempotency key.
-WITH RECURSIVE chosen AS MATERIALIZED (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs
-    FROM holdfast_checkpoints AS c
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.key = :key
-      AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
-                      AND e.thread_id = :thread AND e.expires_at <= :now)
-    LIMIT 1
-), place (i) AS (
-    SELECT 1 FROM chosen WHERE length(chosen.refs) > 0
-    UNION ALL
-    SELECT place.i + 16 FROM place, chosen WHERE place.i + 16 < length(chosen.refs)
-)
-SELECT chosen.*, place.i AS place, p.data,
-       (SELECT t.stamp FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread
-        AND t.namespace = :namespace AND t.latest = chosen.version) AS stamp
-FROM chosen
-LEFT JOIN place ON true
-LEFT JOIN holdfast_checkpoint_pieces AS p ON p.tenant_id = :tenant AND p.thread_id = :thread
-      AND p.namespace = :namespace AND p.hash = substr(chosen.refs, place.i, 16)
-ORDER BY place.i;
 
 -- name: renew_head
 -- A namespace that nobody saved to for longer than its thread's time to live, while others kept the thread alive.
@@ -258,31 +319,6 @@ WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespa
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
                   AND e.expires_at <= :now)
 ORDER BY w.task_path, w.task_id, w.idx;
-
--- name: delete_writes
--- Of the checkpoints that go, by their keys as a JSON list.
-DELETE FROM holdfast_checkpoint_writes
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
-  AND key IN (SELECT value FROM json_each(:keys));
-
--- name: delete_pieces
--- Those of :refs that no checkpoint refers to.
-WITH RECURSIVE place (i) AS (
-    SELECT 1
-    UNION ALL
-    SELECT place.i + 16 FROM place
-    WHERE place.i + 16 < (SELECT max(length(:refs), coalesce(max(length(c.refs)), 0)) FROM holdfast_checkpoints AS c
-                          WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace)
-)
-DELETE FROM holdfast_checkpoint_pieces
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND hash IN (
-    SELECT substr(:refs, place.i, 16) FROM place WHERE place.i < length(:refs)
-    EXCEPT
-    SELECT substr(c.refs, place.i, 16)
-    FROM holdfast_checkpoints AS c JOIN place ON place.i < length(c.refs)
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
-)
-RETURNING length(data) AS size;
 
 -- name: find_checkpoint
 -- The latest of a step or a node; both may be NULL, and then any will do.
@@ -336,26 +372,29 @@ ON CONFLICT (tenant_id, thread_id, namespace) DO UPDATE
 SET latest = 1, counter = 1, stamp = excluded.stamp, updated_at = excluded.updated_at, expires_at = excluded.expires_at
 WHERE t.counter = 0;
 
--- name: fork_pieces
--- Those that the checkpoint refers to.
-WITH RECURSIVE place (i, refs) AS (
-    SELECT 1, c.refs FROM holdfast_checkpoints AS c
-    WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
-    UNION ALL
-    SELECT place.i + 16, place.refs FROM place WHERE place.i + 16 < length(place.refs)
-)
-INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-SELECT p.tenant_id, :new_thread, p.namespace, p.hash, p.data
-FROM holdfast_checkpoint_pieces AS p
-WHERE p.tenant_id = :tenant AND p.thread_id = :thread AND p.namespace = :namespace
-  AND p.hash IN (SELECT substr(place.refs, place.i, 16) FROM place)
-ON CONFLICT DO NOTHING;
+-- name: fork_blocks
+-- Those that the checkpoint refers to, as many versions before the new one as they were before the old.
+INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+SELECT :tenant, :new_thread, :namespace, 1 - (found.ref >> 8), found.ref & 255, found.data
+FROM (
+    SELECT r.value AS ref, coalesce(
+        (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.value & 255 = 0 AND c.tenant_id = :tenant
+         AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version - (r.value >> 8)),
+        (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+         AND b.namespace = :namespace AND b.version = :version - (r.value >> 8) AND b.ordinal = r.value & 255)
+    ) AS data
+    FROM holdfast_checkpoints AS s, json_each(s.refs) AS r
+    WHERE s.tenant_id = :tenant AND s.thread_id = :thread AND s.namespace = :namespace AND s.version = :version
+      AND r.value <> 0
+) AS found
+WHERE found.data IS NOT NULL;
 
 -- name: fork_checkpoint
 -- Last of a fork.
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, created_at, step, node, metadata,
-                                  manifest, refs, key)
-SELECT c.tenant_id, :new_thread, c.namespace, 1, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs, c.key
+                                  manifest, refs, data, key)
+SELECT c.tenant_id, :new_thread, c.namespace, 1, c.created_at, c.step, c.node, c.metadata, c.manifest, c.refs, c.data,
+       c.key
 FROM holdfast_checkpoints AS c
 WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
@@ -373,11 +412,11 @@ WHERE t.tenant_id = :tenant AND t.thread_id = :thread
   AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
                   AND e.expires_at <= :now);
 
--- name: copy_pieces
+-- name: copy_blocks
 -- Of every namespace.
-INSERT INTO holdfast_checkpoint_pieces (tenant_id, thread_id, namespace, hash, data)
-SELECT tenant_id, :new_thread, namespace, hash, data
-FROM holdfast_checkpoint_pieces
+INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
+SELECT tenant_id, :new_thread, namespace, version, ordinal, data
+FROM holdfast_checkpoint_blocks
 WHERE tenant_id = :tenant AND thread_id = :thread;
 
 -- name: copy_writes
@@ -390,9 +429,9 @@ WHERE tenant_id = :tenant AND thread_id = :thread;
 -- name: copy_checkpoints
 -- Of every namespace.
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
-                                  metadata, manifest, refs, key)
+                                  metadata, manifest, refs, data, key)
 SELECT tenant_id, :new_thread, namespace, version, parent_version, created_at, step, node, metadata, manifest, refs,
-       key
+       data, key
 FROM holdfast_checkpoints
 WHERE tenant_id = :tenant AND thread_id = :thread;
 
@@ -401,25 +440,27 @@ WHERE tenant_id = :tenant AND thread_id = :thread;
 SELECT EXISTS (SELECT 1 FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant
                AND t.thread_id = :new_thread) AS taken;
 
+-- name: load_manifest
+-- What a rewind goes back to, and the version that it will be.
+SELECT c.step, c.node, c.key, c.metadata, c.manifest, c.refs, t.counter + 1 AS next
+FROM holdfast_checkpoints AS c
+JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
+WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now);
+
 -- name: rewind_head
--- First of a rewind, where there is something to go back to.
+-- Then the head moves on.
 UPDATE holdfast_checkpoint_threads AS t
 SET latest = t.counter + 1, counter = t.counter + 1, parent = nullif(t.latest, 0), stamp = :stamp, updated_at = :now,
     expires_at = coalesce(:now + t.ttl, t.expires_at)
-WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
-  AND EXISTS (SELECT 1 FROM holdfast_checkpoints AS c WHERE c.tenant_id = :tenant AND c.thread_id = :thread
-              AND c.namespace = :namespace AND c.version = :version)
-  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
-                  AND e.expires_at <= :now)
-RETURNING counter;
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
 
 -- name: rewind
--- Then the checkpoint, whose pieces are there.
+-- Then the checkpoint, whose blocks are there.
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
                                   metadata, manifest, refs)
-SELECT c.tenant_id, c.thread_id, c.namespace, :counter, c.version, :now, c.step, c.node, c.metadata, c.manifest, c.refs
-FROM holdfast_checkpoints AS c
-WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version;
+VALUES (:tenant, :thread, :namespace, :next, :version, :now, :step, :node, :metadata, :manifest, :refs);
 
 -- name: list_namespaces
 -- By the primary key; :after is the last one seen, :start whether there is none yet.
@@ -430,7 +471,7 @@ ORDER BY t.namespace
 LIMIT :limit;
 
 -- name: list_prunable
--- The heads that have a checkpoint to prune; the conditions are those of prune_checkpoints.
+-- The heads that have a checkpoint to prune; the conditions are those of list_victims.
 SELECT t.thread_id, t.namespace
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND (t.thread_id, t.namespace) > (:after_thread, :after_namespace)
@@ -447,23 +488,19 @@ WHERE t.tenant_id = :tenant AND (t.thread_id, t.namespace) > (:after_thread, :af
 ORDER BY t.thread_id, t.namespace
 LIMIT :limit;
 
--- name: prune_checkpoints
+-- name: list_victims
 -- Never one of the newest :keep_last, nor the latest among them.
-DELETE FROM holdfast_checkpoints
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version IN (
-    SELECT o.version
-    FROM holdfast_checkpoints AS o
-    WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.namespace = :namespace
-      AND o.version < (SELECT min(n.version) FROM (
-          SELECT l.version FROM holdfast_checkpoints AS l
-          WHERE l.tenant_id = :tenant AND l.thread_id = :thread AND l.namespace = :namespace
-          ORDER BY l.version DESC LIMIT :keep_last) AS n)
-      AND (:cutoff IS NULL OR o.created_at < :cutoff)
-      AND NOT (:keep_tagged AND json_type(o.metadata, '$.tag') IS NOT NULL)
-    ORDER BY o.version
-    LIMIT :batch
-)
-RETURNING refs, key, length(manifest) + length(refs) AS size;
+SELECT o.version
+FROM holdfast_checkpoints AS o
+WHERE o.tenant_id = :tenant AND o.thread_id = :thread AND o.namespace = :namespace
+  AND o.version < (SELECT min(n.version) FROM (
+      SELECT l.version FROM holdfast_checkpoints AS l
+      WHERE l.tenant_id = :tenant AND l.thread_id = :thread AND l.namespace = :namespace
+      ORDER BY l.version DESC LIMIT :keep_last) AS n)
+  AND (:cutoff IS NULL OR o.created_at < :cutoff)
+  AND NOT (:keep_tagged AND json_type(o.metadata, '$.tag') IS NOT NULL)
+ORDER BY o.version
+LIMIT :batch;
 
 -- name: set_ttl
 -- Of every namespace; NULL for both: the thread stays for ever. Not of a thread that has expired.
@@ -479,4 +516,55 @@ SELECT e.thread_id
 FROM holdfast_checkpoint_expiry AS e
 WHERE e.tenant_id = :tenant AND e.expires_at <= :now
 ORDER BY e.thread_id
+LIMIT :limit;
+
+-- name: list_sealed
+-- By the primary key, to be sealed anew.
+SELECT version, key, manifest, data
+FROM holdfast_checkpoints
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version > :after
+ORDER BY version
+LIMIT :limit;
+
+-- name: list_sealed_blocks
+-- As list_sealed.
+SELECT version, ordinal, data
+FROM holdfast_checkpoint_blocks
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (version, ordinal) > (:after, :after_ordinal)
+ORDER BY version, ordinal
+LIMIT :limit;
+
+-- name: list_sealed_writes
+-- As list_sealed.
+SELECT key, task_id, idx, channel, data
+FROM holdfast_checkpoint_writes
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND (key, task_id, idx) > (:after, :after_task, :after_index)
+ORDER BY key, task_id, idx
+LIMIT :limit;
+
+-- name: seal_checkpoint
+-- Under the head's lock.
+UPDATE holdfast_checkpoints SET manifest = :manifest, data = :data
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version;
+
+-- name: seal_block
+-- As seal_checkpoint.
+UPDATE holdfast_checkpoint_blocks SET data = :data
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND version = :version
+  AND ordinal = :ordinal;
+
+-- name: seal_write
+-- As seal_checkpoint.
+UPDATE holdfast_checkpoint_writes SET data = :data
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND key = :key AND task_id = :task
+  AND idx = :idx;
+
+-- name: list_heads
+-- The threads, by the primary key.
+SELECT DISTINCT thread_id
+FROM holdfast_checkpoint_threads
+WHERE tenant_id = :tenant AND thread_id > :after
+ORDER BY thread_id
 LIMIT :limit;

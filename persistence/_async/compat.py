@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from persistence.errors import WrongLoopError
@@ -107,6 +109,92 @@ class Parallel:
 
     def close(self) -> None:
         """Release what ``run`` used."""
+
+
+class SocketWatch:
+    """Waits for what arrives on the socket of a connection.
+
+    The event loop watches it from the first wait until ``stop``, instead of being told anew for each statement: that
+    would be two system calls each time. ``stop`` must come before the descriptor is closed, or the loop would take
+    the next socket of that number for this one.
+    """
+
+    def __init__(self, descriptor: int, arrived: Callable[[], bool]) -> None:
+        """``arrived`` takes in what has come, without blocking, and tells whether it was all."""
+        self._descriptor = descriptor
+        self._arrived = arrived
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+        self._loop = asyncio.get_running_loop()
+        self._watched = False
+        self._future: asyncio.Future[bool] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def is_silent(self) -> bool:
+        """Tell whether nothing has come, not even the end of the connection."""
+        return not self._poll.poll(0)
+
+    async def until_arrived(self, deadline: float) -> bool:
+        """Wait until ``arrived`` says so; False when ``deadline`` (monotonic seconds) came first."""
+        if not self._watched:
+            self._loop.add_reader(self._descriptor, self._on_readable)
+            self._watched = True
+        self._deadline = deadline
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer()
+        self._future = self._loop.create_future()
+        try:
+            return await self._future
+        finally:
+            self._future = None
+
+    def _on_readable(self) -> None:
+        future = self._future
+        if future is None or future.done():
+            self.stop()  # nobody asked: it stays in the socket until somebody does
+            return
+        try:
+            if self._arrived():
+                future.set_result(True)
+        except BaseException as exc:
+            self.stop()
+            future.set_exception(exc)
+
+    def _set_timer(self) -> None:
+        # One timer outlasts many waits: it looks at the deadline of the wait that it finds when it goes off.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_later(min(self._deadline - monotonic(), 86400.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        future = self._future
+        if future is None or future.done():
+            return
+        if monotonic() >= self._deadline:
+            future.set_result(False)
+        else:
+            self._set_timer()
+
+    def stop(self) -> None:
+        """Watch no more until the next wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watched:
+            self._watched = False
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._descriptor)
+
+
+async def undisturbed(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return the result of a call that goes on to its end even when the caller is cancelled."""
+    task = asyncio.ensure_future(call())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 async def in_background(call: Callable[[], T]) -> T:

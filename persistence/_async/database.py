@@ -8,12 +8,12 @@ don't. A connection whose state is in doubt (a deadline, a broken socket, a fail
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from persistence._async.compat import current_owner, sleep
-from persistence._async.executor import NO_HINTS, AsyncExecutor, Hints, Isolation, Options, Parameters, Row
+from persistence._async.executor import NO_HINTS, AsyncExecutor, FailedPart, Hints, Isolation, Options, Parameters, Row
 from persistence._async.pool import AsyncPool
 from persistence._async.transaction import AsyncTransaction
 from persistence.capabilities import Capabilities
@@ -94,6 +94,11 @@ class AsyncDatabase(AsyncExecutor):
         """
 
     @property
+    def timeout(self) -> float:
+        """How long a call may take that doesn't say it, in seconds."""
+        return self._timeout
+
+    @property
     def is_closed(self) -> bool:
         """Whether ``aclose`` was called."""
         return self._transaction_pool(Options()).closed
@@ -117,6 +122,11 @@ class AsyncDatabase(AsyncExecutor):
 
     def _failure(self, exc: BaseException, operation: str, pool: AsyncPool[Any]) -> BaseException:
         """Return the error to raise for one that came out of a driver connection."""
+        if isinstance(exc, FailedPart):
+            failure = self._failure(exc.error, operation, pool)
+            if isinstance(failure, PersistenceError):
+                failure.message = f"{exc.part}: {failure.message}"
+            return failure
         pool.count_error()
         if not isinstance(exc, Exception):
             return exc
@@ -164,11 +174,48 @@ class AsyncDatabase(AsyncExecutor):
         pool.release(link)
         return result
 
+    async def _run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]:
+        current = self._current()
+        if current is not None:
+            return await current._run_batch(calls, timeout, hints)
+        pool = self._pool_for(next((each for each, _ in calls if not each.reads), calls[0][0]))
+        deadline = self._deadline(timeout)
+        return await self._lend(
+            "fetch_batch", pool, deadline, lambda link: link.run_batch(calls, True, deadline, hints)
+        )
+
+    async def _copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], timeout: Duration | None
+    ) -> int:
+        current = self._current()
+        if current is not None:
+            return await current._copy_into(table, columns, rows, timeout)
+        pool, deadline = self._transaction_pool(Options()), self._deadline(timeout)
+        count: int = await self._lend(
+            "copy_into", pool, deadline, lambda link: link.copy_into(table, columns, rows, True, deadline)
+        )
+        return count
+
+    async def _lend(
+        self, operation: str, pool: AsyncPool[Any], deadline: float, work: Callable[[Any], Awaitable[T]]
+    ) -> T:
+        """Return what ``work`` does with a connection of its own."""
+        link = await self._acquire(pool, deadline)
+        try:
+            result = await work(link)
+        except BaseException as exc:
+            pool.release(link, broken=not link.is_usable())
+            self._reraise(exc, operation, pool)
+        pool.release(link)
+        return result
+
     def _reraise(self, exc: BaseException, operation: str, pool: AsyncPool[Any]) -> NoReturn:
         failure = self._failure(exc, operation, pool)
         if failure is exc:
             raise exc
-        raise failure from exc
+        raise failure from (exc.error if isinstance(exc, FailedPart) else exc)
 
     async def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""

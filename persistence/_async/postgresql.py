@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import select
-from collections.abc import Sequence
-from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
 import psycopg
-from psycopg.abc import PQGen, PQGenConn
 from psycopg.adapt import AdaptersMap
-from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import JsonbDumper
 
 from persistence._async.compat import sleep
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import NO_HINTS, Hints, Options, Row
+from persistence._async.executor import NO_HINTS, Options
+from persistence._async.link import PostgreSQLLink
 from persistence._async.pool import AsyncPool
+from persistence._async.wire import AsyncWireConnection, dial_deadline
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement
@@ -26,7 +23,6 @@ from persistence.errors import (
     CapabilityError,
     ClosedError,
     ConnectError,
-    DeadlineError,
     DuplicateError,
     PersistenceError,
     ValidationError,
@@ -35,134 +31,7 @@ from persistence.errors import (
 from persistence.fields import Duration, scrub, seconds
 from persistence.health import PoolStats
 from persistence.queries import load_queries
-from persistence.sockets import shut_down
 from persistence.vectors import vector_adapters
-
-CANCEL_SECONDS = 0.1
-"""How long a server gets to take a cancel request for a statement that passed its deadline."""
-KEEP_ROWS = 1000
-"""A cursor that held more rows than this is replaced, so that an idle connection keeps no large result."""
-
-_dial_deadline: ContextVar[float] = ContextVar("holdfast_dial_deadline", default=float("inf"))
-_ALIVE = (TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
-
-
-class AsyncDeadlineConnection(psycopg.AsyncConnection[Row]):
-    """A psycopg connection each of whose waits ends at ``deadline`` (monotonic seconds)."""
-
-    deadline = float("inf")
-
-    @classmethod
-    def _connect_gen(cls, *args: Any, **kwargs: Any) -> PQGenConn[Any]:
-        # psycopg bounds dialling in whole seconds, two at least. It wakes this generator every tenth of a second, so
-        # that the deadline of the call that dials is held here.
-        inner = super()._connect_gen(*args, **kwargs)
-        deadline = _dial_deadline.get()
-        try:
-            wanted = next(inner)
-            while True:
-                ready = yield wanted
-                if monotonic() >= deadline:
-                    inner.close()
-                    raise psycopg.errors.ConnectionTimeout("connection timeout expired")
-                wanted = inner.send(ready)
-        except StopIteration as done:
-            return done.value
-
-    async def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Run one of psycopg's protocol steps until the deadline.
-
-        Raises:
-            DeadlineError: it did not end in time. The server was asked to cancel it, and the connection is closed.
-        """
-        limit = self.deadline - monotonic()
-        if limit > 86400:
-            return await super().wait(gen, interval, timeout)
-        try:
-            return await super().wait(gen, interval, max(limit, 0.001))
-        except psycopg.OperationalError as exc:
-            if type(exc) is not psycopg.errors._WaitTimeout:
-                raise
-        self.deadline = float("inf")
-        try:
-            await self.cancel_safe(timeout=CANCEL_SECONDS)
-        except psycopg.Error:
-            pass  # a server that is gone or stopped has nothing left to cancel
-        finally:
-            self.pgconn.finish()
-        raise DeadlineError("it did not end within its timeout", hint="raise timeout=, or look what it waited for")
-
-
-class PostgreSQLLink:
-    """One pooled connection; its cursor is used again and again."""
-
-    def __init__(self, raw: AsyncDeadlineConnection) -> None:
-        self.raw = raw
-        self._cursor = raw.cursor()
-        self._tls = raw.pgconn.ssl_in_use
-        self._poll = select.poll()
-        self._poll.register(raw.pgconn.socket, select.POLLIN | select.POLLRDHUP)
-
-    def adopt(self, adapters: AdaptersMap) -> None:
-        """Take up the server's types as they are now: a cursor keeps those of the moment it was made."""
-        self.raw._adapters = AdaptersMap(adapters)
-        self._cursor = self.raw.cursor()
-
-    def is_alive(self) -> bool:
-        """Tell from the socket alone: a server has nothing to say on an idle connection but goodbye."""
-        if not self._poll.poll(0):
-            return True
-        if not self._tls:
-            return False
-        try:  # TLS may have a session ticket for us
-            self.raw.pgconn.consume_input()
-        except psycopg.Error:
-            return False
-        return not self._poll.poll(0)
-
-    def discard(self) -> None:
-        self.raw.pgconn.finish()
-
-    def interrupt(self) -> None:
-        try:
-            descriptor = self.raw.pgconn.socket
-        except psycopg.Error:
-            return  # it is closed
-        shut_down(descriptor)
-
-    def is_usable(self) -> bool:
-        return self.raw.pgconn.transaction_status in _ALIVE
-
-    async def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
-    ) -> tuple[list[Row], int]:
-        raw, cursor = self.raw, self._cursor
-        raw.deadline = deadline
-        await cursor.execute(statement.text, values or None, prepare=hints.prepare, binary=hints.binary)
-        if rows == 0:
-            return [], 0 if statement.reads else max(cursor.rowcount, 0)
-        if rows == 1:
-            row = await cursor.fetchone()
-            found = [] if row is None else [row]
-        else:
-            found = await cursor.fetchall()
-        count = cursor.rowcount
-        if count > KEEP_ROWS:
-            self._cursor = raw.cursor()
-        return found, count
-
-    async def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
-        self.raw.deadline = deadline
-        await self._cursor.executemany(statement.text, values)
-        return max(self._cursor.rowcount, 0)
-
-    async def script(self, text: str, deadline: float) -> None:
-        self.raw.deadline = deadline
-        await self._cursor.execute(text, prepare=False)
-
-    async def roll_back(self, deadline: float) -> None:
-        if self.raw.pgconn.transaction_status != TransactionStatus.IDLE:
-            await self.script("ROLLBACK", deadline)
 
 
 class AsyncPostgreSQLDatabase(AsyncDatabase):
@@ -209,17 +78,17 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         try:
             await self._prepare(raw, deadline)
         except psycopg.Error as exc:
-            raw.pgconn.finish()
+            raw.hang_up()
             raise self._connect_error(exc) from exc
         except BaseException:
-            raw.pgconn.finish()
+            raw.hang_up()
             raise
         return PostgreSQLLink(raw)
 
-    async def _dial(self, deadline: float) -> AsyncDeadlineConnection:
-        token = _dial_deadline.set(deadline)
+    async def _dial(self, deadline: float) -> AsyncWireConnection:
+        token = dial_deadline.set(deadline)
         try:
-            return await AsyncDeadlineConnection.connect(
+            return await AsyncWireConnection.connect(
                 **self.config.connection_parameters(),
                 autocommit=True,
                 prepare_threshold=self.config.prepare_threshold,
@@ -227,9 +96,9 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
                 row_factory=dict_row,
             )
         finally:
-            _dial_deadline.reset(token)
+            dial_deadline.reset(token)
 
-    async def _prepare(self, raw: AsyncDeadlineConnection, deadline: float) -> None:
+    async def _prepare(self, raw: AsyncWireConnection, deadline: float) -> None:
         """Make a new connection ready: what the server is, is asked on the first one only."""
         raw.deadline = deadline
         found = self._capabilities or await self._probe(raw)
@@ -237,7 +106,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             raw.prepare_threshold = None
         raw._adapters = AdaptersMap(self._adapters)
 
-    async def _probe(self, raw: AsyncDeadlineConnection) -> Capabilities:
+    async def _probe(self, raw: AsyncWireConnection) -> Capabilities:
         cursor = await raw.execute(_QUERIES.probe, prepare=False)
         (row,) = await cursor.fetchall()
         number = row["version"]

@@ -9,27 +9,41 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from time import monotonic
 from typing import Any
 
 from persistence._async.compat import Threads
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import NO_HINTS, Hints, Options, Row
+from persistence._async.executor import NO_HINTS, FailedPart, Hints, Options, Row, returns_no_rows, too_late
 from persistence._async.pool import AsyncPool
 from persistence.capabilities import Capabilities
 from persistence.config import SQLiteConfig
-from persistence.dialect import Statement, split_statements, sqlite_value
-from persistence.errors import ConnectError, CorruptError, PersistenceError, QueryError, from_sqlite
+from persistence.copying import check_rows
+from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
+from persistence.errors import ConnectError, CorruptError, PersistenceError, from_sqlite
 from persistence.fields import Duration, seconds
 from persistence.health import PoolStats
 
 _PLAIN = frozenset((str, int, bytes, type(None), bool))
+_NAME = itemgetter(0)
 _PROGRESS_STEPS = 20_000
+COPY_ROWS = 1000
+"""How many rows of a copy are held at a time."""
 
 
-def _bind(values: Iterable[Any]) -> list[Any]:
+def _bind(values: Sequence[Any]) -> Sequence[Any]:
+    if _PLAIN.issuperset(map(type, values)):
+        return values
     return [value if type(value) in _PLAIN else sqlite_value(value) for value in values]
+
+
+def _rows(description: Sequence[Sequence[Any]], fetched: Iterable[Any]) -> list[Row]:
+    names = tuple(map(_NAME, description))
+    return [dict(zip(names, row)) for row in fetched]  # noqa: B905 - strict=True costs a third more
 
 
 class SQLiteLink:
@@ -85,29 +99,105 @@ class SQLiteLink:
     ) -> tuple[list[Row], int]:
         self._until(deadline)
         try:
-            cursor = self.raw.execute(statement.text, _bind(values))
-            if rows == 0:
-                if cursor.description is not None:
-                    cursor.fetchall()  # a statement with RETURNING takes effect as it is stepped through
-                return [], 0 if statement.reads else max(cursor.rowcount, 0)
-            if cursor.description is None:
-                raise QueryError("the statement returns no rows", hint="use execute, or add RETURNING")
-            names = [column[0] for column in cursor.description]
-            fetched = cursor.fetchall() if rows is None or not statement.reads else cursor.fetchmany(rows)
-            cursor.close()
-            return [dict(zip(names, row, strict=True)) for row in fetched], cursor.rowcount
+            return self._step(statement, values, rows)
         finally:
             self._settle()
 
-    async def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
-        return await self._threads.run(self.interrupt, self._run_many, statement, values, deadline)
+    def _step(self, statement: Statement, values: Sequence[Any], rows: int | None) -> tuple[list[Row], int]:
+        cursor = self.raw.execute(statement.text, _bind(values))
+        description = cursor.description
+        if rows == 0:
+            if description is not None:
+                cursor.fetchall()  # a statement with RETURNING takes effect as it is stepped through
+            return [], 0 if statement.reads else max(cursor.rowcount, 0)
+        if description is None:
+            raise returns_no_rows()
+        if rows is None or not statement.reads:
+            fetched = cursor.fetchall()
+        else:
+            fetched = cursor.fetchmany(rows)
+            cursor.close()  # or it would keep its snapshot
+        return _rows(description, fetched), cursor.rowcount
 
-    def _run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
+    async def run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float, hints: Hints
+    ) -> list[list[Row]]:
+        return await self._threads.run(self.interrupt, self._run_batch, calls, alone, deadline)
+
+    def _run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float
+    ) -> list[list[Row]]:
         self._until(deadline)
         try:
-            return max(self.raw.executemany(statement.text, [_bind(each) for each in values]).rowcount, 0)
+            if alone:
+                self.raw.execute("BEGIN" if all(each.reads for each, _ in calls) else "BEGIN IMMEDIATE")
+            found = [self._part(number, *call) for number, call in enumerate(calls)]
+            if alone:
+                self.raw.execute("COMMIT")
+            return found
+        except BaseException:
+            self._deadline, self._interrupted = float("inf"), False
+            if alone and self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
+            raise
         finally:
             self._settle()
+
+    def _part(self, number: int, statement: Statement, values: Sequence[Any]) -> list[Row]:
+        try:
+            cursor = self.raw.execute(statement.text, _bind(values))
+            return _rows(cursor.description or (), cursor.fetchall())
+        except Exception as exc:
+            raise FailedPart(f"calls[{number}]", exc) from exc
+
+    async def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
+        return await self._insert(statement.text, values, "parameters", 0, deadline)
+
+    async def _insert(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
+        return await self._threads.run(self.interrupt, self._run_many, text, values, what, first, deadline)
+
+    def _run_many(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
+        current = first
+
+        def bound() -> Iterator[Sequence[Any]]:
+            nonlocal current
+            for current, each in enumerate(values, first):  # noqa: B007 - the handler below names the current one
+                yield _bind(each)
+
+        self._until(deadline)
+        try:
+            return max(self.raw.executemany(text, bound()).rowcount, 0)
+        except Exception as exc:
+            raise FailedPart(f"{what}[{current}]", exc) from exc
+        finally:
+            self._settle()
+
+    async def copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], alone: bool, deadline: float
+    ) -> int:
+        names = ", ".join(quote_identifier(column) for column in columns)
+        insert = f"INSERT INTO {quote_identifier(table)} ({names}) VALUES"
+        text = f"{insert} ({', '.join('?' * len(columns))})"
+        done = 0
+        if alone:
+            await self.script("BEGIN IMMEDIATE", deadline)
+        try:
+            while batch := list(islice(rows, COPY_ROWS)):
+                check_rows(batch, len(columns), done)
+                await self._insert(text, batch, "rows", done, deadline)
+                done += len(batch)
+                if monotonic() >= deadline:
+                    raise too_late()
+            if not done:  # a table or a column that isn't there is told all the same
+                explained = compile_statement(f"EXPLAIN {insert} ({', '.join(['NULL'] * len(columns))})", "sqlite")
+                await self.run(explained, (), 0, deadline, NO_HINTS)
+            if alone:
+                await self.script("COMMIT", deadline)
+        except BaseException:
+            if alone:
+                await self.roll_back(float("inf"))
+            raise
+        return done
 
     async def script(self, text: str, deadline: float) -> None:
         await self._threads.run(self.interrupt, self._script, text, deadline)
@@ -115,7 +205,7 @@ class SQLiteLink:
     def _script(self, text: str, deadline: float) -> None:
         self._until(deadline)
         try:
-            for statement in split_statements(text):
+            for statement in split_statements(text) if ";" in text else (text,):
                 self.raw.execute(statement)
             if self._in_memory and text in ("COMMIT", "ROLLBACK"):
                 self.raw.execute("PRAGMA query_only = OFF")  # a read-only transaction had set it
@@ -181,8 +271,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
     def _make(self, read_only: bool, deadline: float) -> SQLiteLink:
         path = self.config.path
         if not self._in_memory and not self.config.read_only:
-            # A new file is created by us first, so that only its owner can read it.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _make_private(os.path.realpath(path))
         location = path if self._in_memory else _file_uri(path, self.config.read_only)
         busy = seconds(self.config.busy_timeout)
         raw = sqlite3.connect(
@@ -287,6 +376,27 @@ def _nothing() -> None:
     """What interrupting an open means: let it end."""
 
 
+def _make_private(path: str) -> None:
+    """Make the file, for its owner alone, unless it is there.
+
+    It is made under another name and linked, and never opened here once it is a database: closing any descriptor of a
+    file drops every lock that SQLite holds on it in this process (POSIX), and then another process may take the
+    write-ahead log away from under it.
+    """
+    if os.path.exists(path):
+        return
+    descriptor, draft = tempfile.mkstemp(prefix=".holdfast-", dir=os.path.dirname(path))
+    os.close(descriptor)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another made it meanwhile
+    except OSError:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # a file system without links
+    finally:
+        os.unlink(draft)
+
+
 def _file_uri(path: str, read_only: bool) -> str:
     escaped = os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return f"file:{escaped}?mode={'ro' if read_only else 'rw'}"
+    return f"file://{escaped}?mode={'ro' if read_only else 'rw'}"

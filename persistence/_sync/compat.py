@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -99,6 +102,71 @@ class Parallel:
             if self._executor is not None:
                 self._executor.shutdown(wait=False)
                 self._executor = None
+
+
+SPIN_SECONDS = 0.0002
+"""How long a thread looks for an answer before it sleeps."""
+_MANY_CORES = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 1
+
+
+class _Waits:
+    """How many threads wait for an answer."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as in a process that was forked while threads of its parent waited."""
+        self.guard = threading.Lock()
+        self.count = 0
+
+
+_waits = _Waits()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_waits.reset)
+
+
+class SocketWatch:
+    """Waits for what arrives on the socket of a connection."""
+
+    def __init__(self, descriptor: int, arrived: Callable[[], bool]) -> None:
+        """``arrived`` takes in what has come, without blocking, and tells whether it was all."""
+        self._arrived = arrived
+        self._soon = False
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
+
+    def is_silent(self) -> bool:
+        """Tell whether nothing has come, not even the end of the connection."""
+        return not self._poll.poll(0)
+
+    def until_arrived(self, deadline: float) -> bool:
+        """Wait until ``arrived`` says so; False when ``deadline`` (monotonic seconds) came first."""
+        started = monotonic()
+        with _waits.guard:
+            _waits.count += 1
+        try:
+            # Alone, and on a connection that answered at once the last time: looking a few times costs less than
+            # being put to sleep and woken up.
+            while self._soon and _waits.count == 1 and monotonic() - started < SPIN_SECONDS:
+                if self._poll.poll(0) and self._arrived():
+                    return True
+            while (left := deadline - monotonic()) > 0:
+                if self._poll.poll(min(left, 86400.0) * 1000) and self._arrived():
+                    self._soon = _MANY_CORES and monotonic() - started < 2 * SPIN_SECONDS
+                    return True
+            return False
+        finally:
+            with _waits.guard:
+                _waits.count -= 1
+
+    def stop(self) -> None:
+        """Do nothing: the socket is watched only while somebody waits."""
+
+
+def undisturbed(call: Callable[[], T]) -> T:
+    """Return the result of a call that goes on to its end."""
+    return call()
 
 
 def in_background(call: Callable[[], T]) -> T:

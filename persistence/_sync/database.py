@@ -9,12 +9,12 @@ don't. A connection whose state is in doubt (a deadline, a broken socket, a fail
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from persistence._sync.compat import current_owner, sleep
-from persistence._sync.executor import NO_HINTS, Executor, Hints, Isolation, Options, Parameters, Row
+from persistence._sync.executor import NO_HINTS, Executor, FailedPart, Hints, Isolation, Options, Parameters, Row
 from persistence._sync.pool import Pool
 from persistence._sync.transaction import Transaction
 from persistence.capabilities import Capabilities
@@ -95,6 +95,11 @@ class Database(Executor):
         """
 
     @property
+    def timeout(self) -> float:
+        """How long a call may take that doesn't say it, in seconds."""
+        return self._timeout
+
+    @property
     def is_closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._transaction_pool(Options()).closed
@@ -118,6 +123,11 @@ class Database(Executor):
 
     def _failure(self, exc: BaseException, operation: str, pool: Pool[Any]) -> BaseException:
         """Return the error to raise for one that came out of a driver connection."""
+        if isinstance(exc, FailedPart):
+            failure = self._failure(exc.error, operation, pool)
+            if isinstance(failure, PersistenceError):
+                failure.message = f"{exc.part}: {failure.message}"
+            return failure
         pool.count_error()
         if not isinstance(exc, Exception):
             return exc
@@ -165,11 +175,48 @@ class Database(Executor):
         pool.release(link)
         return result
 
+    def _run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]:
+        current = self._current()
+        if current is not None:
+            return current._run_batch(calls, timeout, hints)
+        pool = self._pool_for(next((each for each, _ in calls if not each.reads), calls[0][0]))
+        deadline = self._deadline(timeout)
+        return self._lend(
+            "fetch_batch", pool, deadline, lambda link: link.run_batch(calls, True, deadline, hints)
+        )
+
+    def _copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], timeout: Duration | None
+    ) -> int:
+        current = self._current()
+        if current is not None:
+            return current._copy_into(table, columns, rows, timeout)
+        pool, deadline = self._transaction_pool(Options()), self._deadline(timeout)
+        count: int = self._lend(
+            "copy_into", pool, deadline, lambda link: link.copy_into(table, columns, rows, True, deadline)
+        )
+        return count
+
+    def _lend(
+        self, operation: str, pool: Pool[Any], deadline: float, work: Callable[[Any], T]
+    ) -> T:
+        """Return what ``work`` does with a connection of its own."""
+        link = self._acquire(pool, deadline)
+        try:
+            result = work(link)
+        except BaseException as exc:
+            pool.release(link, broken=not link.is_usable())
+            self._reraise(exc, operation, pool)
+        pool.release(link)
+        return result
+
     def _reraise(self, exc: BaseException, operation: str, pool: Pool[Any]) -> NoReturn:
         failure = self._failure(exc, operation, pool)
         if failure is exc:
             raise exc
-        raise failure from exc
+        raise failure from (exc.error if isinstance(exc, FailedPart) else exc)
 
     def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""

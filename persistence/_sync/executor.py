@@ -8,15 +8,18 @@ from collections.abc import Iterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from persistence._sync.pool import Poolable
-from persistence.dialect import Dialect, Kind, Statement, quote_identifier
-from persistence.errors import ValidationError
+from persistence.dialect import Dialect, Kind, Statement, compile_statement, quote_identifier
+from persistence.errors import DeadlineError, QueryError, ValidationError
 from persistence.fields import Duration
+from persistence.validation import check_text
 
 if TYPE_CHECKING:
     from persistence._sync.transaction import Transaction
 
 Row = dict[str, Any]
 Parameters = Mapping[str, Any]
+Call = tuple[str, Parameters | None]
+"""A statement of a batch, and its parameters."""
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 
@@ -42,6 +45,25 @@ def _hints(prepare: bool | None, binary: bool) -> Hints:
     return NO_HINTS if prepare is None and not binary else Hints(prepare, binary)
 
 
+class FailedPart(Exception):
+    """A driver's error, and which part of the call it came from: ``calls[2]``, ``row 7``."""
+
+    def __init__(self, part: str, error: Exception) -> None:
+        super().__init__(part)
+        self.part = part
+        self.error = error
+
+
+def returns_no_rows() -> QueryError:
+    """Return the error of fetching from a statement that gives no rows."""
+    return QueryError("the statement returns no rows", hint="use execute, or add RETURNING")
+
+
+def too_late() -> DeadlineError:
+    """Return the error of a call whose deadline has passed."""
+    return DeadlineError("it did not end within its timeout", hint="raise timeout=, or look what it waited for")
+
+
 class Link(Poolable, Protocol):
     """A driver connection, as databases and transactions use it."""
 
@@ -53,8 +75,18 @@ class Link(Poolable, Protocol):
     ) -> tuple[list[Row], int]:
         """Return at most ``rows`` rows (None: all) and the number of rows affected."""
 
+    def run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float, hints: Hints
+    ) -> list[list[Row]]:
+        """Run statements, all or none, and return the rows of each; ``alone``: in a transaction of their own."""
+
     def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
         """Run the statement for each set of values, inside the transaction that is open."""
+
+    def copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], alone: bool, deadline: float
+    ) -> int:
+        """Append rows to a table, all or none, and return their number; ``alone``: in a transaction of their own."""
 
     def script(self, text: str, deadline: float) -> None:
         """Run statements without parameters."""
@@ -139,6 +171,72 @@ class Executor(ABC):
         """Return the first column of the first row, or None when there is no row."""
         found = (self._run("fetch_value", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
         return next(iter(found[0].values())) if found else None
+
+    def fetch_batch(
+        self,
+        calls: Iterable[Call],
+        *,
+        timeout: Duration | None = None,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> list[list[Row]]:
+        """Run several statements and return the rows of each, in order; one without rows has an empty list.
+
+        ``calls`` are pairs of SQL and parameters. On PostgreSQL they are one round trip, and outside a transaction one
+        commit on either database: a later call sees what an earlier one did, and all take effect or none. Those that
+        can't run in a transaction (VACUUM, CREATE DATABASE) can't be here.
+
+        Raises:
+            PersistenceError: a call failed; the message names it (``calls[2]``), and nothing of the batch is kept. In a
+                transaction, it can only be rolled back then.
+        """
+        compiled = []
+        for number, (sql, parameters) in enumerate(calls):
+            statement = compile_statement(sql, self.kind)
+            try:
+                compiled.append((statement, statement.values(parameters)))
+            except ValidationError as exc:
+                raise ValidationError(f"calls[{number}]: {exc.message}") from None
+        if not compiled:
+            return []
+        return self._run_batch(compiled, timeout, _hints(prepare, binary))
+
+    @abstractmethod
+    def _run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]: ...
+
+    def copy_into(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        timeout: Duration | None = None,
+    ) -> int:
+        """Append rows to a table, all or none, and return their number: the fastest way for many of them.
+
+        ``rows`` are tuples or lists in the order of ``columns``; they are taken one after the other and never held all
+        at once. PostgreSQL takes them by COPY, in the type of each column: an int for an integer column, an aware
+        datetime for a timestamptz one, a dict, a list or JSON text for a jsonb one, an array of shape (n,) for a vector
+        one. Nothing is done to rows that are there already; ``execute_many`` with an ON CONFLICT does so.
+
+        Raises:
+            ValidationError: a row can't be stored; the message names it, counted from 0 (``rows[7]``).
+            PersistenceError: the database refused a row; where it says which one, the message names it.
+        """
+        if isinstance(columns, str) or not columns:
+            raise ValidationError("copy_into needs the names of one column or more")
+        for name in (table, *columns):
+            quote_identifier(check_text("a name in SQL", name))
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise ValidationError(f"the rows are a {type(rows).__name__}, not an iterable of tuples")
+        return self._copy_into(table, columns, iter(rows), timeout)
+
+    @abstractmethod
+    def _copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], timeout: Duration | None
+    ) -> int: ...
 
     def iterate(
         self, sql: str, parameters: Parameters | None = None, *, key: str, batch_size: int = 1000

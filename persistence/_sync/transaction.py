@@ -7,15 +7,15 @@ that stores called in the ``with`` block join it. A transaction runs statements 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from persistence._sync.compat import current_owner
-from persistence._sync.executor import Executor, Hints, Isolation, Options, Parameters, Row
+from persistence._sync.executor import Executor, FailedPart, Hints, Isolation, Options, Parameters, Row
 from persistence._sync.pool import Pool
-from persistence.dialect import compile_statement
+from persistence.dialect import Statement, compile_statement
 from persistence.errors import (
     CommitUnknownError,
     DeadlineError,
@@ -47,6 +47,7 @@ class Transaction(Executor):
         self._owner: object = None
         self._deadline = float("inf")
         self._depth = 0
+        self._copying = False
         self._state: Literal["new", "active", "failed", "ended"] = "new"
         self._cause: BaseException | None = None
         self._link: Any
@@ -114,6 +115,12 @@ class Transaction(Executor):
             raise TransactionError(f"the transaction is {self._state}", hint="use it inside its 'with' block")
         if self.is_foreign:
             raise TransactionError("the transaction belongs to the process that was forked", connection=self.name)
+        if self._copying:
+            raise TransactionError(
+                "rows are being copied in the transaction",
+                hint="the iterable of rows can't use the transaction that takes them",
+                connection=self.name,
+            )
         if self._child is not None:
             raise SavepointError(
                 "a nested transaction is open", hint="run the statement on the nested one", connection=self.name
@@ -125,7 +132,7 @@ class Transaction(Executor):
         self._state, self._cause = "failed", failure
         if failure is exc:
             raise exc
-        raise failure from exc
+        raise failure from (exc.error if isinstance(exc, FailedPart) else exc)
 
     def _run(
         self,
@@ -145,6 +152,29 @@ class Transaction(Executor):
         except BaseException as exc:
             self._fail(exc, operation)
         return result
+
+    def _run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]:
+        self._check_active()
+        try:
+            found: list[list[Row]] = self._link.run_batch(calls, False, self._limit(timeout), hints)
+        except BaseException as exc:
+            self._fail(exc, "fetch_batch")
+        return found
+
+    def _copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], timeout: Duration | None
+    ) -> int:
+        self._check_active()
+        self._copying = True
+        try:
+            count: int = self._link.copy_into(table, columns, rows, False, self._limit(timeout))
+        except BaseException as exc:
+            self._fail(exc, "copy_into")
+        finally:
+            self._copying = False
+        return count
 
     def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""

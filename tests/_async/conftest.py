@@ -1,4 +1,4 @@
-"""A manager for each test, and the SQL databases that a contract runs on."""
+"""A manager for each test, and the SQL databases and the checkpointers that a contract runs on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from checkpoint import AsyncCheckpointer, AsyncDatabaseCheckpointer, AsyncMemoryCheckpointer
 from persistence import AsyncDatabase, AsyncDatabaseManager, SQLiteConfig
 
 SQL_BACKENDS = ("postgresql", "sqlite", "memory")
@@ -27,3 +28,28 @@ async def database(request: pytest.FixtureRequest, manager: AsyncDatabaseManager
         return await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
     path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
     return await manager.add_sqlite("main", SQLiteConfig(path=path))
+
+
+@pytest_asyncio.fixture(params=("process", *SQL_BACKENDS, "redis"))
+async def checkpointer(
+    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
+) -> AsyncCheckpointer:
+    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory, on Redis."""
+    if request.param == "process":
+        return AsyncMemoryCheckpointer()
+    if request.param == "redis":
+        await manager.add_redis("main", request.getfixturevalue("redis_config"))
+    elif request.param == "postgresql":
+        await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
+    else:
+        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
+        await manager.add_sqlite("main", SQLiteConfig(path=path))
+    return AsyncDatabaseCheckpointer(manager, "main")
+
+
+@pytest_asyncio.fixture
+async def stored(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
+    """A checkpointer on the connection ``main``, its tables made."""
+    checkpointer = AsyncDatabaseCheckpointer(manager, "main")
+    await checkpointer.latest("t")
+    return checkpointer

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from checkpoint import AsyncCheckpointer, AsyncDatabaseCheckpointer, AsyncMemoryCheckpointer, Checkpoint
 from persistence import (
@@ -17,23 +16,7 @@ from persistence import (
     SQLiteConfig,
     ValidationError,
 )
-
-LONG = "x" * 40  # long enough to be a piece
-
-
-@pytest_asyncio.fixture(params=("process", "postgresql", "sqlite", "memory"))
-async def checkpointer(
-    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
-) -> AsyncCheckpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return AsyncMemoryCheckpointer()
-    if request.param == "postgresql":
-        await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        await manager.add_sqlite("main", SQLiteConfig(path=path))
-    return AsyncDatabaseCheckpointer(manager, "main")
+from tests._async.checkpoints import LONG
 
 
 async def test_what_is_held_back_is_saved_by_a_flush_the_last_of_each_thread(checkpointer: AsyncCheckpointer) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from checkpoint import (
     AsyncCheckpointer,
     AsyncDatabaseCheckpointer,
-    AsyncMemoryCheckpointer,
     Checkpoint,
     StateDiff,
 )
@@ -24,35 +21,9 @@ from persistence import (
     ClosedError,
     DuplicateError,
     NotFoundError,
-    SQLiteConfig,
     ValidationError,
 )
-
-LONG = "x" * 40  # long enough to be a piece
-BACKENDS = ("process", "postgresql", "sqlite", "memory")
-
-
-@pytest_asyncio.fixture(params=BACKENDS)
-async def checkpointer(
-    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
-) -> AsyncCheckpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return AsyncMemoryCheckpointer()
-    if request.param == "postgresql":
-        await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        await manager.add_sqlite("main", SQLiteConfig(path=path))
-    return AsyncDatabaseCheckpointer(manager, "main")
-
-
-@pytest_asyncio.fixture
-async def stored(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
-    """A checkpointer on the connection ``main``, its tables made."""
-    checkpointer = AsyncDatabaseCheckpointer(manager, "main")
-    await checkpointer.latest("t")
-    return checkpointer
+from tests._async.checkpoints import LONG, blocks, check_blocks, fresh, refs, versions
 
 
 def state_of(n: int) -> dict[str, Any]:
@@ -72,10 +43,6 @@ async def fill(checkpointer: AsyncCheckpointer, thread_id: str = "t", count: int
                 namespace=namespace,
             )
         )
-
-
-async def versions(checkpointer: AsyncCheckpointer, thread_id: str) -> list[int]:
-    return [found.version for found in await checkpointer.list_checkpoints(thread_id)]
 
 
 async def chain(checkpointer: AsyncCheckpointer, thread_id: str = "t", **more: Any) -> list[int]:
@@ -279,19 +246,21 @@ async def test_forks_copies_and_rewinds_join_the_transaction_and_go_with_it(
     assert [found.versions for found in await stored.list_threads()] == [{"": 3}]
     saved = await stored.save_checkpoint(Checkpoint("t", {**state_of(1), "n": 4}))
     assert saved.version == 4
-    fresh = AsyncDatabaseCheckpointer(manager, "main")
-    assert (await fresh.load_checkpoint("t")).state == {**state_of(1), "n": 4}
+    assert (await fresh(manager).load_checkpoint("t")).state == {**state_of(1), "n": 4}
 
 
-async def test_a_fork_takes_the_pieces_of_its_checkpoint_only(
+async def test_a_fork_takes_the_blocks_of_its_checkpoint_only(
     stored: AsyncDatabaseCheckpointer, database: AsyncDatabase
 ) -> None:
     await fill(stored, count=4)
-    await stored.fork("t", 1, "new")
-    await stored.save_checkpoint(Checkpoint("plain", state_of(1)))
-    rows = await database.fetch_all("SELECT thread_id, hash FROM holdfast_checkpoint_pieces WHERE thread_id <> 't'")
-    new, plain = ({bytes(row["hash"]) for row in rows if row["thread_id"] == name} for name in ("new", "plain"))
-    assert new == plain
+    await stored.fork("t", 3, "new")
+    found = await blocks(database)
+    taken = {key[3:]: data for key, data in found.items() if key[1] == "new"}
+    source = ("default", "t", "", 3, 0)
+    needed = (await refs(database))[source]
+    assert taken == {(1 - (ref >> 8), ref & 255): found[(*source[:3], 3 - (ref >> 8), ref & 255)] for ref in needed}
+    assert len(taken) == 3
+    await check_blocks(database)
 
 
 async def test_tenants_never_reach_each_other(manager: AsyncDatabaseManager, database: AsyncDatabase) -> None:

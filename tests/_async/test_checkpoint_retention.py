@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from checkpoint import (
     AsyncCheckpointer,
     AsyncDatabaseCheckpointer,
-    AsyncMemoryCheckpointer,
     Checkpoint,
     PruneReport,
 )
@@ -23,59 +20,12 @@ from persistence import (
     ClosedError,
     DuplicateError,
     NotFoundError,
-    SQLiteConfig,
     ValidationError,
 )
-from persistence._async.compat import Parallel
+from tests._async.checkpoints import LONG, another, blocks, check_blocks, stored_bytes, together, versions
 
-LONG = "x" * 40  # long enough to be a piece
-BACKENDS = ("process", "postgresql", "sqlite", "memory")
 PAST = timedelta(microseconds=1)
 NOW = datetime.now(UTC)
-
-
-@pytest_asyncio.fixture(params=BACKENDS)
-async def checkpointer(
-    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
-) -> AsyncCheckpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return AsyncMemoryCheckpointer()
-    if request.param == "postgresql":
-        await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        await manager.add_sqlite("main", SQLiteConfig(path=path))
-    return AsyncDatabaseCheckpointer(manager, "main")
-
-
-@pytest_asyncio.fixture
-async def stored(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
-    """A checkpointer on the connection ``main``, its tables made."""
-    checkpointer = AsyncDatabaseCheckpointer(manager, "main")
-    await checkpointer.latest("t")
-    return checkpointer
-
-
-async def another(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
-    """Return a checkpointer on a second connection to the same database; memory has only the one."""
-    config = getattr(database, "config")  # noqa: B009 - each kind has its own
-    if database.kind == "postgresql":
-        await manager.add_postgresql("second", config)
-    elif config.path == ":memory:":
-        return AsyncDatabaseCheckpointer(manager, "main")
-    else:
-        await manager.add_sqlite("second", config)
-    return AsyncDatabaseCheckpointer(manager, "second")
-
-
-async def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Run the calls side by side, in tasks or in threads."""
-    parallel = Parallel()
-    try:
-        return await parallel.run(calls)
-    finally:
-        parallel.close()
 
 
 def state_of(n: int) -> dict[str, Any]:
@@ -95,10 +45,6 @@ async def fill(checkpointer: AsyncCheckpointer, thread_id: str = "t", count: int
                 namespace=namespace,
             )
         )
-
-
-async def versions(checkpointer: AsyncCheckpointer, thread_id: str = "t", namespace: str = "") -> list[int]:
-    return [found.version for found in await checkpointer.list_checkpoints(thread_id, namespace=namespace)]
 
 
 async def threads(checkpointer: AsyncCheckpointer) -> list[str]:
@@ -151,10 +97,9 @@ async def test_a_dry_run_reports_what_the_prune_then_removes(checkpointer: Async
     assert await versions(checkpointer) == [8, 7, 6, 5, 4, 3, 2, 1]
     await whole(checkpointer)
     assert dry.checkpoints == 4
-    assert dry.pieces == 6  # four of their own, and the pairs of 1, and of 4 and 5; 2 shares its pair with 3
     assert dry.bytes > 0
     assert await checkpointer.prune("t", keep_last=2) == dry
-    assert await checkpointer.prune("t", keep_last=2) == PruneReport(checkpoints=0, pieces=0, bytes=0)
+    assert await checkpointer.prune("t", keep_last=2) == PruneReport(checkpoints=0, bytes=0)
 
 
 async def test_a_prune_of_every_thread_reaches_each_namespace_in_batches(checkpointer: AsyncCheckpointer) -> None:
@@ -383,21 +328,46 @@ async def test_threads_that_nobody_uses_are_deleted_by_age_and_by_metadata(check
 
 
 async def counts(database: AsyncDatabase) -> list[int]:
-    tables = ("holdfast_checkpoint_threads", "holdfast_checkpoints", "holdfast_checkpoint_pieces")
-    tables += ("holdfast_checkpoint_writes",)
-    return [await database.fetch_value(f"SELECT count(*) FROM {table}") for table in tables]
+    tables = ("threads", "writes", "blocks")
+    found = [await database.fetch_value(f"SELECT count(*) FROM holdfast_checkpoint_{table}") for table in tables]
+    return [*found, await database.fetch_value("SELECT count(*) FROM holdfast_checkpoints")]
 
 
-async def test_a_prune_leaves_exactly_the_pieces_that_are_needed(
+async def test_a_prune_leaves_exactly_the_blocks_that_are_needed(
     stored: AsyncDatabaseCheckpointer, database: AsyncDatabase
 ) -> None:
     await fill(stored)
     await stored.prune("t", keep_last=1, keep_tagged=False, batch=3)
-    assert await counts(database) == [1, 1, 3, 0]
+    # Version 8 needs what version 1 began with, and what it added itself.
+    assert [key[3:] for key in await blocks(database)] == [(8, 0), (1, 0)]
+    await check_blocks(database)
+    assert await counts(database) == [1, 0, 1, 1]
     await stored.set_ttl("t", PAST)
-    assert await counts(database) == [1, 1, 3, 0]
+    assert await counts(database) == [1, 0, 1, 1]
     await stored.delete_expired()
     assert await counts(database) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 500])
+async def test_the_bytes_of_a_report_are_those_that_went(
+    stored: AsyncDatabaseCheckpointer, database: AsyncDatabase, batch: int
+) -> None:
+    async def size() -> int:
+        size_of_refs = "4 * cardinality(refs)" if database.kind == "postgresql" else "length(refs)"
+        manifests = await database.fetch_value(
+            f"SELECT coalesce(sum(length(manifest) + {size_of_refs}), 0) FROM holdfast_checkpoints"
+        )
+        return int(manifests) + await stored_bytes(database)
+
+    await fill(stored, count=12)
+    for keep_last, keep_tagged in ((5, True), (4, False), (1, False)):
+        before = await size()
+        dry = await stored.prune("t", keep_last=keep_last, keep_tagged=keep_tagged, batch=batch, dry_run=True)
+        assert await size() == before
+        report = await stored.prune("t", keep_last=keep_last, keep_tagged=keep_tagged, batch=batch)
+        assert report == dry
+        assert report.bytes == before - await size() > 0
+        await check_blocks(database)
 
 
 async def test_a_prune_is_as_many_transactions_as_batches(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from checkpoint import (
     AsyncCheckpointer,
     AsyncDatabaseCheckpointer,
-    AsyncMemoryCheckpointer,
     Checkpoint,
     CheckpointInfo,
     PendingWrite,
@@ -26,62 +23,9 @@ from persistence import (
     CorruptError,
     DuplicateError,
     NotFoundError,
-    SQLiteConfig,
     ValidationError,
 )
-from persistence._async.compat import Parallel
-
-LONG = "x" * 40  # long enough to be a piece
-BACKENDS = ("process", "postgresql", "sqlite", "memory")
-
-
-@pytest_asyncio.fixture(params=BACKENDS)
-async def checkpointer(
-    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
-) -> AsyncCheckpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return AsyncMemoryCheckpointer()
-    if request.param == "postgresql":
-        await manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        await manager.add_sqlite("main", SQLiteConfig(path=path))
-    return AsyncDatabaseCheckpointer(manager, "main")
-
-
-@pytest_asyncio.fixture
-async def stored(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
-    """A checkpointer on the connection ``main``, its tables made."""
-    checkpointer = AsyncDatabaseCheckpointer(manager, "main")
-    await checkpointer.latest("t")
-    return checkpointer
-
-
-async def another(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncDatabaseCheckpointer:
-    """Return a checkpointer on a second connection to the same database; memory has only the one."""
-    config = getattr(database, "config")  # noqa: B009 - each kind has its own
-    if database.kind == "postgresql":
-        await manager.add_postgresql("second", config)
-    elif config.path == ":memory:":
-        return AsyncDatabaseCheckpointer(manager, "main")
-    else:
-        await manager.add_sqlite("second", config)
-    return AsyncDatabaseCheckpointer(manager, "second")
-
-
-async def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Run the calls side by side, in tasks or in threads."""
-    parallel = Parallel()
-    try:
-        return await parallel.run(calls)
-    finally:
-        parallel.close()
-
-
-async def versions(checkpointer: AsyncCheckpointer, thread_id: str) -> list[int]:
-    return [found.version for found in await checkpointer.list_checkpoints(thread_id)]
-
+from tests._async.checkpoints import LONG, another, together, versions
 
 # Keys
 

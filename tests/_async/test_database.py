@@ -177,6 +177,12 @@ async def test_many_sets_of_parameters_are_all_or_none(table: AsyncDatabase) -> 
     with pytest.raises(ValidationError, match=":body"):
         await table.execute_many(INSERT, [{"id": 9000, "body": "x"}, {"id": 9001}])
     assert await table.fetch_value("SELECT count(*) FROM t WHERE id >= 9000") == 0
+    for number, bad in ((2, {"id": 3, "body": "taken"}), (1500, {"id": 9999, "body": "\ud800"})):
+        rows = [{"id": 10_000 + i, "body": "x" * 5000} for i in range(2000)]
+        rows[number] = bad
+        with pytest.raises((DuplicateError, ValidationError), match=rf"parameters\[{number}\]"):
+            await table.execute_many(INSERT, rows)
+    assert await table.fetch_value("SELECT count(*) FROM t") == 2500
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 101])

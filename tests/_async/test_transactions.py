@@ -415,14 +415,14 @@ async def test_a_transaction_adds_no_round_trip_to_begin_statements_commit(table
     calls = []
     async with table.transaction() as transaction:
         link = transaction._link
-        original = link.raw.wait
+        original = link.raw.exchange
 
         async def counting(*args: Any, **kwargs: Any) -> Any:
             calls.append(1)
             return await original(*args, **kwargs)
 
-        link.raw.wait = counting
+        link.raw.exchange = counting
         await table.execute(INSERT, {"id": 1})
         await table.execute(INSERT, {"id": 2})
-    del link.raw.wait
+    del link.raw.exchange
     assert len(calls) == 3  # two statements and COMMIT; BEGIN came before we counted

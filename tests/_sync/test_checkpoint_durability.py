@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest
 
 from checkpoint import Checkpointer, DatabaseCheckpointer, MemoryCheckpointer, Checkpoint
 from persistence import (
@@ -18,23 +17,7 @@ from persistence import (
     SQLiteConfig,
     ValidationError,
 )
-
-LONG = "x" * 40  # long enough to be a piece
-
-
-@pytest.fixture(params=("process", "postgresql", "sqlite", "memory"))
-def checkpointer(
-    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
-) -> Checkpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return MemoryCheckpointer()
-    if request.param == "postgresql":
-        manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        manager.add_sqlite("main", SQLiteConfig(path=path))
-    return DatabaseCheckpointer(manager, "main")
+from tests._sync.checkpoints import LONG
 
 
 def test_what_is_held_back_is_saved_by_a_flush_the_last_of_each_thread(checkpointer: Checkpointer) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import pytest
 
 from checkpoint import (
     Checkpointer,
     DatabaseCheckpointer,
-    MemoryCheckpointer,
     Checkpoint,
     StateDiff,
 )
@@ -25,35 +22,9 @@ from persistence import (
     ClosedError,
     DuplicateError,
     NotFoundError,
-    SQLiteConfig,
     ValidationError,
 )
-
-LONG = "x" * 40  # long enough to be a piece
-BACKENDS = ("process", "postgresql", "sqlite", "memory")
-
-
-@pytest.fixture(params=BACKENDS)
-def checkpointer(
-    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
-) -> Checkpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return MemoryCheckpointer()
-    if request.param == "postgresql":
-        manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        manager.add_sqlite("main", SQLiteConfig(path=path))
-    return DatabaseCheckpointer(manager, "main")
-
-
-@pytest.fixture
-def stored(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
-    """A checkpointer on the connection ``main``, its tables made."""
-    checkpointer = DatabaseCheckpointer(manager, "main")
-    checkpointer.latest("t")
-    return checkpointer
+from tests._sync.checkpoints import LONG, blocks, check_blocks, fresh, refs, versions
 
 
 def state_of(n: int) -> dict[str, Any]:
@@ -73,10 +44,6 @@ def fill(checkpointer: Checkpointer, thread_id: str = "t", count: int = 5, names
                 namespace=namespace,
             )
         )
-
-
-def versions(checkpointer: Checkpointer, thread_id: str) -> list[int]:
-    return [found.version for found in checkpointer.list_checkpoints(thread_id)]
 
 
 def chain(checkpointer: Checkpointer, thread_id: str = "t", **more: Any) -> list[int]:
@@ -280,19 +247,21 @@ def test_forks_copies_and_rewinds_join_the_transaction_and_go_with_it(
     assert [found.versions for found in stored.list_threads()] == [{"": 3}]
     saved = stored.save_checkpoint(Checkpoint("t", {**state_of(1), "n": 4}))
     assert saved.version == 4
-    fresh = DatabaseCheckpointer(manager, "main")
-    assert (fresh.load_checkpoint("t")).state == {**state_of(1), "n": 4}
+    assert (fresh(manager).load_checkpoint("t")).state == {**state_of(1), "n": 4}
 
 
-def test_a_fork_takes_the_pieces_of_its_checkpoint_only(
+def test_a_fork_takes_the_blocks_of_its_checkpoint_only(
     stored: DatabaseCheckpointer, database: Database
 ) -> None:
     fill(stored, count=4)
-    stored.fork("t", 1, "new")
-    stored.save_checkpoint(Checkpoint("plain", state_of(1)))
-    rows = database.fetch_all("SELECT thread_id, hash FROM holdfast_checkpoint_pieces WHERE thread_id <> 't'")
-    new, plain = ({bytes(row["hash"]) for row in rows if row["thread_id"] == name} for name in ("new", "plain"))
-    assert new == plain
+    stored.fork("t", 3, "new")
+    found = blocks(database)
+    taken = {key[3:]: data for key, data in found.items() if key[1] == "new"}
+    source = ("default", "t", "", 3, 0)
+    needed = (refs(database))[source]
+    assert taken == {(1 - (ref >> 8), ref & 255): found[(*source[:3], 3 - (ref >> 8), ref & 255)] for ref in needed}
+    assert len(taken) == 3
+    check_blocks(database)
 
 
 def test_tenants_never_reach_each_other(manager: DatabaseManager, database: Database) -> None:

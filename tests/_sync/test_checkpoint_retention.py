@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest
 
 from checkpoint import (
     Checkpointer,
     DatabaseCheckpointer,
-    MemoryCheckpointer,
     Checkpoint,
     PruneReport,
 )
@@ -24,59 +21,12 @@ from persistence import (
     ClosedError,
     DuplicateError,
     NotFoundError,
-    SQLiteConfig,
     ValidationError,
 )
-from persistence._sync.compat import Parallel
+from tests._sync.checkpoints import LONG, another, blocks, check_blocks, stored_bytes, together, versions
 
-LONG = "x" * 40  # long enough to be a piece
-BACKENDS = ("process", "postgresql", "sqlite", "memory")
 PAST = timedelta(microseconds=1)
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture(params=BACKENDS)
-def checkpointer(
-    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
-) -> Checkpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return MemoryCheckpointer()
-    if request.param == "postgresql":
-        manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        manager.add_sqlite("main", SQLiteConfig(path=path))
-    return DatabaseCheckpointer(manager, "main")
-
-
-@pytest.fixture
-def stored(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
-    """A checkpointer on the connection ``main``, its tables made."""
-    checkpointer = DatabaseCheckpointer(manager, "main")
-    checkpointer.latest("t")
-    return checkpointer
-
-
-def another(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
-    """Return a checkpointer on a second connection to the same database; memory has only the one."""
-    config = getattr(database, "config")  # noqa: B009 - each kind has its own
-    if database.kind == "postgresql":
-        manager.add_postgresql("second", config)
-    elif config.path == ":memory:":
-        return DatabaseCheckpointer(manager, "main")
-    else:
-        manager.add_sqlite("second", config)
-    return DatabaseCheckpointer(manager, "second")
-
-
-def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Run the calls side by side, in tasks or in threads."""
-    parallel = Parallel()
-    try:
-        return parallel.run(calls)
-    finally:
-        parallel.close()
 
 
 def state_of(n: int) -> dict[str, Any]:
@@ -96,10 +46,6 @@ def fill(checkpointer: Checkpointer, thread_id: str = "t", count: int = 8, names
                 namespace=namespace,
             )
         )
-
-
-def versions(checkpointer: Checkpointer, thread_id: str = "t", namespace: str = "") -> list[int]:
-    return [found.version for found in checkpointer.list_checkpoints(thread_id, namespace=namespace)]
 
 
 def threads(checkpointer: Checkpointer) -> list[str]:
@@ -152,10 +98,9 @@ def test_a_dry_run_reports_what_the_prune_then_removes(checkpointer: Checkpointe
     assert versions(checkpointer) == [8, 7, 6, 5, 4, 3, 2, 1]
     whole(checkpointer)
     assert dry.checkpoints == 4
-    assert dry.pieces == 6  # four of their own, and the pairs of 1, and of 4 and 5; 2 shares its pair with 3
     assert dry.bytes > 0
     assert checkpointer.prune("t", keep_last=2) == dry
-    assert checkpointer.prune("t", keep_last=2) == PruneReport(checkpoints=0, pieces=0, bytes=0)
+    assert checkpointer.prune("t", keep_last=2) == PruneReport(checkpoints=0, bytes=0)
 
 
 def test_a_prune_of_every_thread_reaches_each_namespace_in_batches(checkpointer: Checkpointer) -> None:
@@ -384,21 +329,46 @@ def test_threads_that_nobody_uses_are_deleted_by_age_and_by_metadata(checkpointe
 
 
 def counts(database: Database) -> list[int]:
-    tables = ("holdfast_checkpoint_threads", "holdfast_checkpoints", "holdfast_checkpoint_pieces")
-    tables += ("holdfast_checkpoint_writes",)
-    return [database.fetch_value(f"SELECT count(*) FROM {table}") for table in tables]
+    tables = ("threads", "writes", "blocks")
+    found = [database.fetch_value(f"SELECT count(*) FROM holdfast_checkpoint_{table}") for table in tables]
+    return [*found, database.fetch_value("SELECT count(*) FROM holdfast_checkpoints")]
 
 
-def test_a_prune_leaves_exactly_the_pieces_that_are_needed(
+def test_a_prune_leaves_exactly_the_blocks_that_are_needed(
     stored: DatabaseCheckpointer, database: Database
 ) -> None:
     fill(stored)
     stored.prune("t", keep_last=1, keep_tagged=False, batch=3)
-    assert counts(database) == [1, 1, 3, 0]
+    # Version 8 needs what version 1 began with, and what it added itself.
+    assert [key[3:] for key in blocks(database)] == [(8, 0), (1, 0)]
+    check_blocks(database)
+    assert counts(database) == [1, 0, 1, 1]
     stored.set_ttl("t", PAST)
-    assert counts(database) == [1, 1, 3, 0]
+    assert counts(database) == [1, 0, 1, 1]
     stored.delete_expired()
     assert counts(database) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 500])
+def test_the_bytes_of_a_report_are_those_that_went(
+    stored: DatabaseCheckpointer, database: Database, batch: int
+) -> None:
+    def size() -> int:
+        size_of_refs = "4 * cardinality(refs)" if database.kind == "postgresql" else "length(refs)"
+        manifests = database.fetch_value(
+            f"SELECT coalesce(sum(length(manifest) + {size_of_refs}), 0) FROM holdfast_checkpoints"
+        )
+        return int(manifests) + stored_bytes(database)
+
+    fill(stored, count=12)
+    for keep_last, keep_tagged in ((5, True), (4, False), (1, False)):
+        before = size()
+        dry = stored.prune("t", keep_last=keep_last, keep_tagged=keep_tagged, batch=batch, dry_run=True)
+        assert size() == before
+        report = stored.prune("t", keep_last=keep_last, keep_tagged=keep_tagged, batch=batch)
+        assert report == dry
+        assert report.bytes == before - size() > 0
+        check_blocks(database)
 
 
 def test_a_prune_is_as_many_transactions_as_batches(

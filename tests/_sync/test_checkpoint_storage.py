@@ -6,40 +6,29 @@ from __future__ import annotations
 import random
 from collections import deque
 from typing import Any
-from zlib import crc32
 
 import msgpack
 import pytest
-import pytest
-import zstandard
 
-from checkpoint import DatabaseCheckpointer, Checkpoint, Serializer
-from checkpoint.pieces import content_hash, open_piece, pack_piece
+from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import Database, DatabaseManager, CorruptError
-from persistence._sync.compat import Parallel
-
-LONG = "x" * 40  # long enough to be a piece
-
-
-@pytest.fixture
-def stored(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
-    """A checkpointer on each SQL database."""
-    return DatabaseCheckpointer(manager, "main")
-
-
-def fresh(manager: DatabaseManager) -> DatabaseCheckpointer:
-    """Return a checkpointer that remembers nothing, as in another process."""
-    return DatabaseCheckpointer(manager, "main")
+from tests._sync.checkpoints import (
+    LONG,
+    blocks,
+    content_of,
+    frame,
+    fresh,
+    manifest_of,
+    pieces,
+    refs,
+    stored_bytes,
+    take_away_blocks,
+    together,
+)
 
 
 def message(number: int) -> dict[str, Any]:
     return {"role": "user", "id": f"m{number}", "content": random.Random(number).randbytes(280).hex()}
-
-
-def pieces(database: Database) -> list[bytes]:
-    """Return what is stored of all pieces."""
-    rows = database.fetch_all("SELECT data FROM holdfast_checkpoint_pieces ORDER BY hash")
-    return [bytes(row["data"]) for row in rows]
 
 
 def grow(checkpointer: DatabaseCheckpointer, steps: int) -> list[dict[str, Any]]:
@@ -66,10 +55,10 @@ def test_a_list_that_grows_costs_its_tail_and_not_the_whole(
 ) -> None:
     messages = grow(stored, 300)
     found = pieces(database)
-    whole = len(Serializer().dumps(messages))
+    whole = len(content_of(messages))
     assert len(found) == 300
     # Each byte is stored once as a tail and once more for each tier of eight; compressing hex halves it again.
-    assert sum(map(len, found)) < 3 * whole
+    assert stored_bytes(database) < 3 * whole
     # Stored as a whole each time it would be 150 times.
 
 
@@ -77,8 +66,7 @@ def test_a_load_reads_few_pieces_however_long_the_list_became(
     stored: DatabaseCheckpointer, database: Database
 ) -> None:
     grow(stored, 520)
-    most = database.fetch_value("SELECT max(length(refs)) FROM holdfast_checkpoints")
-    assert most // 16 <= 3 * 7 + 1
+    assert max(map(len, (refs(database)).values())) <= 3 * 7 + 1
 
 
 def test_a_list_that_stays_costs_no_piece(stored: DatabaseCheckpointer, database: Database) -> None:
@@ -97,10 +85,10 @@ def test_a_list_goes_on_growing_from_what_was_loaded(
     messages = grow(stored, 40)
     other = fresh(manager)
     state = (other.load_checkpoint("t")).state
-    before = sum(map(len, pieces(database)))
+    before = stored_bytes(database)
     state["messages"].append("one more" * 10)
     other.save_checkpoint(Checkpoint("t", state))
-    assert sum(map(len, pieces(database))) - before < 200
+    assert stored_bytes(database) - before < 200
     assert (fresh(manager).load_checkpoint("t")).state["messages"] == [*messages, "one more" * 10]
 
 
@@ -181,7 +169,7 @@ def test_other_types_that_grow_at_their_end_cost_their_tail_too(
     for version in (1, 8, 30, 60):
         loaded = (fresh(manager).load_checkpoint("t", version)).state["value"]
         assert (type(loaded), loaded) == (type(start), values[version])
-    assert sum(map(len, pieces(database))) < 4 * len(Serializer().dumps(values[-1]))
+    assert stored_bytes(database) < 4 * len(content_of(values[-1]))
 
 
 def test_random_changes_come_back_as_they_were(
@@ -220,11 +208,7 @@ def test_saves_of_growing_lists_side_by_side_stay_whole(
             items = [*items, f"{worker} {number} " * 20]
             stored.save_checkpoint(Checkpoint(f"t{worker}", {"items": items}))
 
-    parallel = Parallel()
-    try:
-        parallel.run([lambda worker=worker: run(worker) for worker in range(6)])
-    finally:
-        parallel.close()
+    together([lambda worker=worker: run(worker) for worker in range(6)])  # type: ignore[misc]
     for worker in range(6):
         loaded = (fresh(manager).load_checkpoint(f"t{worker}")).state["items"]
         assert loaded == [f"{worker} {number} " * 20 for number in range(30)]
@@ -249,13 +233,13 @@ def test_the_latest_is_not_sent_again_to_who_has_it(
 ) -> None:
     state: dict[str, Any] = {"a": LONG, "items": [LONG * 2, {"deep": [1]}], "small": {"k": [1]}}
     stored.save_checkpoint(Checkpoint("t", state))
-    database.execute("DELETE FROM holdfast_checkpoint_pieces")  # so that sending them is an error
+    take_away_blocks(database)  # so that sending them is an error
     first = (stored.load_checkpoint("t")).state
     assert first == state
     first["items"][1]["deep"].append(2)
     first["small"]["k"].clear()
     assert (stored.load_checkpoint("t")).state == state
-    with pytest.raises(CorruptError, match="is missing"):
+    with pytest.raises(CorruptError, match=r"block 1\.0 is missing"):
         fresh(manager).load_checkpoint("t")
 
 
@@ -289,78 +273,50 @@ def test_a_large_value_is_compressed_where_that_pays(
         stored.save_checkpoint(Checkpoint("t", {"v": value}))
     for version, value in enumerate(("a sentence of an agent " * 1000, noise, "x" * 400), 1):
         assert (fresh(manager).load_checkpoint("t", version)).state == {"v": value}
-    found = sorted(pieces(database), key=len)
-    assert [each[0] for each in found] == [1, 0, 0]
-    assert len(found[0]) < 200
-    assert [len(each) for each in found[1:]] == [len(Serializer().dumps("x" * 400)) + 1, 20_006]
-
-
-def test_a_piece_compressed_or_not_has_the_hash_of_its_content() -> None:
-    for content in (b"", b"\1\0\xc0", b"ab" * 5000, random.Random(3).randbytes(5000), b"\0" * (2**24 + 5)):
-        packed = pack_piece(content)
-        assert len(packed) <= len(content) + 1
-        assert open_piece(packed, content_hash(content)) == content
-        assert open_piece(b"\0" + content, content_hash(content)) == content
-
-
-def lying(declared: int, content: bytes) -> bytes:
-    """Return a frame of one raw block that declares another size."""
-    head = b"\x28\xb5\x2f\xfd\xe0" + declared.to_bytes(8, "little")
-    return head + (1 | len(content) << 3).to_bytes(3, "little") + content
-
-
-FRAME = zstandard.ZstdCompressor(level=1).compress(b"ab" * 5000)
-
-
-@pytest.mark.parametrize(
-    "packed",
-    [
-        b"",
-        b"\2" + FRAME,
-        b"\1",
-        b"\1" + FRAME[:-1],
-        b"\1" + FRAME + b"more",
-        b"\1" + FRAME + FRAME,
-        b"\1" + lying(2**62, b"ab"),
-        b"\1" + lying(2**30, b"ab"),
-        b"\1" + lying(2**25, b"ab"),
-        b"\1" + lying(1, b"ab" * 500),
-        b"\1" + zstandard.ZstdCompressor(write_content_size=False).compress(b"ab" * 5000),
-        b"\1" + zstandard.ZstdCompressor(level=1).compress(b"ac" * 5000),
-        b"\0" + b"ab" * 4999,
-    ],
-    ids=[
-        "empty", "kind", "no frame", "cut", "followed", "twice", "huge", "large", "larger", "more", "unknown size",
-        "other", "short",
-    ],
-)  # fmt: skip
-def test_a_damaged_or_lying_piece_is_named_and_takes_no_memory(packed: bytes) -> None:
-    key = content_hash(b"ab" * 5000)
-    with pytest.raises(CorruptError, match=key.hex()):
-        open_piece(packed, key)
-
-
-def test_a_bomb_gives_no_more_than_it_declares() -> None:
-    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(2**27))
-    assert len(bomb) < 20_000
-    # The same blocks under a header that declares 32 MiB: reading stops there.
-    size = zstandard.frame_header_size(bomb)
-    packed = b"\1\x28\xb5\x2f\xfd\xa0" + (2**25).to_bytes(4, "little") + bomb[size:]
-    with pytest.raises(CorruptError, match="is damaged"):
-        open_piece(packed, content_hash(bytes(2**27)))
+    packed, *plain = (blocks(database)).values()
+    assert packed[0] == 1
+    assert len(packed) < 200
+    assert plain == [frame(content_of(noise)), frame(content_of("x" * 400))]
 
 
 def test_a_manifest_with_an_unknown_entry_is_named(
     stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
 ) -> None:
     stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
-    refs = bytes(database.fetch_value("SELECT refs FROM holdfast_checkpoints"))
-    entries: list[Any] = [7, -1, None, [], [1], [1, b""], [1, b"", 0], [2, b"", 0, 0], [1, "", 0, 0], [1, b"", 0, 9]]
-    for entry in entries:
-        body = msgpack.packb({"a": entry})
-        manifest = b"\1" + crc32(refs, crc32(body)).to_bytes(4, "big") + body
+    unknown: list[Any] = [-1, None, [], [1], [1, b""], [1, b"", 0], [2, b"", 0, 0], [1, "", 0, 0], [1, b"", 0, "0"]]
+    unknown += [1, [1, b"", 0, 0, 1]]  # there is only the block in slot 0
+    missing: list[Any] = [7 << 20, [1, b"", 0, 9 << 20]]
+    for entry in unknown + missing:
+        manifest = manifest_of(msgpack.packb([msgpack.packb(["a"]), entry]), [0])
         database.execute("UPDATE holdfast_checkpoints SET manifest = :manifest", {"manifest": manifest})
-        with pytest.raises(CorruptError, match="channel 'a': the manifest's entry is of no known kind"):
+        said = "the manifest's entry is of no known kind" if entry in unknown else r"block 1\.0 has no piece"
+        with pytest.raises(CorruptError, match=rf"checkpoint 1 of thread 't': channel 'a': {said}"):
+            fresh(manager).load_checkpoint("t")
+
+
+def test_a_manifest_whose_list_of_channels_is_none_is_damaged(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"a": 1}))
+    value = content_of(1)
+    wrong: list[Any] = [7, [], [b"names"], [msgpack.packb({"a": 1}), value], [msgpack.packb(["a", "b"]), value]]
+    wrong += [[b"", value], [b"\xc1", value]]
+    for entries in wrong:
+        manifest = manifest_of(msgpack.packb(entries), [])
+        database.execute("UPDATE holdfast_checkpoints SET manifest = :manifest", {"manifest": manifest})
+        with pytest.raises(CorruptError, match=r"checkpoint 1 of thread 't': (its|the) manifest"):
+            fresh(manager).load_checkpoint("t")
+
+
+def test_a_list_of_channels_that_are_no_texts_is_damaged(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"a": 1}))
+    for names in ([1], [["a"]], [None], [b"a"]):
+        values = [content_of(1)] * len(names)  # type: ignore[arg-type]
+        manifest = manifest_of(msgpack.packb([msgpack.packb(names), *values]), [])
+        database.execute("UPDATE holdfast_checkpoints SET manifest = :manifest", {"manifest": manifest})
+        with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its manifest"):
             fresh(manager).load_checkpoint("t")
 
 
@@ -380,9 +336,6 @@ def test_states_in_a_list_share_their_pieces_and_are_each_as_they_were(
         assert [found.state for found in listed] == states[:0:-1]
         listed[0].state["same"].append("mine")
         assert listed[1].state["same"] == [LONG]
-    key = content_hash(Serializer().dumps("b" * 50))
-    database.execute("DELETE FROM holdfast_checkpoint_pieces WHERE hash = :key", {"key": key})
-    with pytest.raises(
-        CorruptError, match=rf"checkpoint 10 of thread 't': channel 'back': piece {key.hex()} is missing"
-    ):
+    database.execute("UPDATE holdfast_checkpoints SET data = NULL WHERE version = 10")
+    with pytest.raises(CorruptError, match=r"checkpoint 10 of thread 't': channel 'own': block 10\.0 is missing"):
         fresh(manager).list_checkpoints("t", states=True)

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest
 
 from checkpoint import (
     Checkpointer,
     DatabaseCheckpointer,
-    MemoryCheckpointer,
     Checkpoint,
     CheckpointInfo,
     PendingWrite,
@@ -27,62 +24,9 @@ from persistence import (
     CorruptError,
     DuplicateError,
     NotFoundError,
-    SQLiteConfig,
     ValidationError,
 )
-from persistence._sync.compat import Parallel
-
-LONG = "x" * 40  # long enough to be a piece
-BACKENDS = ("process", "postgresql", "sqlite", "memory")
-
-
-@pytest.fixture(params=BACKENDS)
-def checkpointer(
-    request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
-) -> Checkpointer:
-    """An empty checkpointer: in the process, on PostgreSQL, on a SQLite file, on SQLite in memory."""
-    if request.param == "process":
-        return MemoryCheckpointer()
-    if request.param == "postgresql":
-        manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
-    else:
-        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
-        manager.add_sqlite("main", SQLiteConfig(path=path))
-    return DatabaseCheckpointer(manager, "main")
-
-
-@pytest.fixture
-def stored(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
-    """A checkpointer on the connection ``main``, its tables made."""
-    checkpointer = DatabaseCheckpointer(manager, "main")
-    checkpointer.latest("t")
-    return checkpointer
-
-
-def another(manager: DatabaseManager, database: Database) -> DatabaseCheckpointer:
-    """Return a checkpointer on a second connection to the same database; memory has only the one."""
-    config = getattr(database, "config")  # noqa: B009 - each kind has its own
-    if database.kind == "postgresql":
-        manager.add_postgresql("second", config)
-    elif config.path == ":memory:":
-        return DatabaseCheckpointer(manager, "main")
-    else:
-        manager.add_sqlite("second", config)
-    return DatabaseCheckpointer(manager, "second")
-
-
-def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Run the calls side by side, in tasks or in threads."""
-    parallel = Parallel()
-    try:
-        return parallel.run(calls)
-    finally:
-        parallel.close()
-
-
-def versions(checkpointer: Checkpointer, thread_id: str) -> list[int]:
-    return [found.version for found in checkpointer.list_checkpoints(thread_id)]
-
+from tests._sync.checkpoints import LONG, another, together, versions
 
 # Keys
 

@@ -1,4 +1,4 @@
--- Threads, their checkpoints, and the pieces that states are made of; docs/formats.md explains the bytes.
+-- Threads, their checkpoints, and the blocks that states are made of; docs/formats.md explains the bytes.
 
 -- up
 CREATE TABLE holdfast_checkpoint_threads (
@@ -29,7 +29,7 @@ GROUP BY tenant_id, thread_id;
 COMMENT ON TABLE holdfast_checkpoint_threads IS 'one row a thread and namespace: every save and delete locks it first';
 COMMENT ON COLUMN holdfast_checkpoint_threads.latest IS 'the highest version that is there; 0: none';
 COMMENT ON COLUMN holdfast_checkpoint_threads.counter IS 'the highest version ever given';
-COMMENT ON COLUMN holdfast_checkpoint_threads.parent IS 'what was the latest before the last save';
+COMMENT ON COLUMN holdfast_checkpoint_threads.parent IS 'what the statement that saves read as the latest before';
 COMMENT ON COLUMN holdfast_checkpoint_threads.stamp IS 'a random number, new with each save and delete';
 COMMENT ON COLUMN holdfast_checkpoint_threads.ttl IS 'by how much each save moves expires_at; NULL: not at all';
 
@@ -44,7 +44,8 @@ CREATE TABLE holdfast_checkpoints (
     node text,
     metadata jsonb NOT NULL,
     manifest bytea NOT NULL,
-    refs bytea NOT NULL,
+    refs integer[] NOT NULL,
+    data bytea,
     key text COLLATE "C",
     PRIMARY KEY (tenant_id, thread_id, namespace, version)
 );
@@ -52,16 +53,23 @@ CREATE TABLE holdfast_checkpoints (
 CREATE UNIQUE INDEX holdfast_checkpoints_key ON holdfast_checkpoints (tenant_id, thread_id, namespace, key)
 WHERE key IS NOT NULL;
 
-CREATE TABLE holdfast_checkpoint_pieces (
+CREATE TABLE holdfast_checkpoint_blocks (
     tenant_id text COLLATE "C" NOT NULL,
     thread_id text COLLATE "C" NOT NULL,
     namespace text COLLATE "C" NOT NULL,
-    hash bytea NOT NULL,
+    version bigint NOT NULL,
+    ordinal integer NOT NULL,
     data bytea NOT NULL,
-    PRIMARY KEY (tenant_id, thread_id, namespace, hash)
+    PRIMARY KEY (tenant_id, thread_id, namespace, version, ordinal)
 );
 
-ALTER TABLE holdfast_checkpoint_pieces ALTER COLUMN data SET STORAGE EXTERNAL;
+-- What pays is compressed before it is sent.
+ALTER TABLE holdfast_checkpoints ALTER COLUMN data SET STORAGE EXTERNAL;
+ALTER TABLE holdfast_checkpoint_blocks ALTER COLUMN data SET STORAGE EXTERNAL;
+
+COMMENT ON COLUMN holdfast_checkpoints.data IS 'block 0: what this version added; NULL: nothing, or it lies elsewhere';
+COMMENT ON COLUMN holdfast_checkpoints.refs IS 'the blocks it needs: versions ago * 256 + ordinal; 0: its own';
+COMMENT ON TABLE holdfast_checkpoint_blocks IS 'large pieces, and blocks 0 of deleted versions that others need';
 
 CREATE TABLE holdfast_checkpoint_writes (
     tenant_id text COLLATE "C" NOT NULL,
@@ -81,7 +89,7 @@ COMMENT ON TABLE holdfast_checkpoint_writes IS 'pending writes of the checkpoint
 
 -- down
 DROP TABLE holdfast_checkpoint_writes;
-DROP TABLE holdfast_checkpoint_pieces;
+DROP TABLE holdfast_checkpoint_blocks;
 DROP TABLE holdfast_checkpoints;
 DROP VIEW holdfast_checkpoint_expiry;
 DROP TABLE holdfast_checkpoint_threads;

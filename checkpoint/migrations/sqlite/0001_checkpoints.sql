@@ -1,5 +1,6 @@
--- Threads, their checkpoints, and the pieces that states are made of; docs/formats.md explains the bytes.
--- Small rows without a rowid, so that the key is stored once; pieces keep it, because large rows in a key's tree are slow.
+-- Threads, their checkpoints, and the blocks that states are made of; docs/formats.md explains the bytes.
+-- Small rows without a rowid, so that the key is stored once; where rows may be large they keep it, for large rows in a
+-- key's tree are slow.
 
 -- up
 CREATE TABLE holdfast_checkpoint_threads (
@@ -38,21 +39,23 @@ CREATE TABLE holdfast_checkpoints (
     node TEXT,
     metadata TEXT NOT NULL,
     manifest BLOB NOT NULL,
-    refs BLOB NOT NULL,
+    refs TEXT NOT NULL,
     key TEXT,
+    data BLOB,
     PRIMARY KEY (tenant_id, thread_id, namespace, version)
-) WITHOUT ROWID;
+);
 
 CREATE UNIQUE INDEX holdfast_checkpoints_key ON holdfast_checkpoints (tenant_id, thread_id, namespace, key)
 WHERE key IS NOT NULL;
 
-CREATE TABLE holdfast_checkpoint_pieces (
+CREATE TABLE holdfast_checkpoint_blocks (
     tenant_id TEXT NOT NULL,
     thread_id TEXT NOT NULL,
     namespace TEXT NOT NULL,
-    hash BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    ordinal INTEGER NOT NULL,
     data BLOB NOT NULL,
-    PRIMARY KEY (tenant_id, thread_id, namespace, hash)
+    PRIMARY KEY (tenant_id, thread_id, namespace, version, ordinal)
 );
 
 CREATE TABLE holdfast_checkpoint_writes (
@@ -71,7 +74,7 @@ CREATE TABLE holdfast_checkpoint_writes (
 
 -- down
 DROP TABLE holdfast_checkpoint_writes;
-DROP TABLE holdfast_checkpoint_pieces;
+DROP TABLE holdfast_checkpoint_blocks;
 DROP TABLE holdfast_checkpoints;
 DROP VIEW holdfast_checkpoint_expiry;
 DROP TABLE holdfast_checkpoint_threads;

@@ -1,0 +1,162 @@
+# Generated from ../_async/redis_base.py by tests/unasync.py: edit that one.
+"""What the parts of the checkpointer on Redis share: the connection, scripts, keys, and what the process remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import NoScriptError, RedisError
+
+from checkpoint._sync.sql_base import BASE_BYTES, BASE_THREADS
+from checkpoint.blocks import LAST_ORDINAL
+from checkpoint.records import Durability, describe
+from checkpoint.redis_format import Record, tenant_keys, thread_keys, unpack_record
+from checkpoint.redis_scripts import ALONE, READS, script, scripts
+from checkpoint.sealing import SEALED, Sealing
+from checkpoint.serializer import Serializer
+from checkpoint.states import Base, Bases
+from checkpoint.validation import check_durability
+from persistence._sync.compat import Mutex
+from persistence._sync.manager import DatabaseManager
+from persistence._sync.redis import RedisConnection
+from persistence.errors import ConnectionLostError, CorruptError, QueryError
+from persistence.secrets import Cipher
+from persistence.validation import check_tenant
+
+_MANY = 100
+
+
+class CheckpointKeys:
+    """A store on the keys of checkpoints in Redis, bound to one tenant."""
+
+    def __init__(
+        self,
+        manager: DatabaseManager,
+        name: str,
+        *,
+        tenant: str = "default",
+        serializer: Serializer | None = None,
+        durability: Durability = "sync",
+        cipher: Cipher | None = None,
+    ) -> None:
+        self._durability = check_durability(durability)
+        self._manager = manager
+        self._name = name
+        self._tenant = check_tenant(tenant)
+        self._place: str | None = name
+        self._serializer = serializer or Serializer()
+        self._mutex = Mutex()
+        self._bases = Bases(BASE_THREADS, BASE_BYTES)
+        self._sealing = Sealing(cipher, self._tenant)
+        manager.get_redis(name)
+
+    def _keys(self, thread_id: str) -> tuple[bytes, ...]:
+        return thread_keys(self._tenant, thread_id)
+
+    def _recall(self, thread_id: str, namespace: str) -> Base | None:
+        with self._mutex:
+            return self._bases.get((thread_id, namespace))
+
+    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
+        with self._mutex:
+            if base is None:
+                self._bases.drop((thread_id, namespace))
+            else:
+                self._bases.put((thread_id, namespace), base)
+
+    def _run(self, name: str, keys: Sequence[bytes], *arguments: object) -> Any:
+        """Return the answer of a script; one that only reads is sent again after a dropped connection.
+
+        A server that doesn't know the script, for it was started anew, is told all of them.
+        """
+        connection = self._manager.get_redis(self._name)
+        retries = connection.config.max_retries if name in READS else 0
+        sha, was_told = script(name).sha, False
+        while True:
+            try:
+                return connection.client.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
+            except QueryError as exc:
+                if was_told or not isinstance(exc.__cause__, NoScriptError):
+                    raise
+                was_told = True
+                connection.errors -= 1  # no error: the server was asked whether it knows the script
+                self._load_scripts(connection)
+            except ConnectionLostError:
+                if retries == 0 or connection.is_closed:
+                    raise
+                retries -= 1
+
+    def _load_scripts(self, connection: RedisConnection) -> None:
+        pipeline: Any = connection.client.pipeline(transaction=False)
+        for each in scripts():
+            pipeline.execute_command("SCRIPT LOAD", each.text)
+        pipeline.execute()
+
+    def _run_registered(self, name: str, thread_id: str, *arguments: object, more: Sequence[bytes] = ()) -> Any:
+        """Do as ``_run`` for a script that may make a thread, which is registered in the same round trip before."""
+        calls = [
+            ("register", tenant_keys(self._tenant)[:2], (thread_id,)),
+            (name, (*self._keys(thread_id), *more), arguments),
+        ]
+        return (self._run_many(calls))[1]
+
+    def _run_many(self, calls: Sequence[tuple[str, Sequence[bytes], Sequence[object]]]) -> list[Any]:
+        """Return the answers of scripts, a hundred in each round trip, each one on its own."""
+        connection = self._manager.get_redis(self._name)
+        answers: list[Any] = []
+        for start in range(0, len(calls), _MANY):
+            answers += self._run_batch(connection, calls[start : start + _MANY])
+        return answers
+
+    def _run_batch(
+        self, connection: RedisConnection, calls: Sequence[tuple[str, Sequence[bytes], Sequence[object]]]
+    ) -> list[Any]:
+        pipeline: Any = connection.client.pipeline(transaction=False)
+        for name, keys, arguments in calls:
+            known = script(name)
+            command = ("EVAL", known.text) if name in ALONE else ("EVALSHA", known.sha)
+            pipeline.execute_command(*command, len(keys), *keys, *arguments)
+        answers: list[Any] = pipeline.execute(raise_on_error=False)
+        for place, answer in enumerate(answers):
+            name, keys, arguments = calls[place]
+            if isinstance(answer, NoScriptError):
+                answers[place] = self._run(name, keys, *arguments)
+            elif isinstance(answer, RedisError):
+                raise connection.failure(answer, "EVALSHA") from answer
+        return answers
+
+    def _records(self, found: Sequence[bytes | None], thread_id: str, namespace: str) -> list[Record]:
+        """Return the records in an answer of versions and records in turns."""
+        records = []
+        for version, data in zip(found[::2], found[1::2], strict=True):
+            try:
+                records.append(unpack_record(int(version or 0), data))
+            except CorruptError as exc:
+                raise self._damaged(exc, int(version or 0), thread_id, namespace) from exc
+        return records
+
+    def _unsealed(
+        self, thread_id: str, namespace: str, record: Record, stored: Sequence[Any]
+    ) -> tuple[bytes, Sequence[Any]]:
+        """Return the manifest and the blocks of a checkpoint, opened where they are sealed."""
+        sealing, version = self._sealing, record.version
+        if not sealing.is_on and record.manifest[:1] != SEALED:
+            return record.manifest, stored
+        manifest = bytes(sealing.open(record.manifest, *sealing.manifest(thread_id, namespace, version, record.key)))
+        blocks = [
+            data
+            if data is None
+            else sealing.open(data, *sealing.block(thread_id, namespace, version - (ref >> 8), ref & LAST_ORDINAL))
+            for ref, data in zip(record.refs, stored, strict=True)
+        ]
+        return manifest, blocks
+
+    def _damaged(self, exc: CorruptError, version: object, thread_id: str, namespace: str) -> CorruptError:
+        """Return an error that says which checkpoint is damaged."""
+        return CorruptError(
+            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
+            hint=exc.hint or "load an earlier version, or restore a backup",
+            operation="load_checkpoint",
+            connection=self._place,
+        )

@@ -1,0 +1,114 @@
+"""The command ``holdfast``, also ``python -m persistence``: finds its subcommands, and says how they ended.
+
+A subcommand is a class as ``Command`` describes it, named in ``COMMANDS`` or by an entry point of the group
+``holdfast.commands``; its module is imported when it is run. Results go to stdout, as text or with ``--json`` as one
+JSON object; progress and errors go to stderr. No output shows a password.
+
+Exit codes: 0 done; 1 it failed, and the message says why; 2 the command line is wrong; 3 it ran to its end, and what it
+checked is not as it should be; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TextIO
+
+from persistence.errors import PersistenceError
+
+DONE, FAILED, WRONG_USAGE, NOT_AS_IT_SHOULD, INTERRUPTED = 0, 1, 2, 3, 130
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "import-langgraph": (
+        "checkpoint.cli:ImportLangGraph",
+        "take threads over from LangGraph's PostgresSaver or SqliteSaver",
+    ),
+}
+"""Where each subcommand of the distribution is, and what ``--help`` says of it."""
+
+
+class Command(Protocol):
+    """A subcommand."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add its own arguments; ``--json`` is there."""
+
+    def run(self, arguments: argparse.Namespace, output: Output) -> int:
+        """Do it, and return the exit code. A PersistenceError becomes its message and exit code 1."""
+
+
+class Output:
+    """Where a subcommand writes to."""
+
+    def __init__(self, *, as_json: bool, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+        self._as_json = as_json
+        self._stdout = stdout or sys.stdout
+        self._stderr = stderr or sys.stderr
+        self._on_one_line = self._stderr.isatty()
+        self._unfinished = False
+
+    def progress(self, text: str) -> None:
+        """Say how far it is, for people: in a terminal each text takes the place of the one before."""
+        if self._on_one_line:
+            print(f"\r\x1b[K{text[:160]}", end="", file=self._stderr, flush=True)
+            self._unfinished = True
+        elif not self._as_json:
+            print(text, file=self._stderr, flush=True)
+
+    def result(self, values: Mapping[str, Any], text: str) -> None:
+        """Write the result: the values as JSON, or the text."""
+        self._end_line()
+        print(json.dumps(values, ensure_ascii=True) if self._as_json else text, file=self._stdout, flush=True)
+
+    def error(self, message: str) -> None:
+        """Write why it failed."""
+        self._end_line()
+        print(f"holdfast: {message}", file=self._stderr, flush=True)
+
+    def _end_line(self) -> None:
+        if self._unfinished:
+            print(file=self._stderr)
+            self._unfinished = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Raises:
+        SystemExit: for ``--help``, and with code 2 where the command line is wrong.
+    """
+    given = [*sys.argv[1:]] if arguments is None else [*arguments]
+    found = {**COMMANDS, **_installed()}
+    parser = argparse.ArgumentParser(
+        prog="holdfast", description="What agents and workflows keep, from the command line."
+    )
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    command: Command | None = None
+    for name, (target, summary) in sorted(found.items()):
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name in given[:1]:
+            module, _, attribute = target.partition(":")
+            command = getattr(import_module(module), attribute)()
+            command.add_arguments(subparser)
+            subparser.add_argument("--json", action="store_true", help="write the result as one JSON object")
+    parsed = parser.parse_args(given)
+    if command is None:
+        parser.error(f"{parsed.command} comes first")
+    output = Output(as_json=parsed.json)
+    try:
+        return command.run(parsed, output)
+    except PersistenceError as exc:
+        output.error(str(exc))
+        return FAILED
+    except KeyboardInterrupt:
+        output.error("interrupted")
+        return INTERRUPTED
+
+
+def _installed() -> dict[str, tuple[str, str]]:
+    """Return the subcommands that other distributions bring."""
+    return {found.name: (found.value, f"from {found.module}") for found in entry_points(group="holdfast.commands")}

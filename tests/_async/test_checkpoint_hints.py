@@ -1,0 +1,63 @@
+"""Channels that the caller says have not changed: not looked at where that is known to be safe, and else as ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
+from persistence import AsyncDatabaseManager
+
+OLD, NEW = ["a large value"] * 9, ["another value"] * 9
+
+
+class Counted(list[Any]):
+    """Not a list for the serializer: a look at it is an error."""
+
+
+async def test_a_channel_said_to_be_unchanged_is_not_looked_at(
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager
+) -> None:
+    first = await stored.save_checkpoint(Checkpoint("t", {"kept": OLD, "n": 1}))
+    hinted = Checkpoint("t", {"kept": Counted(), "n": 2}, parent_version=first.version, unchanged={"kept"})
+    saved = await stored.save_checkpoint(hinted)
+    assert (saved.version, saved.unchanged) == (2, frozenset())
+    for reader in (stored, AsyncDatabaseCheckpointer(manager, "main")):
+        assert (await reader.load_checkpoint("t")).state == {"kept": OLD, "n": 2}
+
+
+async def test_without_the_parent_in_mind_every_channel_is_looked_at(
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager
+) -> None:
+    await stored.save_checkpoint(Checkpoint("t", {"kept": OLD, "n": 1}))
+    await stored.save_checkpoint(Checkpoint("t", {"kept": NEW, "n": 2}))
+    other = AsyncDatabaseCheckpointer(manager, "main")  # has nothing in mind
+    for saver, parent in ((stored, 1), (stored, None), (other, 2)):
+        hinted = Checkpoint("t", {"kept": OLD, "n": 3}, parent_version=parent, unchanged={"kept"})
+        saved = await saver.save_checkpoint(hinted)
+        read = await AsyncDatabaseCheckpointer(manager, "main").load_checkpoint("t", saved.version)
+        assert read.state == {"kept": OLD, "n": 3}
+        await stored.save_checkpoint(Checkpoint("t", {"kept": NEW, "n": 2}))
+
+
+async def test_a_hinted_channel_that_the_parent_lacks_is_stored(
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager
+) -> None:
+    await stored.save_checkpoint(Checkpoint("t", {"n": 1}))
+    await stored.save_checkpoint(
+        Checkpoint("t", {"n": 1, "new": OLD}, parent_version=1, unchanged={"n", "new", "gone"})
+    )
+    assert (await AsyncDatabaseCheckpointer(manager, "main").load_checkpoint("t")).state == {"n": 1, "new": OLD}
+
+
+async def test_a_hint_holds_though_another_saved_meanwhile(
+    stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager
+) -> None:
+    await stored.save_checkpoint(Checkpoint("t", {"kept": OLD, "n": 1}))
+    await AsyncDatabaseCheckpointer(manager, "main").save_checkpoint(Checkpoint("t", {"kept": NEW, "n": 2}))
+    await stored.save_checkpoint(Checkpoint("t", {"kept": OLD, "n": 3}, parent_version=1, unchanged={"kept"}))
+    found = await AsyncDatabaseCheckpointer(manager, "main").list_checkpoints("t", states=True)
+    assert [(each.version, each.parent_version, each.state["kept"]) for each in found] == [
+        (3, 1, OLD),
+        (2, 1, NEW),
+        (1, None, OLD),
+    ]

@@ -1,0 +1,266 @@
+"""Statements on a PostgreSQL connection: prepared or not, whatever happened to what they were prepared for."""
+
+from __future__ import annotations
+
+import asyncio  # async-only
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_asyncio
+
+from persistence import (
+    AsyncDatabaseManager,
+    AsyncPostgreSQLDatabase,
+    ConnectionLostError,
+    DeadlineError,
+    DuplicateError,
+    PostgreSQLConfig,
+    QueryError,
+    ValidationError,
+)
+
+PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'holdfast%'"
+
+
+@pytest_asyncio.fixture
+async def main(manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig) -> AsyncPostgreSQLDatabase:
+    """A database with one connection and a table ``t``."""
+    database = await manager.add_postgresql("main", replace(postgresql_config, max_connections=1))
+    await database.execute("CREATE TABLE t (id integer PRIMARY KEY, body text)")
+    return database
+
+
+@pytest_asyncio.fixture
+async def other(postgresql_config: PostgreSQLConfig) -> AsyncIterator[AsyncPostgreSQLDatabase]:
+    """The same database through another manager."""
+    async with AsyncDatabaseManager() as manager:
+        yield await manager.add_postgresql("other", postgresql_config)
+
+
+async def test_a_statement_is_prepared_after_the_threshold_for_each_kind_of_parameter(
+    main: AsyncPostgreSQLDatabase,
+) -> None:
+    for number in range(7):
+        assert await main.fetch_value("SELECT :n + 1", {"n": 5}) == 6
+        assert await main.fetch_value(PREPARED, prepare=False) == (number >= 5)
+    for value in (2**40, Decimal("1.5"), None):
+        expected = None if value is None else value + 1
+        for _ in range(7):
+            assert await main.fetch_value("SELECT :n + 1", {"n": value}) == expected
+    assert await main.fetch_value(PREPARED, prepare=False) == 4
+    assert await main.fetch_value("SELECT :n + 1", {"n": 5}, prepare=True) == 6
+    assert await main.fetch_value("SELECT :n - 1", {"n": 5}, prepare=True) == 4
+    assert await main.fetch_value(PREPARED, prepare=False) == 5
+
+
+async def test_prepare_false_or_no_threshold_prepares_nothing(
+    main: AsyncPostgreSQLDatabase, manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    never = await manager.add_postgresql("never", replace(postgresql_config, prepare_threshold=None, max_connections=1))
+    for _ in range(8):
+        await main.fetch_value("SELECT :n + 1", {"n": 5}, prepare=False)
+        await never.fetch_value("SELECT :n + 1", {"n": 5})
+        await never.fetch_value("SELECT :n + 1", {"n": 5}, prepare=True)
+    assert await main.fetch_value(PREPARED, prepare=False) == 0
+    assert await never.fetch_value(PREPARED) == 0
+
+
+async def test_no_connection_keeps_more_than_256_statements(main: AsyncPostgreSQLDatabase) -> None:
+    for number in range(300):
+        assert await main.fetch_value(f"SELECT :n + {number}", {"n": 1}, prepare=True) == 1 + number
+    assert await main.fetch_value("SELECT 1 + :n", {"n": 1}, prepare=True) == 2  # at which the last evicted are closed
+    assert 250 <= await main.fetch_value(PREPARED, prepare=False) <= 257
+    assert await main.fetch_value("SELECT :n + 0", {"n": 7}, prepare=True) == 7  # evicted, and prepared anew
+
+
+@pytest.mark.parametrize("binary", [False, True])
+async def test_a_column_that_changes_its_type_shows_the_new_one(
+    main: AsyncPostgreSQLDatabase, other: AsyncPostgreSQLDatabase, binary: bool
+) -> None:
+    await main.execute("INSERT INTO t VALUES (1, '1.50')")
+    for _ in range(7):
+        assert await main.fetch_one("SELECT * FROM t", binary=binary) == {"id": 1, "body": "1.50"}
+    await other.execute("ALTER TABLE t ALTER body TYPE numeric USING body::numeric")
+    assert await main.fetch_one("SELECT * FROM t", binary=binary) == {"id": 1, "body": Decimal("1.50")}
+    await other.execute("ALTER TABLE t ADD COLUMN more integer DEFAULT 3")
+    async with main.transaction():
+        await main.execute("SELECT 1")
+    assert await main.fetch_one("SELECT * FROM t", binary=binary) == {"id": 1, "body": Decimal("1.50"), "more": 3}
+    assert main.stats().errors == 0
+
+
+@pytest.mark.parametrize("sweep", ["DISCARD ALL", "DEALLOCATE ALL", "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"])
+async def test_statements_that_were_swept_away_are_prepared_anew(main: AsyncPostgreSQLDatabase, sweep: str) -> None:
+    for _ in range(7):
+        await main.fetch_value("SELECT :n + 1", {"n": 5})
+    await main.execute(sweep)
+    for _ in range(7):
+        assert await main.fetch_value("SELECT :n + 1", {"n": 5}) == 6
+    assert main.stats().errors == 0
+    assert main.stats().discarded == 0
+
+
+async def test_a_schema_change_that_is_rolled_back_leaves_no_statement_behind(main: AsyncPostgreSQLDatabase) -> None:
+    await main.execute("INSERT INTO t VALUES (1, 'x')")
+    with pytest.raises(ZeroDivisionError):
+        async with main.transaction():
+            await main.execute("ALTER TABLE t ADD COLUMN more integer")
+            for _ in range(7):
+                assert await main.fetch_one("SELECT * FROM t") == {"id": 1, "body": "x", "more": None}
+            raise ZeroDivisionError
+    async with main.transaction():
+        for _ in range(7):
+            assert await main.fetch_one("SELECT * FROM t") == {"id": 1, "body": "x"}
+
+
+async def test_a_call_that_fails_when_it_is_prepared_says_why(main: AsyncPostgreSQLDatabase) -> None:
+    for _ in range(2):
+        with pytest.raises(QueryError, match="nowhere"):
+            await main.fetch_all("SELECT * FROM nowhere WHERE id = :id", {"id": 1}, prepare=True)
+    await main.execute("INSERT INTO t VALUES (:id, 'x')", {"id": 1}, prepare=True)
+    with pytest.raises(DuplicateError):
+        await main.execute("INSERT INTO t VALUES (:id, 'y')", {"id": 1}, prepare=True)
+    assert await main.execute("INSERT INTO t VALUES (:id, 'y')", {"id": 2}, prepare=True) == 1
+    assert await main.fetch_all("SELECT * FROM t ORDER BY id") == [{"id": 1, "body": "x"}, {"id": 2, "body": "y"}]
+    assert main.stats().discarded == 0
+
+
+async def test_text_and_binary_rows_of_one_statement_are_equal(main: AsyncPostgreSQLDatabase) -> None:
+    sql = "SELECT 1 AS a, 'x' AS b, 1.5::float8 AS c, '\\x00ff'::bytea AS d, now() AS e, NULL AS f, 2 AS a"
+    for _ in range(8):
+        async with main.transaction():
+            text, binary = await main.fetch_one(sql), await main.fetch_one(sql, binary=True)
+        assert text == binary
+        assert list(text or {}) == ["a", "b", "c", "d", "e", "f"]
+        assert {**(text or {}), "e": None} == {"a": 2, "b": "x", "c": 1.5, "d": b"\0\xff", "e": None, "f": None}
+        assert await main.fetch_all("SELECT FROM generate_series(1, 2)") == [{}, {}]
+
+
+async def test_several_statements_without_parameters_run_as_one(main: AsyncPostgreSQLDatabase) -> None:
+    for number in range(7):
+        await main.execute(f"INSERT INTO t VALUES ({number}, 'x'); UPDATE t SET body = 'y'")
+        await main.execute("DELETE FROM t WHERE id > 2; UPDATE t SET body = 'z'")
+    with pytest.raises(DuplicateError):
+        await main.execute("DELETE FROM t; INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (1, 'a')")
+    assert await main.fetch_all("SELECT * FROM t ORDER BY id") == [{"id": n, "body": "z"} for n in range(3)]
+    assert await main.execute("") == 0
+
+
+async def test_more_parameters_than_usual_are_sent(main: AsyncPostgreSQLDatabase) -> None:
+    values = {f"p{n}": n for n in range(3000)}
+    sql = f"SELECT {' + '.join(f':p{n}::bigint' for n in range(3000))}"
+    for _ in range(2):
+        assert await main.fetch_value(sql, values, prepare=True) == sum(range(3000))
+    with pytest.raises(ValidationError):
+        await main.fetch_value(f"SELECT {'+'.join(f':p{n}' for n in range(70_000))}", dict.fromkeys(
+            (f"p{n}" for n in range(70_000)), 1))  # fmt: skip
+    assert await main.fetch_value("SELECT 1") == 1
+
+
+async def test_values_larger_than_every_buffer_go_both_ways(main: AsyncPostgreSQLDatabase) -> None:
+    body = os.urandom(5_000_000)
+    for prepare in (False, True):
+        found = await main.fetch_all("SELECT :b AS b FROM generate_series(1, 3)", {"b": body}, prepare=prepare)
+        assert [row["b"] for row in found] == [body] * 3
+
+
+async def test_a_copy_run_as_a_statement_is_refused_and_harms_nobody(main: AsyncPostgreSQLDatabase) -> None:
+    for sql in ("COPY t FROM STDIN", "COPY t TO STDOUT"):
+        with pytest.raises(QueryError, match="COPY"):
+            await main.execute(sql)
+    assert await main.fetch_value("SELECT 1") == 1
+    assert main.stats().in_use == 0
+
+
+async def test_another_client_encoding_is_taken_up(main: AsyncPostgreSQLDatabase) -> None:
+    for encoding in ("LATIN1", "UTF8"):
+        await main.execute(f"SET client_encoding TO '{encoding}'")
+        for _ in range(7):
+            assert await main.fetch_value("SELECT 'é' || :b", {"b": "ü"}) == "éü"
+
+
+async def test_notices_reach_their_handler(main: AsyncPostgreSQLDatabase) -> None:
+    seen: list[str | None] = []
+
+    def take(notice: psycopg.errors.Diagnostic) -> None:
+        seen.append(notice.message_primary)
+
+    async with main.transaction() as transaction:
+        transaction._link.raw.add_notice_handler(take)
+        await main.execute("DO $$ BEGIN RAISE NOTICE 'hello'; END $$")
+        transaction._link.raw.remove_notice_handler(take)
+    assert seen == ["hello"]
+
+
+async def test_a_deadline_holds_while_much_is_sent_and_received(main: AsyncPostgreSQLDatabase) -> None:
+    started = monotonic()
+    with pytest.raises(DeadlineError):
+        await main.fetch_all(
+            "SELECT :b AS b, pg_sleep(0.1) FROM generate_series(1, 1000)", {"b": b"x" * 1_000_000}, timeout=0.3
+        )
+    assert monotonic() - started < 1.5
+    assert await main.fetch_value("SELECT 1") == 1
+
+
+async def test_a_connection_lost_in_a_transaction_leaves_its_place_to_the_next(
+    main: AsyncPostgreSQLDatabase, other: AsyncPostgreSQLDatabase, manager: AsyncDatabaseManager
+) -> None:
+    for _ in range(3):
+        with pytest.raises(ConnectionLostError):
+            async with main.transaction():
+                pid = await main.fetch_value("SELECT pg_backend_pid()")
+                await other.execute("SELECT pg_terminate_backend(:pid, 5000)", {"pid": pid})
+                try:
+                    await main.fetch_value("SELECT 1")
+                finally:
+                    # A new connection gets the number of the socket that is gone.
+                    await manager.add_postgresql("next", replace(main.config, max_connections=2), replace=True)
+                    assert await manager.get_postgresql("next").fetch_value("SELECT 2", timeout=5) == 2
+        assert await main.fetch_value("SELECT 1", timeout=5) == 1
+
+
+# [async-only]
+async def test_cancellation_ends_the_statement_and_keeps_the_connection(main: AsyncPostgreSQLDatabase) -> None:
+    pid = await main.fetch_value("SELECT pg_backend_pid()")
+    for call in (
+        lambda: main.fetch_value("SELECT pg_sleep(30)"),
+        lambda: main.execute_many("SELECT pg_sleep(:s)", [{"s": 30}]),
+        lambda: main.fetch_all("SELECT :b::bytea, pg_sleep(30)", {"b": b"x" * 3_000_000}),
+    ):
+        started = monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await call()
+        assert monotonic() - started < 2
+        assert await main.fetch_value("SELECT pg_backend_pid()") == pid
+    assert main.stats().in_use == 0
+
+
+async def test_a_cancelled_transaction_is_undone(main: AsyncPostgreSQLDatabase, other: AsyncPostgreSQLDatabase) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), main.transaction():
+            await main.execute("INSERT INTO t VALUES (1, 'x')")
+            await main.fetch_value("SELECT pg_sleep(30)")
+    assert await other.fetch_all("SELECT * FROM t") == []
+    assert await main.fetch_all("SELECT * FROM t") == []
+
+
+async def test_cancellation_at_any_moment_leaves_a_working_pool(main: AsyncPostgreSQLDatabase) -> None:
+    for step in range(60):
+        task = asyncio.create_task(main.fetch_value("SELECT :n + 1", {"n": step}))
+        for _ in range(step % 6):
+            await asyncio.sleep(0)
+        task.cancel()
+        found: Any = (await asyncio.gather(task, return_exceptions=True))[0]
+        assert found == step + 1 or isinstance(found, asyncio.CancelledError)
+        assert await main.fetch_value("SELECT :n + 2", {"n": step}, timeout=5) == step + 2
+    assert (main.stats().in_use, main.stats().open) == (0, 1)
+
+
+# [/async-only]

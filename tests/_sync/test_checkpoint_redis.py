@@ -1,0 +1,615 @@
+# Generated from ../_async/test_checkpoint_redis.py by tests/unasync.py: edit that one.
+"""What checkpoints on Redis promise besides the contract: keys, blocks, registration, expiry, requests, damage."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest
+from redis.crc import key_slot
+
+from checkpoint import Checkpoint, PruneReport
+from checkpoint._sync.redis import RedisCheckpointer
+from checkpoint.redis_format import tenant_keys, thread_keys, unpack_record
+from checkpoint.redis_pruning import plan
+from persistence import (
+    DatabaseManager,
+    RedisConnection,
+    ClosedError,
+    ConflictError,
+    CorruptError,
+    DuplicateError,
+    NotFoundError,
+    RedisConfig,
+    SQLiteConfig,
+    ValidationError,
+    WrongKindError,
+)
+from tests._sync.checkpoints import LONG, cut, together, versions
+from tests._sync.side import sleep
+from tests._sync.test_checkpoint_walk import Thread, Walk
+
+NAMES = ("heads", "data", "versions", "writes", "tasks")
+STRANGE = ("a:b", "a", "b", "{a}", "}a{", "{}", "a}:{b", "%7B", "%", "*", "a?[b]", "holdfast:{x}", "naïve 😀", "\x01")
+
+
+@pytest.fixture
+def redis(manager: DatabaseManager, redis_config: RedisConfig) -> RedisConnection:
+    """The connection ``main``, on an empty database."""
+    return manager.add_redis("main", redis_config)
+
+
+@pytest.fixture
+def stored(manager: DatabaseManager, redis: RedisConnection) -> RedisCheckpointer:
+    """A checkpointer on the connection ``main``, whose server has seen the scripts."""
+    checkpointer = fresh(manager)
+    checkpointer.latest("t")
+    return checkpointer
+
+
+def fresh(manager: DatabaseManager, tenant: str = "default") -> RedisCheckpointer:
+    """Return a checkpointer that remembers nothing, as in another process."""
+    return RedisCheckpointer(manager, "main", tenant=tenant)
+
+
+def all_keys(redis: RedisConnection) -> set[bytes]:
+    return set(redis.client.keys("*"))
+
+
+def data_of(redis: RedisConnection, thread_id: str = "t") -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = redis.client.hgetall(thread_keys("default", thread_id)[1])
+    return found
+
+
+def check_blocks(redis: RedisConnection) -> None:
+    """Find that every block that a checkpoint refers to is stored, and none that nobody refers to."""
+    for key in redis.client.keys("holdfast:*:data"):
+        needed, found = set(), set()
+        for field, value in (redis.client.hgetall(key)).items():
+            namespace, _, rest = field[1:].partition(b"\0")
+            if field[:1] == b"b":
+                version, _, ordinal = rest.partition(b".")
+                found.add((namespace, int(version), int(ordinal)))
+            elif field[:1] == b"c":
+                version = int(rest)
+                needed |= {(namespace, version - (ref >> 8), ref & 255) for ref in unpack_record(version, value).refs}
+        assert needed - found == set(), "blocks are missing"
+        assert found - needed == set(), "nobody needs these blocks"
+
+
+# Keys
+
+
+def test_a_thread_lies_in_the_keys_that_the_documentation_names(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    moment = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    given = Checkpoint("t", {"long": LONG, "n": 1}, metadata={"tag": "ü"}, timestamp=moment, node="né", key="k")
+    stored.save_checkpoint(given)
+    stored.save_checkpoint(Checkpoint("t", {"long": LONG, "n": 2}, step=-3, namespace="sub"))
+    stored.save_checkpoint(Checkpoint("t", {"long": LONG, "n": 3}, step=-3))
+    stored.put_writes("t", "k", "task", [("channel", 1)], task_path="path")
+    thread = [f"holdfast:{{default:t}}:checkpoint:{name}".encode() for name in NAMES]
+    assert all_keys(redis) == {
+        *thread,
+        b"holdfast:{default}:checkpoint:threads",
+        b"holdfast:{default}:checkpoint:registered",
+    }
+    data = data_of(redis)
+    assert sorted(data) == [b"b\x001.0", b"bsub\x001.0", b"c\x001", b"c\x002", b"csub\x001", b"k\x00k"]
+    header, _, rest = data[b"c\x001"].partition(b"\n")
+    assert header == b"- 0 063839761445678901 - t 1 3 12"
+    assert rest.startswith('kné{"tag":"ü"}'.encode())
+    assert data[b"c\x002"].startswith(b"1 256 0639")
+    assert data[b"c\x002"].partition(b"\n")[0].endswith(b" -3 - - - 2")
+    assert data[b"k\x00k"] == b"1"
+    assert [piece.kind for piece in cut(data[b"b\x001.0"])] == [0]
+    assert redis.client.zrange(thread[2], 0, -1) == [
+        b"\x000000000000000000001",
+        b"\x000000000000000000002",
+        b"sub\x000000000000000000001",
+    ]
+    heads = redis.client.hgetall(thread[0])
+    assert {name: head.split()[1:3] for name, head in heads.items()} == {b"": [b"2", b"2"], b"sub": [b"1", b"1"]}
+    assert list(redis.client.hgetall(thread[3])) == [b"\x00k\x00task\x000"]
+    assert redis.client.zrange(thread[4], 0, -1) == [b"\x00k\x00task\x000"]
+    assert redis.client.zrange("holdfast:{default}:checkpoint:threads", 0, -1) == [b"t"]
+
+
+def test_ids_of_any_characters_stay_apart_and_a_thread_is_in_one_slot(
+    stored: RedisCheckpointer, manager: DatabaseManager
+) -> None:
+    pairs = [(tenant, thread) for tenant in STRANGE for thread in STRANGE]
+    assert len({key for tenant, thread in pairs for key in thread_keys(tenant, thread)}) == 5 * len(pairs)
+    assert len({key for tenant in STRANGE for key in tenant_keys(tenant)}) == 3 * len(STRANGE)
+    for tenant, thread in pairs:
+        keys = thread_keys(tenant, thread)
+        tag = keys[0][len(b"holdfast:{") : -len(b"}:checkpoint:heads")]
+        assert {key_slot(key) for key in keys} == {key_slot(tag)}
+    for n, (tenant, thread) in enumerate(pairs[::5]):
+        fresh(manager, tenant).save_checkpoint(Checkpoint(thread, {"n": n}, namespace=thread, key=thread))
+    for n, (tenant, thread) in enumerate(pairs[::5]):
+        mine = fresh(manager, tenant)
+        assert [one.state for one in mine.list_checkpoints(thread, namespace=thread, states=True)] == [{"n": n}]
+        assert (mine.load_checkpoint(thread, key=thread, namespace=thread)).state == {"n": n}
+        assert thread in [found.thread_id for found in mine.list_threads()]
+    for tenant, thread in pairs[::5]:
+        assert fresh(manager, tenant).delete_thread(thread) == 1
+
+
+def test_versions_to_the_largest_are_exact(stored: RedisCheckpointer, manager: DatabaseManager) -> None:
+    largest = [2**53 - 1, 2**53, 2**53 + 1, 10**14 - 1, 10**15 - 1, 10**18, 999_999_999_999_999_999, 2**62 - 1]
+    for start in largest:
+        thread = f"t{start}"
+        for n in range(3):
+            state = {"same": LONG, "n": n}
+            saved = stored.save_checkpoint(Checkpoint(thread, state, version=start if not n else None))
+            assert (saved.version, saved.parent_version) == (start + n, start + n - 1 if n else None)
+        listed = fresh(manager).list_checkpoints(thread, states=True)
+        assert [(one.version, one.state["n"]) for one in listed] == [(start + 2, 2), (start + 1, 1), (start, 0)]
+        assert [one.version for one in stored.list_checkpoints(thread, before=start + 1)] == [start]
+        assert stored.delete_checkpoint(thread, start)
+        assert [one.version for one in stored.history(thread)] == [start + 2, start + 1]
+        assert (fresh(manager).load_checkpoint(thread)).state == {"same": LONG, "n": 2}
+        with pytest.raises(DuplicateError, match="others still need a part"):
+            stored.save_checkpoint(Checkpoint(thread, {}, version=start))
+        assert (stored.rewind(thread, start + 1)).version == start + 3
+        assert (stored.prune(thread, keep_last=1)).checkpoints == 2
+        assert (fresh(manager).load_checkpoint(thread)).state == {"same": LONG, "n": 1}
+
+
+# Blocks
+
+
+class RedisWalk(Walk):
+    """A walk on Redis, which joins no transaction."""
+
+    redis: RedisConnection
+
+    def step(self) -> None:
+        weights = {"save": 30, "load": 8, "delete": 8, "prune": 5, "fork": 4, "rewind": 5, "copy_thread": 2}
+        chosen = self.chance.choices([*weights, "save_version", "delete_thread"], [*weights.values(), 5, 1])[0]
+        thread = self.chance.choice([*self.threads, "t", "t"])
+        self.done.append(f"{chosen} {thread}")
+        getattr(self, chosen)(thread)
+        self.check(thread)
+        check_blocks(self.redis)
+
+    def save_version(self, name: str) -> None:
+        thread = self.threads.setdefault(name, Thread())
+        version = self.chance.choice((self.chance.randint(1, thread.counter + 5), thread.counter + 2**23))
+        state = self.state(thread)
+        data = data_of(self.redis, name)
+        is_held = any(field.startswith(b"b\0%d." % version) for field in data)
+        try:
+            self.process().save_checkpoint(Checkpoint(name, state, version=version))
+        except DuplicateError:
+            assert version in thread.states or is_held
+            return
+        assert version not in thread.states
+        assert not is_held
+        thread.states[version] = deepcopy(state)
+        thread.counter = max(thread.counter, version)
+
+
+@pytest.mark.parametrize("seed", [1, None])
+def test_every_state_is_as_it_was_saved_after_any_walk_and_no_block_is_left_over(
+    manager: DatabaseManager, redis: RedisConnection, redis_config: RedisConfig, seed: int | None
+) -> None:
+    seed = secrets.randbits(32) if seed is None else seed
+    manager.add_redis("second", redis_config)
+    processes: Any = [fresh(manager), fresh(manager), RedisCheckpointer(manager, "second")]
+    nothing: Any = None
+    walk = RedisWalk(seed, processes, lambda: fresh(manager), nothing)
+    walk.redis = redis
+    try:
+        for _ in range(120):
+            walk.step()
+    except BaseException as exc:
+        exc.add_note(f"seed {seed}: {', '.join(walk.done)}")
+        raise
+
+
+def test_prunes_forks_and_writers_beside_each_other_lose_nothing(
+    stored: RedisCheckpointer, manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    def state(n: int, worker: int) -> dict[str, Any]:
+        return {"n": n, "by": worker, "same": LONG, "items": [f"{item} " * 20 for item in range(n % 7)]}
+
+    def save(worker: int) -> list[tuple[int, dict[str, Any]]]:
+        mine, saved = fresh(manager), []
+        for n in range(25):
+            done = mine.save_checkpoint(Checkpoint("t", state(n, worker)))
+            saved.append((done.version or 0, done.state))
+        return saved
+
+    def prune(worker: int) -> list[tuple[int, dict[str, Any]]]:
+        for n in range(10):
+            fresh(manager).prune("t", keep_last=5, batch=3)
+            latest = fresh(manager).latest("t")
+            if latest is not None:
+                try:
+                    fresh(manager).fork("t", latest.version or 0, f"fork {worker} {n}")
+                except NotFoundError:
+                    continue  # pruned meanwhile
+        return []
+
+    calls: list[Callable[[], Any]] = [lambda worker=worker: save(worker) for worker in range(4)]
+    calls += [lambda worker=worker: prune(worker) for worker in range(2)]
+    saved = dict(entry for entries in together(calls) for entry in entries)
+    assert sorted(saved) == list(range(1, 101))
+    left = fresh(manager).list_checkpoints("t", states=True)
+    assert len(left) >= 5
+    assert all(one.state == saved[one.version or 0] for one in left)
+    for thread in stored.list_threads():
+        forked = fresh(manager).load_checkpoint(thread.thread_id)
+        assert forked.state in saved.values()
+    check_blocks(redis)
+
+
+def test_of_sixteen_that_expect_the_same_version_one_saves_each_round(
+    stored: RedisCheckpointer, manager: DatabaseManager
+) -> None:
+    writers = [fresh(manager) for _ in range(16)]
+
+    def save(writer: RedisCheckpointer, expected: int) -> int:
+        try:
+            return (writer.save_checkpoint(Checkpoint("t", {"a": LONG}), expected_version=expected)).version or 0
+        except ConflictError as exc:
+            assert (exc.expected, exc.actual) == (expected, expected + 1)  # noqa: PT017 - fifteen of sixteen
+            return 0
+
+    for expected in range(4):
+        won = together([lambda writer=writer, expected=expected: save(writer, expected) for writer in writers])
+        assert sorted(won) == [0] * 15 + [expected + 1]
+
+
+def test_a_dry_prune_says_what_a_prune_frees(stored: RedisCheckpointer, redis: RedisConnection) -> None:
+    for n in range(1, 6):
+        stored.save_checkpoint(Checkpoint("t", {"same": LONG, "own": f"{n} " * 30}))
+    before = data_of(redis)
+    planned = stored.prune("t", keep_last=2, dry_run=True)
+    assert data_of(redis) == before
+    assert stored.prune("t", keep_last=2) == planned
+    after = data_of(redis)
+    gone = [unpack_record(n, before[b"c\0%d" % n]) for n in (1, 2, 3)]
+    freed = sum(len(record.manifest) + 4 * len(record.refs) for record in gone)
+    freed += sum(len(value) for field, value in before.items() if field[:1] == b"b" and field not in after)
+    assert planned == PruneReport(checkpoints=3, bytes=freed)
+    check_blocks(redis)
+
+
+def test_a_prune_keeps_what_was_saved_since_it_looked_and_begins_anew_after_a_delete(
+    stored: RedisCheckpointer, manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    first, second = {"a": LONG}, {"a": LONG * 2}
+    for state in (first, second, second):
+        stored.save_checkpoint(Checkpoint("t", state))
+    keys = thread_keys("default", "t")
+    read = stored._lines(keys, "")
+    assert read is not None
+    epoch, seen, lines = read
+    (batch,) = plan(lines, [1], 10)
+    assert batch == ([1], [b"1.0"])
+    # Nobody needed block 1.0 but version 1, and now version 4 does.
+    stored.save_checkpoint(Checkpoint("t", first))
+    assert unpack_record(4, (data_of(redis))[b"c\0004"]).refs == [3 << 8]
+    asked = (len(batch.versions), *batch.versions, *batch.blocks)
+    gone, _, after = stored._run("forget", keys, "", 7, 0, epoch, seen, *asked)
+    assert (gone, after) == (1, b"7")
+    assert (fresh(manager).load_checkpoint("t")).state == first
+    assert versions(stored) == [4, 3, 2]
+    check_blocks(redis)
+    # A delete and a save below the latest change what was known; a save of the next version doesn't.
+    assert stored._run("forget", keys, "", 8, 1, epoch, seen, 0) is None
+    for change, is_known in (
+        (lambda: stored.save_checkpoint(Checkpoint("t", second)), True),
+        (lambda: stored.save_checkpoint(Checkpoint("t", second, version=100)), True),
+        (lambda: stored.rewind("t", 2), True),
+        (lambda: stored.put_writes("t", "k", "task", [("a", 1)]), True),
+        (lambda: stored.save_checkpoint(Checkpoint("t", second, version=50)), False),
+        (lambda: stored.delete_checkpoint("t", 2), False),
+        (lambda: stored.prune("t", keep_last=3), False),
+    ):
+        read = stored._lines(keys, "")
+        assert read is not None
+        change()
+        answer = stored._run("forget", keys, "", 9, 1, read[0], read[1], 0)
+        assert (answer is not None) is is_known
+
+
+# Requests
+
+
+def test_each_call_is_one_request(
+    stored: RedisCheckpointer, manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    for n in range(3):
+        stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": n}, key=f"k{n}"))
+    stored.set_ttl("t", 1000)
+    calls: list[Callable[[], Any]] = [
+        lambda: stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 9})),
+        lambda: stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 9}, version=50), expected_version=4),
+        lambda: fresh(manager).save_checkpoint(Checkpoint("new", {"a": LONG, "n": 9}, key="k")),
+        lambda: stored.latest("t"),
+        lambda: fresh(manager).load_checkpoint("t", writes=True),
+        lambda: stored.load_checkpoint("t", key="k1"),
+        lambda: stored.put_writes("t", "k1", "task", [("a", 1), ("b", 2)]),
+        lambda: fresh(manager).put_writes("unknown", "k1", "task", [("a", 1)]),
+        lambda: stored.pending_writes("t", "k1"),
+        lambda: stored.list_checkpoints("t"),
+        lambda: stored.list_checkpoints("t", states=True, writes=True),
+        lambda: stored.history("t"),
+        lambda: stored.at_step("t", 5),
+    ]
+    for call in calls:
+        before = redis.requests
+        call()
+        assert redis.requests - before == 1
+
+
+def test_the_latest_is_not_sent_again_to_who_has_it(
+    stored: RedisCheckpointer, manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    state: dict[str, Any] = {"a": LONG, "items": [LONG * 2, {"deep": [1]}]}
+    stored.save_checkpoint(Checkpoint("t", state))
+    redis.client.hdel(thread_keys("default", "t")[1], "b\0001.0")  # so that sending it is an error
+    assert (stored.load_checkpoint("t")).state == state
+    with pytest.raises(CorruptError, match=r"checkpoint 1 of thread 't'.*is missing"):
+        fresh(manager).load_checkpoint("t")
+
+
+def test_long_walks_go_on_where_a_script_stopped(
+    stored: RedisCheckpointer, manager: DatabaseManager
+) -> None:
+    for n in range(1, 1106):
+        stored.save_checkpoint(Checkpoint("t", {}, metadata={"n": n}, step=n, node="first" if n == 1 else "any"))
+    assert [one.version for one in stored.history("t", limit=3, before=5)] == [4, 3, 2]
+    assert len(stored.history("t", limit=2000)) == 1105
+    found = stored.at_node("t", "first")
+    assert found is not None
+    assert found.version == 1
+    assert stored.at_step("t", 1106) is None
+    assert [one.version for one in stored.list_checkpoints("t", filter={"n": 2})] == [2]
+    assert len(stored.list_checkpoints("t", limit=10_000)) == 1105
+    assert (stored.prune("t", keep_last=3, batch=1000)).checkpoints == 1102
+    assert versions(stored) == [1105, 1104, 1103]
+
+
+# Threads
+
+
+def register(stored: RedisCheckpointer, *threads: str) -> None:
+    """Do what a call does that is cut off before it makes the threads."""
+    stored._run_many([("register", tenant_keys("default")[:2], (thread,)) for thread in threads])
+
+
+def age(redis: RedisConnection, thread: str) -> None:
+    """Let a registration be two hours old."""
+    redis.client.zincrby("holdfast:{default}:checkpoint:registered", -7_200_000_000, thread)
+
+
+def test_a_name_without_a_thread_is_passed_over_and_kept_for_who_is_about_to_make_it(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    register(stored, "a", "b", "d")
+    age(redis, "b")
+    age(redis, "d")
+    stored.save_checkpoint(Checkpoint("c", {}))
+    stored.save_checkpoint(Checkpoint("d", {}))
+    age(redis, "c")
+    assert [found.thread_id for found in stored.list_threads()] == ["c", "d"]
+    # "b" was registered long ago, and nobody makes it any more.
+    assert redis.client.zrange("holdfast:{default}:checkpoint:threads", 0, -1) == [b"a", b"c", b"d"]
+    assert redis.client.zcard("holdfast:{default}:checkpoint:registered") == 3
+
+
+def test_a_deleted_thread_that_comes_back_is_listed(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {}))
+    age(redis, "t")
+    assert stored.delete_thread("t") == 1
+    assert all_keys(redis) == set()
+    stored.put_writes("t", "k", "task", [("a", 1)])
+    assert [(found.thread_id, found.versions) for found in stored.list_threads()] == [("t", {"": 0})]
+    # Made and deleted within the hour: the name stays a while, and nothing shows it.
+    assert stored.delete_thread("t") == 0
+    assert stored.list_threads() == []
+    assert redis.client.zrange("holdfast:{default}:checkpoint:threads", 0, -1) == [b"t"]
+
+
+def test_deleting_what_expired_forgets_names_too(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    register(stored, "gone", "lately")
+    for thread in ("a", "b", "c"):
+        stored.save_checkpoint(Checkpoint(thread, {}))
+    for thread in ("gone", "a", "b"):
+        age(redis, thread)
+    assert stored.delete_expired() == 0
+    assert redis.client.zrange("holdfast:{default}:checkpoint:threads", 0, -1) == [b"a", b"b", b"c", b"lately"]
+    seen = redis.client.zrange("holdfast:{default}:checkpoint:registered", 0, -1)
+    assert seen == [b"lately", b"c", b"a", b"b"]  # what was looked at comes last
+
+
+def test_threads_behind_many_names_are_found(stored: RedisCheckpointer) -> None:
+    register(stored, *[f"gone {n:04}" for n in range(600)])
+    stored.save_checkpoint(Checkpoint("here", {}, metadata={"user": "ada"}))
+    assert [found.thread_id for found in stored.list_threads(limit=1)] == ["here"]
+    assert [found.thread_id for found in stored.list_threads(filter={"user": "ada"})] == ["here"]
+    assert stored.list_threads(after="here") == []
+
+
+def test_what_was_saved_to_meanwhile_is_not_deleted(
+    stored: RedisCheckpointer, manager: DatabaseManager
+) -> None:
+    for namespace in ("", "sub"):
+        stored.save_checkpoint(Checkpoint("t", {"a": LONG}, namespace=namespace))
+    found = stored._find_threads(10, "", None, None)
+    fields = found[0].heads.fields
+    assert stored._drop("t", *fields[:2]) is None  # a namespace that was not seen
+    fresh(manager).save_checkpoint(Checkpoint("t", {"a": 2}, namespace="sub"))
+    assert stored._drop("t", *fields) is None
+    assert stored._drop("t", *(stored._find_threads(10, "", None, None))[0].heads.fields) == 3
+
+
+# Expiry
+
+
+def test_all_keys_of_a_thread_go_at_the_same_moment(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
+    stored.set_ttl("t", timedelta(hours=1), sliding=False)
+    stored.put_writes("t", "k", "task", [("a", 1)])
+    keys = thread_keys("default", "t")
+    moments = {redis.client.pttl(key) // 1000 for key in keys}
+    assert max(moments) - min(moments) <= 1
+    assert 3590 < min(moments) <= 3600
+    stored.set_ttl("t", timedelta(hours=2))
+    stored.save_checkpoint(Checkpoint("t", {"a": LONG}, namespace="sub"))
+    assert all([7190_000 < redis.client.pttl(key) <= 7200_001 for key in keys])
+    stored.set_ttl("t", None)
+    assert {redis.client.pttl(key) for key in keys} == {-1}
+    stored.set_ttl("t", timedelta(hours=1))
+    assert stored.copy_thread("t", "copy") == 2
+    assert {redis.client.pttl(key) for key in thread_keys("default", "copy")} == {-1}
+
+
+def test_threads_that_redis_deleted_are_counted_once(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    for thread in ("a", "b", "c", "d"):
+        stored.save_checkpoint(Checkpoint(thread, {"a": LONG}))
+        age(redis, thread)
+    for thread in ("a", "b", "c"):
+        stored.set_ttl(thread, 0.05)
+    stored.set_ttl("c", 1000)  # which moves it
+    while redis.client.exists(*thread_keys("default", "a"), *thread_keys("default", "b")):
+        sleep(0.01)
+    assert [found.thread_id for found in stored.list_threads()] == ["c", "d"]
+    assert stored.delete_expired(limit=1) == 1
+    assert stored.delete_expired() == 1
+    assert stored.delete_expired() == 0
+    assert redis.client.zrange("holdfast:{default}:checkpoint:expiring", 0, -1) == [b"c"]
+    assert redis.client.zrange("holdfast:{default}:checkpoint:threads", 0, -1) == [b"c", b"d"]
+    stored.save_checkpoint(Checkpoint("a", {"a": 1}))
+    assert versions(stored, "a") == [1]
+    assert len(stored.list_threads()) == 3
+
+
+def test_what_an_expired_thread_left_behind_is_not_seen_by_the_next(
+    stored: RedisCheckpointer, redis: RedisConnection, manager: DatabaseManager
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"a": LONG}, key="k"))
+    stored.put_writes("t", "k", "task", [("a", 1)])
+    redis.client.delete(thread_keys("default", "t")[0])  # as if the heads had been deleted first
+    assert stored.latest("t") is None
+    assert (stored.save_checkpoint(Checkpoint("t", {"a": LONG * 2}, key="k"))).version == 1
+    assert (fresh(manager).load_checkpoint("t", writes=True)).writes == ()
+    check_blocks(redis)
+
+
+# Damage, and connections
+
+
+def test_damage_is_named(
+    stored: RedisCheckpointer, redis: RedisConnection, manager: DatabaseManager
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"a": LONG}, key="k"))
+    stored.put_writes("t", "k", "task", [("a", LONG)])
+    data, writes = thread_keys("default", "t")[1], thread_keys("default", "t")[3]
+    record, block = redis.client.hmget(data, "c\x001", "b\x001.0")
+    for broken in (b"", b"x", record[:20], record.replace(b" 2\n", b" 9999\n"), record[:-1], b"\xff" + record):
+        assert broken != record
+        redis.client.hset(data, "c\x001", broken)
+        with pytest.raises(CorruptError, match=r"checkpoint 1 of thread 't': its (record|manifest) is damaged"):
+            fresh(manager).load_checkpoint("t")
+    for call in (
+        lambda: stored.list_checkpoints("t"),
+        lambda: stored.history("t"),
+        lambda: stored.rewind("t", 1),
+        lambda: stored.prune("t", keep_last=1),
+    ):
+        with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its record is damaged"):
+            call()
+    redis.client.hset(data, "c\x001", record)
+    redis.client.hset(data, "b\x001.0", block[:-1] + b"y")
+    with pytest.raises(CorruptError, match=r"checkpoint 1 of thread 't': channel 'a': piece [0-9a-f]{16} is damaged"):
+        fresh(manager).load_checkpoint("t")
+    ((field, value),) = (redis.client.hgetall(writes)).items()
+    for broken in (b"", b"4 1", value[:5], value[:-1]):
+        redis.client.hset(writes, field, broken)
+        with pytest.raises(CorruptError, match="task 'task'"):
+            stored.pending_writes("t", "k")
+    redis.client.hdel(data, "c\x001")
+    with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its record is missing"):
+        stored.list_checkpoints("t")
+    assert stored.delete_checkpoint("t", 1) is False
+    assert stored.list_checkpoints("t") == []
+
+
+def test_a_damaged_checkpoint_may_be_deleted_and_its_key_used_again(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    for n in (1, 2):
+        stored.save_checkpoint(Checkpoint("t", {"a": LONG * n}, key=f"k{n}"))
+    redis.client.hset(thread_keys("default", "t")[1], "c\x001", b"?")
+    assert stored.delete_checkpoint("t", 1)
+    assert versions(stored) == [2]
+    assert (stored.save_checkpoint(Checkpoint("t", {"a": 1}, key="k1"))).version == 3
+    assert (stored.load_checkpoint("t", key="k1")).version == 3
+
+
+def test_a_save_after_a_server_lost_its_data_sends_everything(
+    stored: RedisCheckpointer, redis: RedisConnection, manager: DatabaseManager
+) -> None:
+    for n in range(3):
+        stored.save_checkpoint(Checkpoint("t", {"same": LONG, "n": n}))
+    redis.client.flushdb()
+    saved = stored.save_checkpoint(Checkpoint("t", {"same": LONG, "n": 3}))
+    assert saved.version == 1
+    assert (fresh(manager).load_checkpoint("t")).state == {"same": LONG, "n": 3}
+    redis.client.flushdb()
+    stored.put_writes("t", "k", "task", [("a", 1)])
+    assert [found.thread_id for found in stored.list_threads()] == ["t"]
+
+
+def test_a_server_that_forgot_the_scripts_is_told_again(
+    stored: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
+    redis.client.script_flush()
+    stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 2}))
+    redis.client.script_flush()
+    stored.save_checkpoint(Checkpoint("new", {"a": LONG}))
+    redis.client.script_flush()
+    assert [found.thread_id for found in stored.list_threads()] == ["new", "t"]
+    assert versions(stored) == [2, 1]
+
+
+def test_other_connections_and_options_are_refused(
+    stored: RedisCheckpointer, manager: DatabaseManager
+) -> None:
+    manager.add_sqlite("file", SQLiteConfig(path=":memory:"))
+    with pytest.raises(WrongKindError, match="'file' is a sqlite connection"):
+        RedisCheckpointer(manager, "file")
+    for options in ({"tenant": ""}, {"tenant": "a\0b"}, {"durability": "never"}):
+        with pytest.raises(ValidationError):
+            RedisCheckpointer(manager, "main", **options)  # type: ignore[arg-type]
+    manager.close()
+    for call in (
+        lambda: stored.save_checkpoint(Checkpoint("t", {})),
+        lambda: stored.latest("t"),
+        lambda: stored.list_threads(),
+        lambda: stored.put_writes("t", "k", "task", [("a", 1)]),
+        lambda: stored.fork("t", 1, "new"),
+    ):
+        with pytest.raises(ClosedError):
+            call()
