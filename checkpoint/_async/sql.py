@@ -264,6 +264,14 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         keys = {name: values[name] for name in ("tenant", "thread", "namespace")}
         head = {**keys, "version": version, "stamp": values["stamp"], "key": values["key"], **clock(database)}
         extra = written.added.extra
+        if base is not None and base.latest is not None and version is None and not (extra or database.in_transaction):
+            parent = values["parent"] or base.latest or None
+            moved = {**keys, "stamp": values["stamp"], "base": base.stamp, **clock(database)}
+            stored = {**values, "parent": parent, "manifest": written.manifest, "data": written.added.beside}
+            stored["refs"] = f"[{','.join(map(str, written.refs))}]"
+            calls = [(queries.advance_next, moved), (queries.save_next, stored)]
+            found = await database.fetch_batch(calls)
+            return _Saved(base.counter + 1, parent, base.counter + 1) if found[1] else None
         async with database.transaction():
             if base is None and not expected:
                 row = await database.fetch_one(queries.make_head, {**head, "expected": expected})

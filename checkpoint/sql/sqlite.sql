@@ -1,5 +1,25 @@
 -- The statements of DatabaseCheckpointer on SQLite, where one transaction writes at a time.
 
+-- name: advance_next
+-- First of the commonest save: the next version, on the base that this process has in mind.
+-- hot
+UPDATE holdfast_checkpoint_threads AS t
+SET latest = t.counter + 1, counter = t.counter + 1, stamp = :stamp, updated_at = :now,
+    expires_at = coalesce(:now + t.ttl, t.expires_at)
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace AND t.stamp = :base
+  AND (t.expires_at IS NULL OR t.expires_at > :now);
+
+-- name: save_next
+-- Then the checkpoint, if that did change the head.
+-- hot
+INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
+                                  metadata, manifest, refs, data, key)
+SELECT t.tenant_id, t.thread_id, t.namespace, t.counter, :parent, :timestamp, :step, :node, :metadata, :manifest,
+       :refs, :data, :key
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace AND t.stamp = :stamp
+RETURNING version;
+
 -- name: advance_head
 -- A save on a thread that exists; :base, :expected and :version may be NULL.
 UPDATE holdfast_checkpoint_threads AS t

@@ -2,8 +2,9 @@
 
 ``python -m tests.benchmarks.checkpoints [--quick]``. The floor inserts the changed channel's bytes with one commit, and
 reads the ten channels by their keys. Every way has a database of its own on the same server, and a connection or pool
-that is open already; ways are timed in turns. Values are random letters, which compress to some four fifths; messages
-of the growing list are words.
+that is open already; ways are timed in turns. Values are random letters, which compress to some four fifths, each in a
+dict; saves are also timed with bare texts, which PostgresSaver stores in each checkpoint again. Messages of the growing
+list are words.
 """
 
 from __future__ import annotations
@@ -60,9 +61,7 @@ class Floor:
         if connection is None:
             connection = self._mine[slot] = self._connect()
         for channel in changed:
-            value = state[channel]
-            data = (value["text"] if isinstance(value, dict) else repr(value[-1])).encode()
-            connection.execute(self._insert, (thread, channel, step, data))
+            connection.execute(self._insert, (thread, channel, step, _bytes_of(state[channel])))
 
     def load(self, thread: str) -> Any:
         return [
@@ -71,6 +70,12 @@ class Floor:
 
     def listed(self, thread: str) -> Any:
         return None
+
+
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    return (value["text"] if isinstance(value, dict) else repr(value[-1])).encode()
 
 
 class Native:
@@ -126,17 +131,18 @@ class Saver:
 class Thread:
     """A thread of ten channels, one of which changes a step; the same values for every way."""
 
-    def __init__(self, way: Any, name: str, size: int, slot: int = 0) -> None:
+    def __init__(self, way: Any, name: str, size: int, slot: int = 0, *, texts: bool = False) -> None:
         self.way, self.name, self.slot = way, name, slot
         self.step = 0
+        self._texts = texts
         self._size = size // CHANNELS
         self._noise = base64.b85encode(random.Random(1).randbytes(2 * self._size + 4096)).decode()
         self.state = {f"channel_{number}": self._value(number) for number in range(CHANNELS)}
         way.save(name, 0, dict(self.state), list(self.state), slot)
 
-    def _value(self, number: int) -> dict[str, str]:
-        # No bare text, which PostgresSaver would keep inline and so store in each checkpoint again.
-        return {"text": f"{number:08}" + self._noise[number % 4096 :][: max(self._size - 8, 1)]}
+    def _value(self, number: int) -> dict[str, str] | str:
+        text = f"{number:08}" + self._noise[number % 4096 :][: max(self._size - 8, 1)]
+        return text if self._texts else {"text": text}
 
     def next(self) -> None:
         self.step += 1
@@ -241,13 +247,11 @@ class Bench:
 def saves(bench: Bench, ways: dict[str, Any], place: str) -> None:
     """Save at three sizes."""
     rounds, calls = (5, 20) if bench.quick else (15, 50)
-    for label, size in SIZES.items():
-        threads = {name: Thread(way, f"s{size}", size) for name, way in ways.items()}
-        report(
-            f"save, {label}, {place}",
-            in_turns({name: thread.next for name, thread in threads.items()}, rounds=rounds, calls=calls),
-            floor="floor",
-        )
+    for kind in ("dicts", "texts"):
+        for label, size in SIZES.items():
+            threads = {name: Thread(way, f"s{size}{kind}", size, texts=kind == "texts") for name, way in ways.items()}
+            found = in_turns({name: thread.next for name, thread in threads.items()}, rounds=rounds, calls=calls)
+            report(f"save, {label} of {kind}, {place}", found, floor="floor")
 
 
 def sizes(bench: Bench, ways: dict[str, Any], place: str) -> None:
