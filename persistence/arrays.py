@@ -63,15 +63,18 @@ class _VectorDumper(Dumper):
     format = Format.BINARY  # without an oid: the statement's CAST says what it is
     element = 0
 
-    def dump(self, obj: VectorColumn) -> bytes:
+    def dump(self, obj: VectorColumn) -> bytearray:
         count, dimensions = obj.rows.shape
-        packed = np.zeros(
-            count, [("length", ">i4"), ("dimensions", ">u2"), ("zero", ">u2"), ("numbers", ">f4", (dimensions,))]
+        element = np.dtype(
+            [("length", ">i4"), ("dimensions", ">u2"), ("unused", ">u2"), ("numbers", ">f4", (dimensions,))]
         )
+        data = bytearray(_ARRAY.size + count * element.itemsize)
+        _ARRAY.pack_into(data, 0, 1, 0, self.element, count, 1)
+        packed = np.frombuffer(data, element, count, _ARRAY.size)  # written where it is sent from
         packed["length"] = 4 + 4 * dimensions
         packed["dimensions"] = dimensions
         packed["numbers"] = obj.rows
-        return _ARRAY.pack(1, 0, self.element, count, 1) + packed.tobytes()
+        return data
 
 
 def register_columns(adapters: AdaptersMap, vector_oid: int) -> None:

@@ -53,7 +53,7 @@ class MigrationLine:
         """Return the migrations for one database, in order.
 
         Raises:
-            MigrationError: a file's name or content can't be read, the first is not 1, or a number is doubled.
+            MigrationError: a file's name or content can't be read, or a number is missing or doubled.
         """
         return _load(self, kind)
 
@@ -67,8 +67,8 @@ def _load(line: MigrationLine, kind: Kind) -> tuple[Migration, ...]:
     ]
     found.sort(key=lambda migration: migration.number)
     numbers = [migration.number for migration in found]
-    if numbers and (numbers[0] != 1 or len(set(numbers)) < len(numbers)):
-        raise MigrationError(f"line {line.name!r} ({kind}) is numbered {numbers}, not from 1 and each number once")
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise MigrationError(f"line {line.name!r} ({kind}) is numbered {numbers}, not 1, 2, 3, …")
     return tuple(found)
 
 

@@ -1,10 +1,11 @@
-"""Sessions of users and their threads, on PostgreSQL or SQLite.
+"""Sessions of users, their threads, the messages of these, and shared context, on PostgreSQL, SQLite or Redis.
 
-The three calls that a program needs::
+The calls that a program needs::
 
     sessions, threads = SessionManager(manager, "main"), ThreadManager(manager, "main")
     session = sessions.create_session(Session(user_id="ada"), ttl=3600, sliding=True)
     thread = threads.create_thread(Thread(session_id=session.id, title="Bridges"))
+    MessageStore(manager, "main").append(thread.id, Message(role="user", content="How long is the longest?"))
 
 Every class that waits has an async twin, ``AsyncSessionManager`` for ``SessionManager`` and so on, with the same
 methods. Each call is one statement; it commits before it returns, or joins the transaction that it is called in.
@@ -15,16 +16,64 @@ fixed or slides with each touch. What has expired is not there, also before ``de
 **Threads.** ``ThreadManager`` keeps ``Thread`` records: conversations, within a session or by themselves. They end with
 their session.
 
+**Messages.** ``MessageStore`` appends ``Message`` records to threads, numbered in the order of their commits, and reads
+them back; it takes them back, summarises (``compact``), forks, searches, follows and prunes. ``Conversation`` is the
+state of a thread's messages, ``Usage`` their tokens and cost, ``Query`` a question with its answer.
+
+**State.** ``StateStore`` keeps what an agent remembers, by scope: the application's, the user's, the session's.
+
+**Users.** ``UserData`` exports and erases everything of one person.
+
+**Shared context.** ``ContextStore`` keeps ``ContextItem`` records that agents share: addressed to subscribers and
+topics, with a time to live and permissions to post, apart for each user (``for_user``). It works on Redis too, and as
+``MemoryContextStore`` without a server.
+
 **Changes.** ``patch`` merges into the metadata atomically. An update of a record that somebody else changed since it
 was read is a ``persistence.ConflictError``.
 
 **Listings.** Newest activity first; the ``cursor`` of the last record, passed as ``after``, gives the next page.
 """
 
+from sessions._async.context import AsyncContextStore, AsyncMemoryContextStore
+from sessions._async.messages import AsyncMessageStore
 from sessions._async.sessions import AsyncSessionManager
+from sessions._async.state import AsyncStateStore
 from sessions._async.threads import AsyncThreadManager
+from sessions._async.users import AsyncUserData
+from sessions._sync.context import ContextStore, MemoryContextStore
+from sessions._sync.messages import MessageStore
 from sessions._sync.sessions import SessionManager
+from sessions._sync.state import StateStore
 from sessions._sync.threads import ThreadManager
+from sessions._sync.users import UserData
+from sessions.context import ContextAgent, ContextItem, ContextStats, NotPermittedError, lines_from_syntha
+from sessions.messages import Conversation, Message, Query, Usage
 from sessions.records import Session, Thread
 
-__all__ = ["AsyncSessionManager", "AsyncThreadManager", "Session", "SessionManager", "Thread", "ThreadManager"]
+__all__ = [
+    "AsyncContextStore",
+    "AsyncMemoryContextStore",
+    "AsyncMessageStore",
+    "AsyncSessionManager",
+    "AsyncStateStore",
+    "AsyncThreadManager",
+    "AsyncUserData",
+    "ContextAgent",
+    "ContextItem",
+    "ContextStats",
+    "ContextStore",
+    "Conversation",
+    "MemoryContextStore",
+    "Message",
+    "MessageStore",
+    "NotPermittedError",
+    "Query",
+    "Session",
+    "SessionManager",
+    "StateStore",
+    "Thread",
+    "ThreadManager",
+    "Usage",
+    "UserData",
+    "lines_from_syntha",
+]

@@ -14,10 +14,12 @@ from uuid import UUID
 from persistence.dialect import Dialect, from_json, from_micros, to_json, to_micros
 from persistence.errors import CorruptError, ValidationError
 from persistence.fields import Duration
-from persistence.validation import ID_BYTES, check_id, check_limit, check_text, metadata_json
+from persistence.validation import ID_BYTES, check_id, check_limit, check_text, metadata_json, shown
 
 MAX_TTL = timedelta(days=36_525)
 """The longest time to live: a hundred years."""
+WHERE_KEYS = 32
+"""The most keys of one filter of metadata."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -109,13 +111,16 @@ def patch_values(metadata: object) -> dict[str, str]:
 
 
 def ttl_micros(what: str, ttl: Duration | None) -> int | None:
-    """Return a time to live (seconds or a timedelta) in microseconds.
+    """Return a time to live (seconds or a timedelta) in microseconds, None for None."""
+    return None if ttl is None else micros_of(what, ttl)
+
+
+def micros_of(what: str, ttl: Duration) -> int:
+    """Return a duration (seconds or a timedelta) in microseconds.
 
     Raises:
         ValidationError: it is no duration, not above 0 or longer than MAX_TTL.
     """
-    if ttl is None:
-        return None
     if isinstance(ttl, bool) or not isinstance(ttl, int | float | timedelta):
         raise ValidationError(f"{what} is a {type(ttl).__name__}, not seconds or a timedelta")
     if not isinstance(ttl, timedelta):
@@ -190,18 +195,37 @@ def thread_values(thread: object) -> dict[str, Any]:
     }
 
 
+def where_json(where: object) -> str | None:
+    """Return a filter of metadata as the statements take it.
+
+    Raises:
+        ValidationError: it is no dict of 1 to 32 keys, or a value is neither text, number, bool nor None.
+    """
+    if where is None:
+        return None
+    text = metadata_json(where, "where")
+    found = cast("dict[str, Any]", where)
+    if not 1 <= len(found) <= WHERE_KEYS:
+        raise ValidationError(f"where has {len(found)} keys, not 1 to {WHERE_KEYS}")
+    for key, value in found.items():
+        if isinstance(value, dict | list):
+            raise ValidationError(f"where[{shown(key)}] is a {type(value).__name__}; texts, numbers and bools compare")
+    return text
+
+
 def encode_cursor(moment: datetime, id: str) -> str:
     """Return the place of a record in a listing by activity."""
     return urlsafe_b64encode(f"{to_micros(moment)}:{id}".encode()).decode().rstrip("=")
 
 
-def page_values(limit: object, after: object) -> dict[str, Any]:
-    """Return what the listings take: how many records, and the place they follow.
+def page_values(limit: object, after: object, where: object = None) -> dict[str, Any]:
+    """Return what the listings take: how many records, the place they follow, and what their metadata must hold.
 
     Raises:
-        ValidationError: the limit is out of range, or ``after`` is no cursor of ours.
+        ValidationError: the limit is out of range, ``after`` is no cursor of ours, or ``where`` can't be compared.
     """
-    values: dict[str, Any] = {"limit": check_limit(limit), "after_time": None, "after_id": None}
+    values: dict[str, Any] = {"limit": check_limit(limit), "where": where_json(where)}
+    values |= {"after_time": None, "after_id": None}
     if after is None:
         return values
     try:

@@ -89,7 +89,7 @@ def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     blocks = python_blocks(page.read_text())
     assert blocks, f"{page.name} shows no Python"
     assert [block.line for block in blocks if block.no_run == ""] == [], "no-run needs a reason"
-    script = tmp_path / f"{page.stem}.py"
+    script = tmp_path / f"page_{page.stem}.py"  # no page shadows a package
     script.write_text(script_of(blocks))
     run_script(script, folder=tmp_path)
 

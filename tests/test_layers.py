@@ -14,6 +14,8 @@ ADAPTERS = {
     "checkpoint.langgraph",
     "vectorstore.langchain",
     "sessions.openai_agents",
+    "sessions.google_adk",
+    "sessions.langchain_history",
     "sessions.langgraph_store",
 }
 ENTRIES = {"__init__", "__main__", "cli"}

@@ -104,7 +104,7 @@ class Parallel:
                 self._executor = None
 
 
-SPIN_SECONDS = 0.0002
+_SPIN_SECONDS = 0.0002
 """How long a thread looks for an answer before it sleeps."""
 _MANY_CORES = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 1
 
@@ -148,12 +148,12 @@ class SocketWatch:
         try:
             # Alone, and on a connection that answered at once the last time: looking a few times costs less than
             # being put to sleep and woken up.
-            while self._soon and _waits.count == 1 and monotonic() - started < SPIN_SECONDS:
+            while self._soon and _waits.count == 1 and monotonic() - started < _SPIN_SECONDS:
                 if self._poll.poll(0) and self._arrived():
                     return True
             while (left := deadline - monotonic()) > 0:
                 if self._poll.poll(min(left, 86400.0) * 1000) and self._arrived():
-                    self._soon = _MANY_CORES and monotonic() - started < 2 * SPIN_SECONDS
+                    self._soon = _MANY_CORES and monotonic() - started < 2 * _SPIN_SECONDS
                     return True
             return False
         finally:

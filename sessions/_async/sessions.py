@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from persistence.errors import ConflictError, DuplicateError, NotFoundError
+from persistence.errors import DuplicateError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, shown
 from sessions._async.store import AsyncSessionsStore
@@ -20,15 +20,17 @@ from sessions.records import (
 
 
 class AsyncSessionManager(AsyncSessionsStore):
-    """The sessions of one tenant, on a PostgreSQL or SQLite connection of a manager.
+    """The sessions of one tenant, on a PostgreSQL, SQLite or Redis connection of a manager.
 
     A session that has expired is not there, for any call, whether ``delete_expired`` ran or not: it is expired when
-    ``expires_at`` is not after the time at which the call started, by the server's clock on PostgreSQL, by ours on
-    SQLite. Its threads go with it.
+    ``expires_at`` is not after the time at which the call started, by the server's clock, on SQLite by ours. Its
+    threads go with it.
 
     Every call commits before it returns, or joins the transaction that its task is in. Neither a duplicate, a
     conflict nor a missing session fails that transaction.
     """
+
+    on_redis = True
 
     async def create_session(self, session: Session, *, ttl: Duration | None = None, sliding: bool = False) -> Session:
         """Store a new session and return it as stored, with its times and version 1.
@@ -60,7 +62,7 @@ class AsyncSessionManager(AsyncSessionsStore):
         values = {"id": check_id("the session's id", session_id)}
         found = await self._read_one(session_from_row, "get_session", values)
         if found is None:
-            raise self._missing(session_id, "get_session")
+            raise self._missing_session(session_id, "get_session")
         return found
 
     async def update_session(self, session: Session, *, expected_version: int | None = None) -> Session:
@@ -75,7 +77,7 @@ class AsyncSessionManager(AsyncSessionsStore):
             ConflictError: it has another version, which is in ``actual``; nothing was written.
         """
         values = {**session_values(session), "expected": expected_of(session.version, expected_version)}
-        return await self._changed("update_session", values)
+        return await self._change_session("update_session", values)
 
     async def touch(self, session_id: str) -> Session:
         """Record activity: renew a sliding expiry, put the session first in listings, and return it.
@@ -88,7 +90,7 @@ class AsyncSessionManager(AsyncSessionsStore):
         values = {"id": check_id("the session's id", session_id)}
         found = await self._read_one(session_from_row, "touch_session", values)
         if found is None:
-            raise self._missing(session_id, "touch")
+            raise self._missing_session(session_id, "touch")
         return found
 
     async def patch(self, session_id: str, metadata: dict[str, Any], *, expected_version: int | None = None) -> Session:
@@ -106,12 +108,28 @@ class AsyncSessionManager(AsyncSessionsStore):
             "expected": expected_of(None, expected_version),
             **patch_values(metadata),
         }
-        return await self._changed("patch_session", values)
+        return await self._change_session("patch_session", values)
 
     async def delete_session(self, session_id: str) -> bool:
-        """Delete a session and its threads; tell whether it was there."""
+        """Delete a session, its threads and their messages; tell whether it was there."""
         values = {"id": check_id("the session's id", session_id)}
         return bool(await self._read_value("delete_session", values))
+
+    async def erase_session(self, session_id: str) -> dict[str, int]:
+        """Delete a session with all that it has, expired or not, and return how many of each there were.
+
+        The counts are ``sessions`` (0 or 1), ``threads`` and ``messages``. It takes several statements, in one
+        transaction; ``delete_session`` does the same in one, and doesn't count.
+        """
+        values = {"id": check_id("the session's id", session_id)}
+        self._check_sql("erase_session")
+        database = await self._database()
+        async with database.transaction():
+            return {
+                "messages": await self._change("erase_session_messages", values),
+                "threads": await self._change("erase_session_threads", values),
+                "sessions": await self._change("erase_session", values),
+            }
 
     async def delete_expired(self, *, limit: int = 1000) -> int:
         """Delete at most ``limit`` sessions that have expired, the longest expired first; return how many.
@@ -120,39 +138,14 @@ class AsyncSessionManager(AsyncSessionsStore):
         """
         return await self._change("delete_expired_sessions", {"limit": check_limit(limit)})
 
-    async def list_user_sessions(self, user_id: str, *, limit: int = 100, after: str | None = None) -> list[Session]:
+    async def list_user_sessions(
+        self, user_id: str, *, limit: int = 100, after: str | None = None, where: dict[str, Any] | None = None
+    ) -> list[Session]:
         """Return a user's sessions, newest activity first, at most ``limit`` (up to 10,000).
 
-        ``after`` is the ``cursor`` of the last session of the page before. A session that is active between two pages
-        moves to the front, so a later page doesn't show it.
+        With ``where``, those whose metadata has each of its keys with an equal value: a text, a number (1 is 1.0), a
+        bool or None. ``after`` is the ``cursor`` of the last session of the page before. A session that is active
+        between two pages moves to the front, so a later page doesn't show it.
         """
-        values = {"user_id": check_id("user_id", user_id), **page_values(limit, after)}
+        values = {"user_id": check_id("user_id", user_id), **page_values(limit, after, where)}
         return await self._read_all(session_from_row, "list_user_sessions", values)
-
-    async def _changed(self, name: str, values: dict[str, Any]) -> Session:
-        """Run a change that checks a version; only where it found no row, a second statement tells why."""
-        stored = await self._read_one(session_from_row, name, values)
-        if stored is not None:
-            return stored
-        session_id, expected = values["id"], values["expected"]
-        current = None
-        if expected is not None:
-            current = await self._read_one(session_from_row, "get_session", {"id": session_id})
-        if current is None:
-            raise self._missing(session_id, name)
-        raise ConflictError(
-            f"session {shown(session_id)} has version {current.version}, not {expected}",
-            expected=expected,
-            actual=current.version,
-            hint="read it again, and repeat the change on what is there now",
-            operation=name,
-            connection=self._name,
-        )
-
-    def _missing(self, session_id: str, operation: str) -> NotFoundError:
-        return NotFoundError(
-            f"there is no session {shown(session_id)}",
-            hint="it was never created, was deleted, or has expired",
-            operation=operation,
-            connection=self._name,
-        )

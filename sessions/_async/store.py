@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
-from persistence import AsyncDatabase, AsyncSQLStore, MigrationLine, Row
-from persistence.dialect import Dialect
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    AsyncRedisConnection,
+    AsyncSQLStore,
+    MigrationLine,
+    Row,
+)
+from persistence.dialect import Dialect, compile_statement
+from persistence.errors import CapabilityError, ConflictError, NotFoundError
 from persistence.queries import load_queries
+from persistence.validation import check_tenant, shown
+from sessions._async.redis_statements import AsyncRedisStatements
+from sessions.records import Session, session_from_row
 
 R = TypeVar("R")
 
@@ -17,12 +28,44 @@ class AsyncSessionsStore(AsyncSQLStore):
     """A store on the tables of this package."""
 
     line = MigrationLine.of_package("sessions")
+    on_redis: ClassVar[bool] = False
+    """Whether a Redis connection will do: sessions, threads and messages, but not what sums up or searches."""
 
-    def _prepared(self, database: AsyncDatabase, name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return a statement and its parameters; PostgreSQL reads its own clock, SQLite is given ours."""
+    def __init__(
+        self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
+    ) -> None:
+        if self.on_redis and manager.get(name).kind == "redis":
+            self._manager, self._name, self._tenant = manager, name, check_tenant(tenant)
+        else:
+            super().__init__(manager, name, tenant=tenant, migrate=migrate)
+
+    async def _database(self) -> AsyncDatabase:
+        connection = self._manager.get(self._name)
+        if isinstance(connection, AsyncRedisConnection) and self.on_redis:
+            return cast(AsyncDatabase, AsyncRedisStatements(connection))
+        return await super()._database()
+
+    def _prepared(
+        self, database: AsyncDatabase | AsyncRedisStatements, name: str, values: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Return a statement and its parameters; PostgreSQL and Redis read their own clock, SQLite is given ours."""
+        if isinstance(database, AsyncRedisStatements):
+            return name, {"tenant": self._tenant, **values}
         sql: str = getattr(load_queries("sessions", database.kind), name)
-        clock = {} if database.kind == "postgresql" else {"now": datetime.now(UTC)}
-        return sql, {"tenant": self._tenant, **clock, **values}
+        given = {"tenant": self._tenant, **values}
+        if database.kind != "postgresql":
+            given["now"] = datetime.now(UTC)
+        # PostgreSQL's and SQLite's statements of one name need not take the same.
+        return sql, {parameter: given[parameter] for parameter in compile_statement(sql, database.kind).names}
+
+    def _check_sql(self, operation: str) -> None:
+        if self._manager.get(self._name).kind == "redis":
+            raise CapabilityError(
+                f"{operation} needs a SQL database",
+                hint="search, usage, queries, retention and import are for PostgreSQL and SQLite",
+                operation=operation,
+                connection=self._name,
+            )
 
     async def _read_one(self, build: Callable[[Row, Dialect], R], name: str, values: dict[str, Any]) -> R | None:
         database = await self._database()
@@ -41,3 +84,31 @@ class AsyncSessionsStore(AsyncSQLStore):
     async def _change(self, name: str, values: dict[str, Any]) -> int:
         database = await self._database()
         return await database.execute(*self._prepared(database, name, values))
+
+    async def _change_session(self, name: str, values: dict[str, Any]) -> Session:
+        """Run a change of a session that checks a version; only where it found no row, a second statement tells why."""
+        stored = await self._read_one(session_from_row, name, values)
+        if stored is not None:
+            return stored
+        session_id, expected = values["id"], values["expected"]
+        current = None
+        if expected is not None:
+            current = await self._read_one(session_from_row, "get_session", {"id": session_id})
+        if current is None:
+            raise self._missing_session(session_id, name)
+        raise ConflictError(
+            f"session {shown(session_id)} has version {current.version}, not {expected}",
+            expected=expected,
+            actual=current.version,
+            hint="read it again, and repeat the change on what is there now",
+            operation=name,
+            connection=self._name,
+        )
+
+    def _missing_session(self, session_id: str, operation: str) -> NotFoundError:
+        return NotFoundError(
+            f"there is no session {shown(session_id)}",
+            hint="it was never created, was deleted, or has expired",
+            operation=operation,
+            connection=self._name,
+        )

@@ -19,7 +19,7 @@ from sessions.records import (
 
 
 class AsyncThreadManager(AsyncSessionsStore):
-    """The threads of one tenant, on a PostgreSQL or SQLite connection of a manager.
+    """The threads of one tenant, on a PostgreSQL, SQLite or Redis connection of a manager.
 
     A thread belongs to a session or stands by itself. With its session it is deleted, and with its session it expires:
     from that moment it is not there, for any call.
@@ -27,6 +27,8 @@ class AsyncThreadManager(AsyncSessionsStore):
     Every call commits before it returns, or joins the transaction that its task is in. Neither a duplicate, a
     conflict, a missing thread nor a missing session fails that transaction.
     """
+
+    on_redis = True
 
     async def create_thread(self, thread: Thread) -> Thread:
         """Store a new thread and return it as stored, with its times and version 1.
@@ -98,25 +100,42 @@ class AsyncThreadManager(AsyncSessionsStore):
         stored = await self._read_one(thread_from_row, "patch_thread", values)
         return stored if stored is not None else await self._explain("patch_thread", values)
 
+    async def touch(self, thread_id: str) -> Thread:
+        """Record activity: put the thread first in listings, as each message does too, and return it.
+
+        The version stays: nothing that an update would overwrite has changed.
+
+        Raises:
+            NotFoundError: it isn't there, or its session has expired.
+        """
+        values = {"id": check_id("the thread's id", thread_id)}
+        found = await self._read_one(thread_from_row, "touch_thread", values)
+        if found is None:
+            raise self._missing(thread_id, "touch")
+        return found
+
     async def delete_thread(self, thread_id: str) -> bool:
-        """Delete a thread; tell whether it was there."""
+        """Delete a thread and its messages; tell whether it was there."""
         values = {"id": check_id("the thread's id", thread_id)}
         return bool(await self._read_value("delete_thread", values))
 
     async def list_session_threads(
-        self, session_id: str, *, limit: int = 100, after: str | None = None
+        self, session_id: str, *, limit: int = 100, after: str | None = None, where: dict[str, Any] | None = None
     ) -> list[Thread]:
         """Return a session's threads, newest activity first, at most ``limit`` (up to 10,000).
 
-        ``after`` is the ``cursor`` of the last thread of the page before. A thread that is active between two pages
-        moves to the front, so a later page doesn't show it. A session that isn't there has none.
+        With ``where``, those whose metadata has each of its keys with an equal value: a text, a number (1 is 1.0), a
+        bool or None. ``after`` is the ``cursor`` of the last thread of the page before. A thread that is active between
+        two pages moves to the front, so a later page doesn't show it. A session that isn't there has none.
         """
-        values = {"session_id": check_id("session_id", session_id), **page_values(limit, after)}
+        values = {"session_id": check_id("session_id", session_id), **page_values(limit, after, where)}
         return await self._read_all(thread_from_row, "list_session_threads", values)
 
-    async def list_user_threads(self, user_id: str, *, limit: int = 100, after: str | None = None) -> list[Thread]:
+    async def list_user_threads(
+        self, user_id: str, *, limit: int = 100, after: str | None = None, where: dict[str, Any] | None = None
+    ) -> list[Thread]:
         """Return a user's threads, of all sessions and of none, ordered and paged as ``list_session_threads``."""
-        values = {"user_id": check_id("user_id", user_id), **page_values(limit, after)}
+        values = {"user_id": check_id("user_id", user_id), **page_values(limit, after, where)}
         return await self._read_all(thread_from_row, "list_user_threads", values)
 
     async def _stored(self, name: str, values: dict[str, Any]) -> Thread | None:

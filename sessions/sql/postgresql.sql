@@ -81,6 +81,9 @@ FROM holdfast_sessions
 WHERE tenant_id = :tenant AND user_id = :user_id AND (expires_at IS NULL OR expires_at > statement_timestamp())
     AND (CAST(:after_time AS timestamptz) IS NULL
         OR (updated_at, id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS text)))
+    AND (CAST(:where AS jsonb) IS NULL OR NOT EXISTS (
+        SELECT 1 FROM jsonb_each(CAST(:where AS jsonb)) AS w WHERE holdfast_sessions.metadata -> w.key IS DISTINCT FROM w.value
+    ))
 ORDER BY updated_at DESC, id DESC LIMIT :limit;
 
 -- name: create_thread
@@ -146,6 +149,15 @@ WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
     AND (CAST(:expected AS bigint) IS NULL OR t.version = CAST(:expected AS bigint))
 RETURNING t.id, t.session_id, t.user_id, t.title, t.metadata, t.version, t.created_at, t.updated_at;
 
+-- name: touch_thread
+-- hot: the version counts changes of content only.
+UPDATE holdfast_threads AS t SET updated_at = greatest(t.updated_at, clock_timestamp())
+WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
+    SELECT 1 FROM holdfast_sessions AS s
+    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
+)
+RETURNING t.id, t.session_id, t.user_id, t.title, t.metadata, t.version, t.created_at, t.updated_at;
+
 -- name: delete_thread
 -- hot: removes one of an expired session too, but answers as if it had been gone.
 DELETE FROM holdfast_threads AS t
@@ -165,6 +177,9 @@ WHERE t.tenant_id = :tenant AND t.session_id = :session_id AND NOT EXISTS (
     )
     AND (CAST(:after_time AS timestamptz) IS NULL
         OR (t.updated_at, t.id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS text)))
+    AND (CAST(:where AS jsonb) IS NULL OR NOT EXISTS (
+        SELECT 1 FROM jsonb_each(CAST(:where AS jsonb)) AS w WHERE t.metadata -> w.key IS DISTINCT FROM w.value
+    ))
 ORDER BY t.updated_at DESC, t.id DESC LIMIT :limit;
 
 -- name: list_user_threads
@@ -177,4 +192,7 @@ WHERE t.tenant_id = :tenant AND t.user_id = :user_id AND NOT EXISTS (
     )
     AND (CAST(:after_time AS timestamptz) IS NULL
         OR (t.updated_at, t.id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS text)))
+    AND (CAST(:where AS jsonb) IS NULL OR NOT EXISTS (
+        SELECT 1 FROM jsonb_each(CAST(:where AS jsonb)) AS w WHERE t.metadata -> w.key IS DISTINCT FROM w.value
+    ))
 ORDER BY t.updated_at DESC, t.id DESC LIMIT :limit;

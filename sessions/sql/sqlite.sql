@@ -74,6 +74,15 @@ SELECT id, user_id, title, metadata, version, sliding_micros, expires_at, create
 FROM holdfast_sessions
 WHERE tenant_id = :tenant AND user_id = :user_id AND (expires_at IS NULL OR expires_at > :now)
     AND (:after_time IS NULL OR (updated_at, id) < (:after_time, :after_id))
+    AND (:where IS NULL OR NOT EXISTS (
+        SELECT 1 FROM json_tree(:where) WHERE json_tree.key IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(holdfast_sessions.metadata)
+            WHERE json_each.key = json_tree.key AND json_each.atom IS json_tree.atom AND (
+                json_each.type = json_tree.type
+                OR json_each.type IN ('integer', 'real') AND json_tree.type IN ('integer', 'real')
+            )
+        )
+    ))
 ORDER BY updated_at DESC, id DESC LIMIT :limit;
 
 -- name: create_thread
@@ -138,6 +147,15 @@ WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
     AND (:expected IS NULL OR t.version = :expected)
 RETURNING id, session_id, user_id, title, metadata, version, created_at, updated_at;
 
+-- name: touch_thread
+-- hot: the version counts changes of content only.
+UPDATE holdfast_threads AS t SET updated_at = max(t.updated_at, :now)
+WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
+    SELECT 1 FROM holdfast_sessions AS s
+    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= :now
+)
+RETURNING id, session_id, user_id, title, metadata, version, created_at, updated_at;
+
 -- name: delete_thread
 -- hot: removes one of an expired session too, but answers as if it had been gone.
 DELETE FROM holdfast_threads
@@ -156,6 +174,15 @@ WHERE t.tenant_id = :tenant AND t.session_id = :session_id AND NOT EXISTS (
         WHERE s.tenant_id = :tenant AND s.id = :session_id AND s.expires_at <= :now
     )
     AND (:after_time IS NULL OR (t.updated_at, t.id) < (:after_time, :after_id))
+    AND (:where IS NULL OR NOT EXISTS (
+        SELECT 1 FROM json_tree(:where) WHERE json_tree.key IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(t.metadata)
+            WHERE json_each.key = json_tree.key AND json_each.atom IS json_tree.atom AND (
+                json_each.type = json_tree.type
+                OR json_each.type IN ('integer', 'real') AND json_tree.type IN ('integer', 'real')
+            )
+        )
+    ))
 ORDER BY t.updated_at DESC, t.id DESC LIMIT :limit;
 
 -- name: list_user_threads
@@ -167,4 +194,13 @@ WHERE t.tenant_id = :tenant AND t.user_id = :user_id AND NOT EXISTS (
         WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= :now
     )
     AND (:after_time IS NULL OR (t.updated_at, t.id) < (:after_time, :after_id))
+    AND (:where IS NULL OR NOT EXISTS (
+        SELECT 1 FROM json_tree(:where) WHERE json_tree.key IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(t.metadata)
+            WHERE json_each.key = json_tree.key AND json_each.atom IS json_tree.atom AND (
+                json_each.type = json_tree.type
+                OR json_each.type IN ('integer', 'real') AND json_tree.type IN ('integer', 'real')
+            )
+        )
+    ))
 ORDER BY t.updated_at DESC, t.id DESC LIMIT :limit;

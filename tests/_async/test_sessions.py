@@ -786,3 +786,55 @@ async def test_touching_a_sliding_session_is_a_hot_update(
     assert row is not None
     assert row["n_tup_upd"] == 20
     assert row["n_tup_hot_upd"] >= 19  # one of them may fall into the next slot of five minutes
+
+
+WHERE: list[tuple[dict[str, Any], list[str]]] = [
+    ({"kind": "chat"}, ["both", "chat"]),
+    ({"kind": "chat", "n": 1}, ["both"]),
+    ({"n": 1.0}, ["one", "both"]),
+    ({"n": True}, ["true"]),
+    ({"n": None}, ["none"]),
+    ({"n": "1"}, ["text"]),
+    ({"nix": None}, []),
+    ({'a"b.c$': "'; --"}, ["odd"]),
+    ({"big": 2**62}, ["big"]),
+    ({"big": 2**62 + 1}, []),
+    ({"nested": 1}, []),
+]
+
+
+async def test_a_listing_may_be_of_those_whose_metadata_has_some_values(sessions: AsyncSessionManager) -> None:
+    stored: dict[str, dict[str, Any]] = {
+        "chat": {"kind": "chat"},
+        "both": {"kind": "chat", "n": 1, "more": []},
+        "one": {"n": 1},
+        "true": {"n": True},
+        "none": {"n": None},
+        "text": {"n": "1"},
+        "odd": {'a"b.c$': "'; --"},
+        "big": {"big": 2**62},
+        "deep": {"deep": {"nested": 1}, "list": ["kind", "chat"]},
+        "empty": {},
+    }
+    for name, metadata in stored.items():
+        await sessions.create_session(Session(id=name, user_id="ada", metadata=metadata))
+    for where, expected in WHERE:
+        found = await sessions.list_user_sessions("ada", where=where)
+        assert [session.id for session in found] == expected
+    first = await sessions.list_user_sessions("ada", where={"kind": "chat"}, limit=1)
+    rest = await sessions.list_user_sessions("ada", where={"kind": "chat"}, after=first[0].cursor)
+    assert [session.id for session in first + rest] == ["both", "chat"]
+    wrong: Any
+    for wrong in (
+        {},
+        [],
+        "x",
+        {1: 2},
+        {"a": []},
+        {"a": {}},
+        {"a": float("nan")},
+        {"a": "\0"},
+        dict.fromkeys(map(str, range(33))),
+    ):
+        with pytest.raises(ValidationError):
+            await sessions.list_user_sessions("ada", where=wrong)

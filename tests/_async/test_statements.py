@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from time import monotonic
-from typing import Any
 
 import psycopg
 import pytest
@@ -257,7 +256,7 @@ async def test_cancellation_at_any_moment_leaves_a_working_pool(main: AsyncPostg
         for _ in range(step % 6):
             await asyncio.sleep(0)
         task.cancel()
-        found: Any = (await asyncio.gather(task, return_exceptions=True))[0]
+        (found,) = await asyncio.gather(task, return_exceptions=True)
         assert found == step + 1 or isinstance(found, asyncio.CancelledError)
         assert await main.fetch_value("SELECT :n + 2", {"n": step}, timeout=5) == step + 2
     assert (main.stats().in_use, main.stats().open) == (0, 1)

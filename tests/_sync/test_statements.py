@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from time import monotonic
-from typing import Any
 
 import psycopg
 import pytest

@@ -94,7 +94,7 @@ def test_a_new_thread_comes_back_as_it_is_stored(
     row = database.fetch_one("SELECT * FROM holdfast_threads")
     assert row is not None
     assert from_json(row.pop("metadata")) == {"é": [1, None]}
-    assert row == {
+    expected = {
         "tenant_id": "default",
         "id": "t1",
         "session_id": "s1",
@@ -104,6 +104,7 @@ def test_a_new_thread_comes_back_as_it_is_stored(
         "created_at": database.dialect.time(stored.created_at),
         "updated_at": database.dialect.time(stored.created_at),
     }
+    assert {name: row[name] for name in expected} == expected
 
 
 def test_a_thread_may_stand_by_itself(threads: ThreadManager) -> None:
@@ -242,6 +243,7 @@ ON_ONE: list[tuple[str, Callable[[ThreadManager], Any]]] = [
     ("update", lambda threads: threads.update_thread(Thread(id="t1", user_id="ada"))),
     ("update a version", lambda threads: threads.update_thread(Thread(id="t1", user_id="ada", version=1))),
     ("move", lambda threads: threads.update_thread(Thread(id="t1", session_id="s2"))),
+    ("touch", lambda threads: threads.touch("t1")),
 ]
 
 
@@ -393,6 +395,7 @@ WRITERS: list[tuple[str, Callable[[ThreadManager], Any]]] = [
     ("create over an expired one", lambda threads: threads.create_thread(Thread(id="old", user_id="eve"))),
     ("update", lambda threads: threads.update_thread(Thread(id="t1", user_id="eve"))),
     ("patch", lambda threads: threads.patch("t1", {"b": 2})),
+    ("touch", lambda threads: threads.touch("t1")),
     ("delete", lambda threads: threads.delete_thread("t1")),
 ]
 
@@ -473,6 +476,7 @@ def test_each_call_is_one_statement(manager: DatabaseManager, threads: ThreadMan
         lambda: threads.get_thread("t1"),
         lambda: threads.update_thread(Thread(id="t1", session_id="s1", version=1)),
         lambda: threads.patch("t1", {"a": 1}, expected_version=2),
+        lambda: threads.touch("t1"),
         lambda: threads.list_session_threads("s1"),
         lambda: threads.list_user_threads("ada"),
         lambda: threads.delete_thread("t1"),
@@ -526,6 +530,7 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_sent(
         lambda: threads.create_thread(text),
         lambda: threads.get_thread(text),
         lambda: threads.patch(text, {}),
+        lambda: threads.touch(text),
         lambda: threads.patch("t1", wrong),
         lambda: threads.patch("t1", {}, expected_version=-1),
         lambda: threads.delete_thread(text),
@@ -555,3 +560,34 @@ def test_activity_never_goes_back_when_the_clock_does(
     database.execute("UPDATE holdfast_threads SET updated_at = :moment", {"moment": ahead})
     assert (threads.patch("t1", {})).updated_at == ahead
     assert (threads.update_thread(Thread(id="t1", session_id="s1"))).updated_at == ahead
+
+
+def test_a_listing_may_be_of_those_whose_metadata_has_some_values(
+    threads: ThreadManager, sessions: SessionManager
+) -> None:
+    sessions.create_session(Session(id="s2", user_id="bob"))
+    for name, session, metadata in (
+        ("a", "s1", {"kind": "chat", "n": 1}),
+        ("b", "s1", {"kind": "chat", "n": 2}),
+        ("c", "s1", {"kind": "tool"}),
+        ("d", "s2", {"kind": "chat", "n": 1}),
+    ):
+        threads.create_thread(Thread(id=name, session_id=session, metadata=metadata))
+    for where, expected in (({"kind": "chat"}, ["b", "a"]), ({"kind": "chat", "n": 1.0}, ["a"]), ({"n": "1"}, [])):
+        assert [thread.id for thread in threads.list_session_threads("s1", where=where)] == expected
+        assert [thread.id for thread in threads.list_user_threads("ada", where=where)] == expected
+    wrong: Any = {"a": []}
+    with pytest.raises(ValidationError):
+        threads.list_user_threads("ada", where=wrong)
+
+
+def test_a_touch_puts_a_thread_first_and_keeps_its_version(
+    threads: ThreadManager, elsewhere: ThreadManager
+) -> None:
+    first = threads.create_thread(Thread(id="a", session_id="s1"))
+    threads.create_thread(Thread(id="b", session_id="s1"))
+    touched = threads.touch("a")
+    assert touched == replace(first, updated_at=touched.updated_at)
+    assert touched.updated_at > first.updated_at
+    assert elsewhere.get_thread("a") == touched
+    assert [thread.id for thread in threads.list_session_threads("s1")] == ["a", "b"]

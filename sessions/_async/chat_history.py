@@ -1,0 +1,57 @@
+"""One thread as frameworks see a conversation: it is there with its first message, and gone when it is cleared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from persistence import AsyncDatabaseManager
+from persistence.errors import DuplicateError, NotFoundError
+from persistence.validation import LIMIT, check_id, check_whole
+from sessions._async.messages import AsyncMessageStore
+from sessions._async.threads import AsyncThreadManager
+from sessions.messages import Message
+from sessions.records import Thread
+
+
+class AsyncChatHistory:
+    """The messages of one thread of a user, on a connection of a manager."""
+
+    def __init__(self, manager: AsyncDatabaseManager, name: str, *, tenant: str, thread_id: str, user_id: str) -> None:
+        self.thread_id = check_id("the session's id", thread_id)
+        self._user_id = check_id("the user's id", user_id)
+        self._messages = AsyncMessageStore(manager, name, tenant=tenant)
+        self._threads = AsyncThreadManager(manager, name, tenant=tenant)
+
+    async def read(self, limit: int | None) -> list[Message]:
+        """Return the last ``limit`` messages, oldest first; None is all, read page by page."""
+        if limit is not None and check_whole("limit", limit, least=0) <= LIMIT:
+            return await self._messages.last(self.thread_id, limit) if limit else []
+        found: list[Message] = []
+        page = await self._messages.list_messages(self.thread_id, limit=LIMIT)
+        while page:
+            found += page
+            page = await self._messages.list_messages(self.thread_id, after=page[-1].seq, limit=LIMIT)
+        return found if limit is None else found[-limit:]
+
+    async def append(self, messages: Sequence[Message]) -> None:
+        """Append messages in one statement; the first ones of a thread make it."""
+        if not messages:
+            return
+        try:
+            await self._messages.append_many(self.thread_id, messages)
+        except NotFoundError:
+            with suppress(DuplicateError):  # somebody else's first messages came in between
+                await self._threads.create_thread(Thread(id=self.thread_id, user_id=self._user_id))
+            await self._messages.append_many(self.thread_id, messages)
+
+    async def pop(self) -> Message | None:
+        """Take the last message away and return it; None where there is none."""
+        try:
+            return await self._messages.pop_last(self.thread_id)
+        except NotFoundError:
+            return None
+
+    async def clear(self) -> None:
+        """Remove the thread with all of its messages."""
+        await self._threads.delete_thread(self.thread_id)

@@ -1,0 +1,214 @@
+"""Messages over time: followed as they come, pruned as they age, exported and imported as JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+
+from persistence import AsyncDatabase, Row
+from persistence._async.compat import sleep
+from persistence.dialect import to_micros
+from persistence.errors import ConflictError, UnavailableError, ValidationError
+from persistence.fields import Duration
+from persistence.validation import check_id, check_limit, check_whole, shown
+from sessions._async.messages_base import AsyncMessagesBase, rows_json
+from sessions.messages import Message, message_from_row
+from sessions.records import micros_of, thread_from_row, thread_values
+from sessions.transfer import Header, header_line, message_line, read_header, read_message
+
+PAGE = 500
+"""How many messages are read or written at once."""
+SHORTEST_WAIT = 0.01
+"""How long ``follow`` waits at first, in seconds, once it has caught up; it doubles up to ``poll``."""
+
+
+class AsyncMessageTransfer(AsyncMessagesBase):
+    """The part of the message store that follows, prunes, exports and imports."""
+
+    async def follow(
+        self,
+        thread_id: str,
+        *,
+        after: int | None = None,
+        poll: Duration = 0.5,
+        timeout: Duration | None = None,
+        patience: Duration = 60,
+    ) -> AsyncIterator[Message]:
+        """Yield the messages of a thread as they are committed, from number ``after`` on (None: those to come).
+
+        Each comes once and in order: it asks by the last number that it has seen, so nothing is missed or doubled
+        while the database is away. It asks right after a message, then less and less often, down to every ``poll``
+        seconds. It ends ``timeout`` seconds after the last message (None: never). No connection is held in between.
+
+        Raises:
+            NotFoundError: there is no such thread, and ``after`` is None.
+            UnavailableError: the database has been away for ``patience`` seconds.
+        """
+        check_id("the thread's id", thread_id)
+        longest = micros_of("poll", poll) / 1e6
+        limit = None if timeout is None else micros_of("timeout", timeout) / 1e6
+        bound = micros_of("patience", patience) / 1e6
+        if after is None:
+            seen = (await self._checked_state("follow", thread_id, None)).last_seq
+        else:
+            seen = check_whole("after", after, least=0)
+        wait, quiet_since = SHORTEST_WAIT, monotonic()
+        away_since: float | None = None
+        while True:
+            try:
+                page = await self._page(thread_id, seen)
+                away_since = None
+            except UnavailableError:
+                page = []
+                away_since = monotonic() if away_since is None else away_since
+                if monotonic() - away_since >= bound:
+                    raise
+            for message in page:
+                seen = message.seq or seen
+                yield message
+            if page:
+                wait, quiet_since = SHORTEST_WAIT, monotonic()
+                continue
+            left = float("inf") if limit is None else quiet_since + limit - monotonic()
+            if left <= 0:
+                return
+            await sleep(min(wait, left))
+            wait = min(wait * 2, longest)
+
+    async def _page(self, thread_id: str, after: int) -> list[Message]:
+        values = {"thread": thread_id, "after": after, "limit": PAGE}
+        return await self._read_all(message_from_row, "list_messages_after", values)
+
+    async def prune(
+        self,
+        *,
+        thread_id: str | None = None,
+        older_than: Duration | None = None,
+        keep_last: int | None = None,
+        keep_tokens: int | None = None,
+        limit: int = 10_000,
+    ) -> int:
+        """Delete old messages of a thread (None: of every thread of the tenant, or of the bound user); return how many.
+
+        What goes is older than ``older_than`` (seconds or a timedelta), or not among the newest ``keep_last``, or
+        older than the newest messages whose input and output tokens together make up at most ``keep_tokens``. The
+        summary in use stays. At most ``limit`` go, the oldest of each thread first; call it again until it returns
+        less than that.
+
+        Raises:
+            ValidationError: none of the three is given, or one is out of range.
+        """
+        if older_than is None and keep_last is None and keep_tokens is None:
+            raise ValidationError("prune needs older_than, keep_last or keep_tokens")
+        cuts: list[tuple[str, dict[str, Any]]] = []
+        if older_than is not None:
+            age = timedelta(microseconds=micros_of("older_than", older_than))
+            cuts.append(("cut_by_age", {"moment": datetime.now(UTC) - age}))
+        if keep_last is not None:
+            cuts.append(("cut_by_count", {"keep": check_whole("keep_last", keep_last, least=0)}))
+        if keep_tokens is not None:
+            cuts.append(("cut_by_tokens", {"keep": check_whole("keep_tokens", keep_tokens, least=0)}))
+        left = check_limit(limit)
+        self._check_sql("prune")
+        if thread_id is not None:
+            return await self._prune_one(check_id("thread_id", thread_id), cuts, left)
+        removed, after = 0, ""
+        while removed < left:
+            names = await self._read_all(_id_of, "list_threads_to_prune", {"after": after, "limit": PAGE})
+            for name in names:
+                removed += await self._prune_one(name, cuts, left - removed)
+                if removed >= left:
+                    break
+            if len(names) < PAGE:
+                break
+            after = names[-1]
+        return removed
+
+    async def _prune_one(self, thread_id: str, cuts: list[tuple[str, dict[str, Any]]], limit: int) -> int:
+        found = [await self._read_value(name, {"thread": thread_id, **values}) for name, values in cuts]
+        cut = max((seq for seq in found if seq is not None), default=None)
+        if cut is None:
+            return 0
+        return await self._change("prune_messages", {"thread": thread_id, "cut": cut, "limit": limit})
+
+    async def export_messages(self, thread_id: str) -> AsyncIterator[str]:
+        """Yield a thread as JSON lines: first what it is, then each message, oldest first; no line ends in a newline.
+
+        No connection is held between pages; what is appended meanwhile comes too.
+
+        Raises:
+            NotFoundError: there is no such thread.
+        """
+        await self._checked_state("export_messages", check_id("the thread's id", thread_id), None)
+        thread = await self._read_one(thread_from_row, "get_thread", {"id": thread_id})
+        if thread is None:
+            raise self._missing(thread_id, "export_messages")
+        yield header_line(thread)
+        page = await self._page(thread_id, 0)
+        while page:
+            for message in page:
+                yield message_line(message)
+            page = await self._page(thread_id, page[-1].seq or 0)
+
+    async def import_messages(self, lines: Iterable[str], *, thread_id: str | None = None) -> int:
+        """Store what ``export_messages`` gave, all or nothing, and return how many messages there were.
+
+        Numbers, times and summaries are kept. The thread (``thread_id``, or the one that was exported) is created
+        where it is missing, as that of the user who had it, or to whom this store is bound.
+
+        Raises:
+            ConflictError: the thread has messages of those numbers or later ones; nothing was written.
+            ValidationError: a line is not what an export gives; it is named by its number, and nothing was written.
+        """
+        self._check_sql("import_messages")
+        numbered = iter(enumerate(lines, 1))
+        header = read_header(next(numbered, (1, ""))[1])
+        name = header.thread.id if thread_id is None else check_id("thread_id", thread_id)
+        database = await self._database()
+        count = 0
+        async with database.transaction():
+            await self._create_imported(database, name, header)
+            for page in _pages(numbered):
+                self._add_words(database, [message for message, _ in page], [row for _, row in page])
+                rows = [_with_time(database, row) for _, row in page]
+                sent = {"thread": name, "rows": rows_json(rows)}
+                if await database.execute(*self._prepared(database, "import_messages", sent)) != len(page):
+                    raise ConflictError(
+                        f"thread {shown(name)} has messages of these numbers, or later ones",
+                        hint="import into another thread_id, or delete the thread first",
+                        operation="import_messages",
+                        connection=self._name,
+                    )
+                count += len(page)
+        return count
+
+    async def _create_imported(self, database: AsyncDatabase, thread_id: str, header: Header) -> None:
+        if await self._state(thread_id) is not None:
+            return
+        values = thread_values(header.thread) | {"id": thread_id, "session_id": None}
+        if self._user is not None:
+            values["user_id"] = self._user
+        if await database.fetch_one(*self._prepared(database, "create_thread", values)) is None:
+            raise self._missing(thread_id, "import_messages")
+
+
+def _pages(numbered: Iterator[tuple[int, str]]) -> Iterator[list[tuple[Message, dict[str, Any]]]]:
+    """Yield what the lines hold, as records and as rows, a page at a time."""
+    for first in numbered:
+        page = [read_message(*first)]
+        for line in numbered:
+            page.append(read_message(*line))
+            if len(page) == PAGE:
+                break
+        yield page
+
+
+def _with_time(database: AsyncDatabase, row: dict[str, Any]) -> dict[str, Any]:
+    moment: datetime = row["created_at"]
+    return {**row, "created_at": moment.isoformat() if database.kind == "postgresql" else to_micros(moment)}
+
+
+def _id_of(row: Row, dialect: object) -> str:
+    return str(row["id"])

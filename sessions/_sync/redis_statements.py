@@ -1,0 +1,65 @@
+# Generated from ../_async/redis_statements.py by tests/unasync.py: edit that one.
+"""Sessions, threads and messages on Redis: each statement of theirs is one call of one Lua script.
+
+The stores run statements by name and read rows. Here the names are those of the script's functions, and the rows have
+the columns and the forms of values that SQLite's have. All keys of a tenant lie on one slot of a cluster.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+from persistence import RedisConnection, Row
+from persistence.dialect import Dialect
+from sessions._sync.lua import run_script
+from sessions.redis_rows import arguments, rows_of
+
+
+class RedisStatements:
+    """The face of a database that the stores of this package use, on a Redis connection."""
+
+    kind = "redis"
+    dialect = Dialect("sqlite")
+    in_transaction = False
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    def fetch_all(self, name: str, values: dict[str, Any]) -> list[Row]:
+        """Return the rows of a statement by name."""
+        root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
+        given = [name, *arguments(name, values)]
+        answer = run_script(self._connection.client, "sessions.lua", [root], given)
+        return rows_of(name, answer, values)
+
+    def fetch_one(self, name: str, values: dict[str, Any]) -> Row | None:
+        """Return the first row, or None."""
+        rows = self.fetch_all(name, values)
+        return rows[0] if rows else None
+
+    def fetch_value(self, name: str, values: dict[str, Any]) -> Any:
+        """Return the first column of the first row, or None."""
+        row = self.fetch_one(name, values)
+        return None if row is None else next(iter(row.values()))
+
+    def execute(self, name: str, values: dict[str, Any]) -> int:
+        """Return how many records a statement changed."""
+        return int(self.fetch_value(name, values) or 0)
+
+    def transaction(self) -> NoTransaction:
+        """Return what holds nothing together: each call is atomic by itself."""
+        return NoTransaction()
+
+
+class NoTransaction:
+    """Stands where a database has a transaction."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None

@@ -1,0 +1,389 @@
+-- Sessions, threads and messages of one tenant. ARGV[1] is what to do, the rest pairs of a parameter's name and value;
+-- a parameter that is left out is None. KEYS[1] is holdfast:{<tenant>}: it begins every key, so one slot holds them all.
+--   :session:<id>          hash: user, title, version, sliding, expires, created, updated, m:<key of metadata> as JSON
+--   :session-threads:<id>  set of thread ids            :user-sessions:<user>, :user-threads:<user>  sets of ids
+--   :thread:<id>           hash: as a session's, and session, last, mversion, window, summary, parent, parent_seq
+--   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<JSON>
+--   :message-keys:<id>     hash: key -> <seq>:<version>:<created>
+--   :expiry                sorted set: session id by the microsecond it ends
+-- Times are microseconds of the server's clock. A session that has ended is not there, whether its keys are gone or not;
+-- they go a minute later, those of its threads with them.
+local root = KEYS[1]
+local command = ARGV[1]
+local v, rows, set, unset = {}, {}, {}, {}
+for place = 2, #ARGV, 2 do
+    local name, value = ARGV[place], ARGV[place + 1]
+    if name == 'row' then rows[#rows + 1] = value
+    elseif name == 'unset' then unset[#unset + 1] = 'm:' .. value
+    elseif name == 'set' then
+        local cut = string.find(value, '\0', 1, true)
+        set[#set + 1] = {'m:' .. string.sub(value, 1, cut - 1), string.sub(value, cut + 1)}
+    else v[name] = value end
+end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+local function text(number) return string.format('%.0f', number) end
+local function key(kind, id) return root .. ':' .. kind .. ':' .. id end
+local function later(stored) return text(math.max(tonumber(stored), now)) end
+
+local function fields(name)
+    local flat, found = redis.call('HGETALL', name), {}
+    for place = 1, #flat, 2 do found[flat[place]] = flat[place + 1] end
+    return #flat > 0 and found or nil
+end
+
+local function live_session(id)
+    local found = fields(key('session', id))
+    if found and found.expires and tonumber(found.expires) <= now then return nil end
+    return found
+end
+
+local function live_thread(id, user)
+    local found = fields(key('thread', id))
+    if not found or (user and found.user ~= user) then return nil end
+    if found.session and not live_session(found.session) then return nil end
+    return found
+end
+
+local function row(kind, id) return {id, redis.call('HGETALL', key(kind, id))} end
+
+local function each_key_of_thread(id, call, ...)
+    for _, kind in ipairs({'thread', 'messages', 'message-keys'}) do redis.call(call, key(kind, id), ...) end
+end
+
+-- A minute after the session ended, but not before now: the record is still to be read.
+local function till(expires) return text(math.ceil(math.max(expires, now) / 1000) + 60000) end
+
+local function keep_thread(id, session)
+    local expires = session and redis.call('HGET', key('session', session), 'expires')
+    if expires then each_key_of_thread(id, 'PEXPIREAT', till(expires))
+    else each_key_of_thread(id, 'PERSIST') end
+end
+
+local function keep_session(id)
+    local expires = redis.call('HGET', key('session', id), 'expires')
+    for _, kind in ipairs({'session', 'session-threads'}) do
+        if expires then redis.call('PEXPIREAT', key(kind, id), till(expires))
+        else redis.call('PERSIST', key(kind, id)) end
+    end
+    if expires then redis.call('ZADD', root .. ':expiry', expires, id)
+    else redis.call('ZREM', root .. ':expiry', id) end
+    for _, thread in ipairs(redis.call('SMEMBERS', key('session-threads', id))) do keep_thread(thread, id) end
+end
+
+local function drop_thread(id)
+    local user, session = unpack(redis.call('HMGET', key('thread', id), 'user', 'session'))
+    if user then redis.call('SREM', key('user-threads', user), id) end
+    if session then redis.call('SREM', key('session-threads', session), id) end
+    each_key_of_thread(id, 'DEL')
+end
+
+local function drop_session(id)
+    for _, thread in ipairs(redis.call('SMEMBERS', key('session-threads', id))) do drop_thread(thread) end
+    local user = redis.call('HGET', key('session', id), 'user')
+    if user then redis.call('SREM', key('user-sessions', user), id) end
+    redis.call('DEL', key('session', id), key('session-threads', id))
+    redis.call('ZREM', root .. ':expiry', id)
+end
+
+local function put(name, field, value)
+    if value then redis.call('HSET', name, field, value) else redis.call('HDEL', name, field) end
+end
+
+local function patch(name)
+    for _, field in ipairs(unset) do redis.call('HDEL', name, field) end
+    for _, pair in ipairs(set) do redis.call('HSET', name, pair[1], pair[2]) end
+end
+
+local function replace_metadata(name)
+    for _, field in ipairs(redis.call('HKEYS', name)) do
+        if string.sub(field, 1, 2) == 'm:' then redis.call('HDEL', name, field) end
+    end
+    patch(name)
+end
+
+local function is_expected(found, field) return not v.expected or found[field] == v.expected end
+
+-- What is listed is sorted by the caller. An id whose keys have gone is forgotten.
+local function listed(kind, index, live)
+    local found = {}
+    for _, id in ipairs(redis.call('SMEMBERS', index)) do
+        if live(id) then found[#found + 1] = row(kind, id)
+        elseif redis.call('EXISTS', key(kind, id)) == 0 then redis.call('SREM', index, id) end
+    end
+    return found
+end
+
+local run = {}
+
+function run.create_session()
+    if live_session(v.id) then return {} end
+    drop_session(v.id)
+    local name = key('session', v.id)
+    redis.call('HSET', name, 'user', v.user_id, 'version', '1', 'created', text(now), 'updated', text(now))
+    put(name, 'title', v.title)
+    put(name, 'sliding', v.sliding)
+    put(name, 'expires', v.ttl and text(now + v.ttl) or v.expires_at)
+    patch(name)
+    redis.call('SADD', key('user-sessions', v.user_id), v.id)
+    keep_session(v.id)
+    return {row('session', v.id)}
+end
+
+function run.get_session() return live_session(v.id) and {row('session', v.id)} or {} end
+
+function run.update_session()
+    local found, name = live_session(v.id), key('session', v.id)
+    if not found or not is_expected(found, 'version') then return {} end
+    redis.call('SREM', key('user-sessions', found.user), v.id)
+    redis.call('SADD', key('user-sessions', v.user_id), v.id)
+    redis.call('HSET', name, 'user', v.user_id, 'version', text(found.version + 1), 'updated', later(found.updated))
+    put(name, 'title', v.title)
+    put(name, 'sliding', v.sliding)
+    put(name, 'expires', v.sliding and text(now + v.sliding) or v.expires_at)
+    replace_metadata(name)
+    keep_session(v.id)
+    return {row('session', v.id)}
+end
+
+function run.touch_session()
+    local found, name = live_session(v.id), key('session', v.id)
+    if not found then return {} end
+    redis.call('HSET', name, 'updated', later(found.updated))
+    if found.sliding then
+        redis.call('HSET', name, 'expires', text(now + found.sliding))
+        keep_session(v.id)
+    end
+    return {row('session', v.id)}
+end
+
+function run.patch_session()
+    local found = live_session(v.id)
+    if not found or not is_expected(found, 'version') then return {} end
+    redis.call('HINCRBY', key('session', v.id), 'version', 1)
+    patch(key('session', v.id))
+    return run.touch_session()
+end
+
+function run.delete_session()
+    local was_there = live_session(v.id) and 1 or 0
+    drop_session(v.id)
+    return {was_there}
+end
+
+function run.delete_expired_sessions()
+    local ids = redis.call('ZRANGEBYSCORE', root .. ':expiry', '-inf', text(now), 'LIMIT', 0, v.limit)
+    for _, id in ipairs(ids) do drop_session(id) end
+    return {#ids}
+end
+
+function run.list_user_sessions() return listed('session', key('user-sessions', v.user_id), live_session) end
+
+local function new_thread(id, user, session)
+    local name = key('thread', id)
+    redis.call('HSET', name, 'user', user, 'version', '1', 'created', text(now), 'updated', text(now),
+        'last', '0', 'mversion', '0', 'window', '0')
+    put(name, 'session', session)
+    put(name, 'title', v.title)
+    redis.call('SADD', key('user-threads', user), id)
+    if session then redis.call('SADD', key('session-threads', session), id) end
+end
+
+function run.create_thread()
+    local session = v.session_id and live_session(v.session_id)
+    if live_thread(v.id) or (v.session_id and not session) then return {} end
+    drop_thread(v.id)
+    new_thread(v.id, v.user_id or session.user, v.session_id)
+    patch(key('thread', v.id))
+    if v.session_id then keep_session(v.session_id) end
+    return {row('thread', v.id)}
+end
+
+function run.get_thread() return live_thread(v.id) and {row('thread', v.id)} or {} end
+
+function run.update_thread()
+    local found, name = live_thread(v.id), key('thread', v.id)
+    if not found or not is_expected(found, 'version') then return {} end
+    if v.session_id and not live_session(v.session_id) then return {} end
+    local user = v.user_id or found.user
+    redis.call('SREM', key('user-threads', found.user), v.id)
+    redis.call('SADD', key('user-threads', user), v.id)
+    if found.session then redis.call('SREM', key('session-threads', found.session), v.id) end
+    if v.session_id then redis.call('SADD', key('session-threads', v.session_id), v.id) end
+    redis.call('HSET', name, 'user', user, 'version', text(found.version + 1), 'updated', later(found.updated))
+    put(name, 'session', v.session_id)
+    put(name, 'title', v.title)
+    replace_metadata(name)
+    keep_thread(v.id, v.session_id)
+    if v.session_id then keep_session(v.session_id) end
+    return {row('thread', v.id)}
+end
+
+function run.touch_thread()
+    local found = live_thread(v.id)
+    if not found then return {} end
+    redis.call('HSET', key('thread', v.id), 'updated', later(found.updated))
+    return {row('thread', v.id)}
+end
+
+function run.patch_thread()
+    local found = live_thread(v.id)
+    if not found or not is_expected(found, 'version') then return {} end
+    redis.call('HINCRBY', key('thread', v.id), 'version', 1)
+    patch(key('thread', v.id))
+    return run.touch_thread()
+end
+
+function run.delete_thread()
+    local was_there = live_thread(v.id) and 1 or 0
+    drop_thread(v.id)
+    return {was_there}
+end
+
+function run.list_session_threads()
+    if not live_session(v.session_id) then return {} end
+    return listed('thread', key('session-threads', v.session_id), live_thread)
+end
+
+function run.list_user_threads() return listed('thread', key('user-threads', v.user_id), live_thread) end
+
+local function parts(member)
+    local seq, version, created, through = string.match(member, '^(%d+):(%d+):(%d+):(%d*):')
+    return tonumber(seq), version, created, tonumber(through)
+end
+
+local function add(thread, found, through)
+    local name, base = key('messages', thread), tonumber(found.last)
+    local version, created = text(found.mversion + 1), later(found.updated)
+    local kept = ':' .. version .. ':' .. created .. ':' .. (through or '') .. ':'
+    for place, body in ipairs(rows) do
+        local seq = text(base + place)
+        redis.call('ZADD', name, seq, seq .. kept .. body)
+    end
+    redis.call('HSET', key('thread', thread), 'last', text(base + #rows), 'mversion', version, 'updated', created)
+    return {{text(base + 1), version, created}}
+end
+
+local function append()
+    local found = live_thread(v.thread, v.user)
+    if not found or not is_expected(found, 'mversion') then return {} end
+    local through = tonumber(v.through)
+    if through and (through < tonumber(found.window) or through > tonumber(found.last)) then return {} end
+    if v.key and redis.call('HEXISTS', key('message-keys', v.thread), v.key) == 1 then return {} end
+    local added = add(v.thread, found, v.through)
+    if through then redis.call('HSET', key('thread', v.thread), 'window', v.through, 'summary', added[1][1]) end
+    if v.key then redis.call('HSET', key('message-keys', v.thread), v.key, table.concat(added[1], ':')) end
+    if found.session and redis.call('HEXISTS', key('session', found.session), 'expires') == 1 then
+        keep_thread(v.thread, found.session)
+    end
+    return added
+end
+run.append_message, run.append_messages = append, append
+
+function run.conversation()
+    local found = live_thread(v.thread, v.user)
+    if not found then return {} end
+    local kept = v.key and redis.call('HGET', key('message-keys', v.thread), v.key)
+    return {{v.thread, found.mversion, found.last, found.window, found.summary or '', found.parent or '',
+        found.parent_seq or '', kept or ''}}
+end
+
+local function last_seq(thread)
+    local name, skipped = key('messages', thread), 0
+    while true do
+        local page = redis.call('ZREVRANGE', name, skipped, skipped + 15)
+        for _, member in ipairs(page) do
+            local seq, _, _, through = parts(member)
+            if not through then return seq, member end
+        end
+        if #page < 16 then return nil end
+        skipped = skipped + 16
+    end
+end
+
+function run.last_message_seq()
+    local seq = last_seq(v.thread)
+    return seq and {text(seq)} or {}
+end
+
+-- Take away what has number `first` or a later one, and the summaries that cover it; others stay.
+local function cut(thread, found, first)
+    local name = key('messages', thread)
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', name, first, '+inf')) do
+        local _, _, _, through = parts(member)
+        if not through or through >= first then redis.call('ZREM', name, member) end
+    end
+    if tonumber(found.window) < first then return end
+    local window, summary = 0, false
+    for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
+        local seq, _, _, through = parts(member)
+        if through and through >= window then window, summary = through, text(seq) end
+    end
+    redis.call('HSET', key('thread', thread), 'window', text(window))
+    put(key('thread', thread), 'summary', summary)
+end
+
+function run.pop_message()
+    local found = live_thread(v.thread, v.user)
+    if not found or not is_expected(found, 'mversion') then return {} end
+    local seq, member = last_seq(v.thread)
+    if not seq then return {} end
+    cut(v.thread, found, seq)
+    redis.call('HSET', key('thread', v.thread), 'mversion', text(found.mversion + 1), 'updated', later(found.updated))
+    return {member}
+end
+
+function run.replace_messages()
+    local found = live_thread(v.thread, v.user)
+    if not found or not is_expected(found, 'mversion') then return {} end
+    cut(v.thread, found, tonumber(v.first))
+    return add(v.thread, found)
+end
+
+function run.list_messages_before()
+    if not live_thread(v.thread, v.user) then return {} end
+    return redis.call('ZREVRANGEBYSCORE', key('messages', v.thread), '(' .. v.before, '-inf', 'LIMIT', 0, v.limit)
+end
+
+function run.list_messages_after()
+    if not live_thread(v.thread, v.user) then return {} end
+    return redis.call('ZRANGEBYSCORE', key('messages', v.thread), '(' .. v.after, '+inf', 'LIMIT', 0, v.limit)
+end
+
+function run.list_context()
+    local found, name, kept = live_thread(v.thread, v.user), key('messages', v.thread), {}
+    if not found then return {} end
+    for _, member in ipairs(redis.call('ZREVRANGEBYSCORE', name, '+inf', '(' .. found.window)) do
+        local _, _, _, through = parts(member)
+        if not through then kept[#kept + 1] = member end
+        if #kept >= tonumber(v.limit) then break end
+    end
+    if found.summary then kept[#kept + 1] = redis.call('ZRANGEBYSCORE', name, found.summary, found.summary)[1] end
+    return kept
+end
+
+function run.fork_thread()
+    local found = live_thread(v.thread, v.user)
+    if not found or live_thread(v.id) then return {} end
+    drop_thread(v.id)
+    v.title = v.title or found.title
+    new_thread(v.id, found.user, found.session)
+    local name, at = key('thread', v.id), math.min(tonumber(v.at), tonumber(found.last))
+    for field, value in pairs(found) do
+        if string.sub(field, 1, 2) == 'm:' then redis.call('HSET', name, field, value) end
+    end
+    local window, summary = 0, false
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', key('messages', v.thread), '-inf', text(at))) do
+        local seq, _, _, through = parts(member)
+        redis.call('ZADD', key('messages', v.id), text(seq), member)
+        if through and through >= window then window, summary = through, text(seq) end
+    end
+    redis.call('HSET', name, 'last', text(at), 'mversion', found.mversion, 'window', text(window),
+        'parent', v.thread, 'parent_seq', text(at))
+    put(name, 'summary', summary)
+    if found.session then keep_session(found.session) end
+    return {row('thread', v.id)}
+end
+
+return run[command]()

@@ -1,0 +1,83 @@
+-- What one user, or one session, has: erased with counts, and exported. Expiry plays no part: what is stored counts.
+
+-- name: erase_session_messages
+-- hot: before the threads, because a cascade doesn't count.
+DELETE FROM holdfast_messages
+WHERE tenant_id = :tenant AND thread_id IN (
+    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.session_id = :id
+);
+
+-- name: erase_session_threads
+-- hot: by the index of sessions.
+DELETE FROM holdfast_threads WHERE tenant_id = :tenant AND session_id = :id;
+
+-- name: erase_session
+-- hot: by the primary key.
+DELETE FROM holdfast_sessions WHERE tenant_id = :tenant AND id = :id;
+
+-- name: erase_user_messages
+-- Those of the user's own threads, and of all threads of the user's sessions, which go with these.
+DELETE FROM holdfast_messages
+WHERE tenant_id = :tenant AND thread_id IN (
+    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.user_id = :user
+    UNION
+    SELECT t.id FROM holdfast_threads AS t
+    JOIN holdfast_sessions AS s ON s.tenant_id = :tenant AND s.id = t.session_id
+    WHERE t.tenant_id = :tenant AND s.user_id = :user
+);
+
+-- name: erase_user_questions
+-- In a thread that has become another user's, only the name of who asked goes.
+UPDATE holdfast_messages SET asked_by = NULL WHERE tenant_id = :tenant AND asked_by = :user;
+
+-- name: erase_user_threads
+-- The user's own, and all of the user's sessions.
+DELETE FROM holdfast_threads
+WHERE tenant_id = :tenant AND id IN (
+    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.user_id = :user
+    UNION
+    SELECT t.id FROM holdfast_threads AS t
+    JOIN holdfast_sessions AS s ON s.tenant_id = :tenant AND s.id = t.session_id
+    WHERE t.tenant_id = :tenant AND s.user_id = :user
+);
+
+-- name: erase_user_sessions
+-- hot: by the index of users.
+DELETE FROM holdfast_sessions WHERE tenant_id = :tenant AND user_id = :user;
+
+-- name: erase_user_items
+-- hot: a user's items lie side by side in the primary key.
+DELETE FROM holdfast_items WHERE tenant_id = :tenant AND user_id = :user;
+
+-- name: erase_user_agents
+-- hot: a user's agents lie side by side in the primary key.
+DELETE FROM holdfast_context_agents WHERE tenant_id = :tenant AND user_id = :user;
+
+-- name: export_user_sessions
+-- In the order of the primary key, a page at a time.
+SELECT id, user_id, title, metadata, version, sliding_micros, expires_at, created_at, updated_at
+FROM holdfast_sessions
+WHERE tenant_id = :tenant AND user_id = :user AND id > :after
+ORDER BY id LIMIT :limit;
+
+-- name: export_user_threads
+-- In the order of the primary key, a page at a time.
+SELECT id, session_id, user_id, title, metadata, version, created_at, updated_at
+FROM holdfast_threads
+WHERE tenant_id = :tenant AND user_id = :user AND id > :after
+ORDER BY id LIMIT :limit;
+
+-- name: export_thread_messages
+-- hot: in the order of the primary key, a page at a time.
+SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, m.content, m.metadata, m.input_tokens, m.output_tokens,
+    m.cost_nanos, m.latency_micros, m.models, m.sources, m.question_seq, m.summary_through
+FROM holdfast_messages AS m
+WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq > :after
+ORDER BY m.seq LIMIT :limit;
+
+-- name: export_user_items
+-- hot: in the order of the primary key, a page at a time.
+SELECT namespace, key, value AS value, version, expires_at, created_at, updated_at
+FROM holdfast_items
+WHERE tenant_id = :tenant AND user_id = :user AND (namespace, key) > (:after_namespace, :after_key)
+ORDER BY namespace, key LIMIT :limit;

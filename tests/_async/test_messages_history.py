@@ -1,0 +1,436 @@
+"""The contract of messages across threads and over time: search, sums, queries, retention, export, following."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    CapabilityError,
+    ClosedError,
+    ConflictError,
+    NotFoundError,
+    ValidationError,
+)
+from sessions import AsyncMessageStore, AsyncSessionManager, AsyncThreadManager, Message, Query, Session, Thread, Usage
+from tests._async.side import Started
+
+HOUR = timedelta(hours=1)
+ALL_ROWS = "SELECT thread_id, seq FROM holdfast_messages ORDER BY thread_id, seq"
+
+
+@pytest_asyncio.fixture
+async def messages(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncMessageStore:
+    """Messages with their words, beside ``t1`` and ``t2`` of ``ada`` in ``s1``, and ``t3`` of ``bob`` by itself."""
+    await AsyncSessionManager(manager, "main").create_session(Session(id="s1", user_id="ada"))
+    threads = AsyncThreadManager(manager, "main")
+    for thread in (
+        Thread(id="t1", session_id="s1"),
+        Thread(id="t2", session_id="s1"),
+        Thread(id="t3", user_id="bob", title="T", metadata={"a": 1}),
+    ):
+        await threads.create_thread(thread)
+    return AsyncMessageStore(manager, "main", searchable=True)
+
+
+def said(content: Any, role: str = "user", **fields: Any) -> Message:
+    return Message(role=role, content=content, **fields)
+
+
+async def set_time(database: AsyncDatabase, thread_id: str, seq: int, moment: datetime) -> None:
+    changed = await database.execute(
+        "UPDATE holdfast_messages SET created_at = :moment WHERE thread_id = :thread AND seq = :seq",
+        {"moment": moment, "thread": thread_id, "seq": seq},
+    )
+    assert changed == 1
+
+
+async def expire(database: AsyncDatabase) -> None:
+    moment = datetime.now(UTC) - timedelta(seconds=1)
+    await database.execute("UPDATE holdfast_sessions SET expires_at = :moment", {"moment": moment})
+
+
+async def found(messages: AsyncMessageStore, query: str, **filters: Any) -> list[tuple[str | None, int | None]]:
+    return [(message.thread_id, message.seq) for message in await messages.search(query, **filters)]
+
+
+async def test_a_search_finds_the_messages_that_have_every_word(
+    messages: AsyncMessageStore, database: AsyncDatabase
+) -> None:
+    await messages.append("t1", said("The bridge over the Rhône\0"))
+    await messages.append_many("t2", [said([{"text": "A BRIDGE, over nothing!", "bridge_key": 1}]), said("river")])
+    await messages.replace_tail("t3", 1, [said({"a": "bridge-over_x O'Brien's 42 \ud800end ẞ"})])
+    assert await found(messages, "bridge") == [("t3", 1), ("t2", 1), ("t1", 1)]
+    assert await found(messages, "Over BRIDGE") == [("t2", 1), ("t1", 1)]
+    assert await found(messages, "RHÔNE") == [("t1", 1)]
+    for words in ("over_x", "o'brien", "42", "end", "ss"):
+        assert await found(messages, words) == [("t3", 1)]
+    for words in ("bridg", "bridge_key", "text", "u0000", "bridge river", "a|b"):
+        assert await found(messages, words) == []
+    assert await messages.search("rhône") == await messages.last("t1")
+
+
+async def test_a_search_is_within_a_thread_a_session_a_user_or_a_role(messages: AsyncMessageStore) -> None:
+    for thread in ("t1", "t2", "t3"):
+        await messages.append(thread, said("x y"))
+        await messages.append(thread, said("x z", "assistant"))
+    assert len(await found(messages, "x")) == 6
+    assert await found(messages, "x", thread_id="t2") == [("t2", 2), ("t2", 1)]
+    assert await found(messages, "x", session_id="s1", role="user") == [("t2", 1), ("t1", 1)]
+    assert await found(messages, "x", user_id="bob") == [("t3", 2), ("t3", 1)]
+    assert await found(messages.for_user("bob"), "x") == [("t3", 2), ("t3", 1)]
+    assert await found(messages.for_user("bob"), "x", thread_id="t1") == []
+    assert await found(messages, "z", user_id="nobody") == []
+    with pytest.raises(ValidationError, match="another user"):
+        await messages.for_user("bob").search("x", user_id="ada")
+
+
+async def test_pages_of_a_search_show_each_message_once(messages: AsyncMessageStore, database: AsyncDatabase) -> None:
+    for thread in ("t1", "t2", "t3"):
+        await messages.append_many(thread, [said("x") for _ in range(5)])
+    moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    await database.execute("UPDATE holdfast_messages SET created_at = :moment", {"moment": moment})
+    seen: list[Any] = []
+    after = None
+    while page := await messages.search("x", limit=4, after=after):
+        seen += [(message.thread_id, message.seq) for message in page]
+        after = page[-1].cursor
+    assert seen == [(thread, seq) for thread in ("t3", "t2", "t1") for seq in (5, 4, 3, 2, 1)]
+
+
+async def test_what_is_gone_is_not_found(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore, database: AsyncDatabase
+) -> None:
+    await messages.append_many("t3", [said("x"), said("x")])
+    await messages.append_many("t1", [said("x"), said("x")])
+    await messages.pop_last("t3")
+    assert await found(messages, "x") == [("t1", 2), ("t1", 1), ("t3", 1)]
+    await AsyncThreadManager(manager, "main").delete_thread("t3")
+    assert await found(messages, "x") == [("t1", 2), ("t1", 1)]
+    assert await AsyncMessageStore(manager, "main", tenant="other", searchable=True).search("x") == []
+    await expire(database)
+    assert await found(messages, "x") == []
+
+
+async def test_what_was_written_without_words_is_found_once_it_is_indexed(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore
+) -> None:
+    plain = AsyncMessageStore(manager, "main")
+    await plain.append_many("t1", [said(f"x {number}\0") for number in range(25)])
+    with pytest.raises(CapabilityError, match="no words"):
+        await plain.search("x")
+    with pytest.raises(CapabilityError, match="no words"):
+        await plain.index_messages()
+    assert await found(messages, "x") == []
+    assert [await messages.index_messages(limit=10) for _ in range(4)] == [10, 10, 5, 0]
+    assert len(await messages.search("x", limit=100)) == 25
+    assert await found(messages, "x 7") == [("t1", 8)]
+
+
+async def test_a_message_of_very_many_words_is_stored_and_found(messages: AsyncMessageStore) -> None:
+    await messages.append("t1", said(" ".join(f"word{number:07}" for number in range(200_000)) + " " + "long" * 5000))
+    assert await found(messages, "word0000007") == [("t1", 1)]
+
+
+async def test_sums_are_those_of_the_stored_messages(messages: AsyncMessageStore, database: AsyncDatabase) -> None:
+    assert await messages.usage() == Usage()
+    second = timedelta(seconds=1)
+    await messages.append_many(
+        "t1",
+        [
+            said("q", input_tokens=10, cost=0.1),
+            said("a", output_tokens=5, cost=Decimal("0.2"), models=["m"], latency=second),
+        ],
+    )
+    await messages.append("t2", said("a", input_tokens=1, output_tokens=2, models=["m", "n"], latency=3 * second))
+    await messages.append("t3", said("a", cost=999_999_999, input_tokens=2**53))
+    await messages.append("t3", said("a", cost=Decimal("0.000000001")))
+    assert await messages.usage(session_id="s1") == Usage(
+        messages=3, input_tokens=11, output_tokens=7, cost=Decimal("0.3"), latency=2 * second
+    )
+    everything = await messages.usage()
+    assert (everything.messages, everything.cost) == (5, Decimal("999999999.300000001"))
+    assert everything.tokens == 2**53 + 18
+    assert await messages.usage(thread_id="t2") == Usage(
+        messages=1, input_tokens=1, output_tokens=2, latency=3 * second
+    )
+    assert [(sums.key, sums.messages) for sums in await messages.usage_by("thread")] == [
+        ("t1", 2),
+        ("t2", 1),
+        ("t3", 2),
+    ]
+    assert [(sums.key, sums.messages) for sums in await messages.usage_by("user")] == [("ada", 3), ("bob", 2)]
+    assert [(sums.key, sums.messages) for sums in await messages.usage_by("session")] == [("s1", 3)]
+    assert [sums.key for sums in await messages.usage_by("models")] == ['["m", "n"]', '["m"]']
+    assert [sums.key for sums in await messages.usage_by("thread", limit=1, after="t1")] == ["t2"]
+    assert (await messages.for_user("bob").usage()).messages == 2
+
+
+async def test_sums_by_day_are_of_days_in_utc(messages: AsyncMessageStore, database: AsyncDatabase) -> None:
+    await messages.append_many("t1", [said(number, input_tokens=1) for number in range(4)])
+    midnight = datetime(2024, 3, 1, tzinfo=UTC)
+    micro = timedelta(microseconds=1)
+    for seq, moment in enumerate((midnight - micro, midnight, midnight + 24 * HOUR - micro, midnight + 24 * HOUR), 1):
+        await set_time(database, "t1", seq, moment)
+    days = await messages.usage_by("day")
+    assert [(sums.key, sums.messages) for sums in days] == [("2024-02-29", 1), ("2024-03-01", 2), ("2024-03-02", 1)]
+    assert (await messages.usage(since=midnight, until=midnight + 24 * HOUR)).messages == 2
+
+
+async def test_what_a_fork_copied_counts_once(messages: AsyncMessageStore) -> None:
+    await messages.save_query(Query(question="q", answer="a", user_id="bob", thread_id="t3", output_tokens=3))
+    fork = await messages.fork("t3")
+    await messages.append(fork.id, said("more", output_tokens=4))
+    assert (await messages.usage()).output_tokens == 7
+    assert (await messages.usage(thread_id=fork.id)).output_tokens == 4
+    assert len(await messages.recent_queries()) == 1
+
+
+async def test_a_query_comes_back_as_it_is_stored(messages: AsyncMessageStore, manager: AsyncDatabaseManager) -> None:
+    given = Query(
+        question="Why\0?",
+        answer=[{"type": "text", "text": "Because."}],
+        user_id="eve",
+        mode="council",
+        models=["a", "b"],
+        latency=timedelta(milliseconds=12),
+        sources=[{"chunk": 7}],
+        input_tokens=3,
+        output_tokens=4,
+        cost=0.25,
+        metadata={"ip": "::1"},
+    )
+    stored = await messages.save_query(given, key="k")
+    assert stored == replace(given, thread_id="queries:eve", cost=Decimal("0.25"), seq=2, created_at=stored.created_at)
+    assert await messages.save_query(given, key="k") == stored
+    assert await messages.recent_queries() == [stored]
+    assert await messages.recent_queries(user_id="eve") == [stored]
+    assert [(message.role, message.answers) for message in await messages.last("queries:eve")] == [
+        ("user", None),
+        ("assistant", 1),
+    ]
+    before = manager.stats()["main"].requests
+    await messages.save_query(given)
+    await messages.recent_queries()
+    assert manager.stats()["main"].requests - before == 2
+
+
+async def test_queries_are_listed_newest_first_and_by_user(
+    messages: AsyncMessageStore, database: AsyncDatabase
+) -> None:
+    for number in range(12):
+        await messages.save_query(Query(question=number, answer=-number, user_id=("ada", "bob", "0")[number % 3]))
+    await messages.append("t1", said("q"))
+    await messages.append("t1", said("a", "assistant", answers=1))
+    assert [query.question for query in await messages.recent_queries(limit=4)] == ["q", 11, 10, 9]
+    assert [query.question for query in await messages.recent_queries(user_id="0")] == [11, 8, 5, 2]
+    assert [query.question for query in await messages.recent_queries(user_id="ada")] == ["q", 9, 6, 3, 0]
+    assert [query.question for query in await messages.for_user("bob").recent_queries()] == [10, 7, 4, 1]
+    assert [query.question for query in await messages.recent_queries(thread_id="t1")] == ["q"]
+    seen: list[Any] = []
+    after = None
+    while page := await messages.recent_queries(limit=5, after=after):
+        seen += [query.question for query in page]
+        after = page[-1].cursor
+    assert seen == ["q", *range(11, -1, -1)]
+    await messages.prune(thread_id="t1", keep_last=1)
+    assert [query.question for query in await messages.recent_queries(thread_id="t1")] == [None]
+
+
+async def test_a_query_stays_with_its_user(messages: AsyncMessageStore) -> None:
+    with pytest.raises(NotFoundError):
+        await messages.save_query(Query(question="q", answer="a", user_id="eve", thread_id="t1"))
+    with pytest.raises(ValidationError, match="another user"):
+        await messages.for_user("bob").save_query(Query(question="q", answer="a", user_id="eve"))
+    assert await messages.recent_queries() == []
+
+
+async def test_old_messages_are_pruned_by_number_age_and_tokens(
+    messages: AsyncMessageStore, database: AsyncDatabase
+) -> None:
+    async def left(thread_id: str) -> list[int | None]:
+        return [message.seq for message in await messages.last(thread_id, 100)]
+
+    for thread in ("t1", "t2", "t3"):
+        await messages.append_many(thread, [said(number, input_tokens=10, output_tokens=1) for number in range(10)])
+    assert await messages.prune(thread_id="t1", keep_last=8) == 2
+    assert [await left("t1"), await left("t2")] == [list(range(3, 11)), list(range(1, 11))]
+    assert await messages.prune(thread_id="t1", keep_tokens=65) == 3
+    assert await left("t1") == [6, 7, 8, 9, 10]
+    assert await messages.prune(thread_id="t1", keep_tokens=55) == 0
+    for seq in (6, 7):
+        await set_time(database, "t1", seq, datetime.now(UTC) - 2 * HOUR)
+    assert await messages.prune(older_than=3600) == 2
+    assert await left("t1") == [8, 9, 10]
+    assert await messages.for_user("bob").prune(thread_id="t1", keep_last=0) == 0
+    assert await messages.for_user("bob").prune(keep_last=9) == 1
+    assert [await left("t2"), await left("t3")] == [list(range(1, 11)), list(range(2, 11))]
+    assert [await messages.prune(keep_last=4, limit=7) for _ in range(3)] == [7, 4, 0]
+    assert [await left(thread) for thread in ("t1", "t2", "t3")] == [[8, 9, 10], [7, 8, 9, 10], [7, 8, 9, 10]]
+    assert (await messages.append("t1", said("next"))).seq == 11
+    assert await messages.prune(thread_id="t1", keep_last=0) == 4
+    assert await left("t1") == []
+
+
+async def test_pruning_keeps_the_summary_in_use(messages: AsyncMessageStore) -> None:
+    await messages.append_many("t1", [said(number) for number in range(4)])
+    await messages.compact("t1", said("old"), through=2)
+    summary = await messages.compact("t1", said("new"), through=4)
+    await messages.append_many("t1", [said("a"), said("b")])
+    assert await messages.prune(thread_id="t1", keep_last=1) == 6
+    assert [message.seq for message in await messages.context("t1")] == [summary.seq, 8]
+
+
+async def lines_of(messages: AsyncMessageStore, thread_id: str) -> list[str]:
+    return [line async for line in messages.export_messages(thread_id)]
+
+
+async def test_an_export_is_imported_as_it_was(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore, database: AsyncDatabase
+) -> None:
+    content = [{"z": "\0\ud800é", "a": -0.0}, 10**30, None]
+    await messages.append_many("t3", [said(content, cost=0.5), said("gone"), *[said(n) for n in range(1200)]])
+    await messages.append("t3", said("a", "assistant", answers=1, models=["m"], latency=HOUR, sources=[1]))
+    await messages.replace_tail("t3", 1201, [said("tail")])
+    await messages.append("t3", said("a", "assistant", answers=1, metadata={"k": 1}))
+    await messages.compact("t3", said("S"), through=4)
+    lines = await lines_of(messages, "t3")
+    assert [line for line in lines if "\n" in line] == []
+    assert json.loads(lines[1])["content"] == content
+    others = AsyncMessageStore(manager, "main", tenant="others", searchable=True)
+    assert await others.import_messages(f"{line}\n" for line in lines) == len(lines) - 1
+    assert await others.last("t3", 10_000) == await messages.last("t3", 10_000)
+    assert await others.conversation("t3") == await messages.conversation("t3")
+    assert await lines_of(others, "t3") == lines
+    assert len(await others.search("tail")) == 1
+    assert [query.user_id for query in await others.recent_queries()] == ["bob"]
+    copied = await AsyncThreadManager(manager, "main", tenant="others").get_thread("t3")
+    assert (copied.user_id, copied.title, copied.metadata) == ("bob", "T", {"a": 1})
+    following = await others.append("t3", said("next"))
+    assert following.seq == (await messages.conversation("t3")).last_seq + 1
+    with pytest.raises(ConflictError, match="'t3'"):
+        await others.import_messages(lines)
+    assert await others.import_messages(lines, thread_id="copy") == len(lines) - 1
+    assert await messages.for_user("eve").import_messages(lines[:3], thread_id="eve's") == 2
+    assert (await AsyncThreadManager(manager, "main").get_thread("eve's")).user_id == "eve"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda lines: [],
+        lambda lines: lines[1:],
+        lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]],
+        lambda lines: [*lines, "not json"],
+        lambda lines: [*lines, "{}"],
+        lambda lines: [*lines, lines[1].replace('"seq":1', '"seq":"x"')],
+        lambda lines: [*lines, lines[1].replace('"role"', '"rule"')],
+        lambda lines: [*lines, lines[1].replace("+00:00", "")],
+        lambda lines: [*lines, "[" * 100_000],
+    ],
+    ids=range(9),
+)
+async def test_a_spoiled_export_is_refused_and_nothing_is_written(
+    messages: AsyncMessageStore, database: AsyncDatabase, spoil: Callable[[list[str]], list[str]]
+) -> None:
+    await messages.append_many("t3", [said(number) for number in range(600)])
+    lines = await lines_of(messages, "t3")
+    before = await database.fetch_all(ALL_ROWS)
+    with pytest.raises(ValidationError, match="line"):
+        await messages.import_messages(spoil(lines), thread_id="new")
+    assert await database.fetch_all(ALL_ROWS) == before
+    with pytest.raises(NotFoundError):
+        await messages.conversation("new")
+
+
+async def test_following_gives_each_message_once_and_in_order(messages: AsyncMessageStore) -> None:
+    await messages.append_many("t1", [said(number) for number in range(1, 4)])
+
+    async def follow(after: int | None) -> list[Any]:
+        seen = []
+        async for message in messages.follow("t1", after=after, timeout=20):
+            seen.append(message.content)
+            if message.content == "end":
+                break
+        return seen
+
+    all_of_them = Started(partial(follow, 0))
+    for number in range(4, 30):
+        await messages.append("t1", said(number))
+    await messages.append_many("t1", [said(number) for number in range(30, 700)])
+    await messages.append("t1", said("end"))
+    assert await all_of_them.result() == [*range(1, 700), "end"]
+
+
+async def test_following_ends_after_its_timeout(messages: AsyncMessageStore) -> None:
+    await messages.append("t1", said("old"))
+    assert [message async for message in messages.follow("t1", timeout=0.02)] == []
+    assert [message.content async for message in messages.follow("t1", after=0, timeout=0.02)] == ["old"]
+    with pytest.raises(NotFoundError):
+        _ = [message async for message in messages.follow("nix", timeout=0.02)]
+
+
+async def test_what_is_out_of_range_is_refused_before_anything_is_sent(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore
+) -> None:
+    wrong: Any = 7
+    query = Query(question="q", answer="a", user_id="ada")
+    naive = datetime(2024, 1, 1)  # noqa: DTZ001
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        *[partial(messages.search, text) for text in ("", "!?", "a\0", "\ud800", wrong, "x" * 10_001)],
+        partial(messages.search, " ".join(f"w{number}" for number in range(33))),
+        partial(messages.search, "x", user_id=""),
+        partial(messages.search, "x", limit=0),
+        partial(messages.search, "x", after="x"),
+        partial(messages.usage, thread_id=""),
+        partial(messages.usage, since=naive),
+        partial(messages.usage, until=wrong),
+        partial(messages.usage_by, "month"),
+        partial(messages.usage_by, wrong),
+        partial(messages.usage_by, "day", limit=10_001),
+        partial(messages.save_query, wrong),
+        partial(messages.save_query, replace(query, user_id="")),
+        partial(messages.save_query, replace(query, question=float("nan"))),
+        partial(messages.save_query, replace(query, metadata={"mode": 1})),
+        partial(messages.save_query, replace(query, metadata=wrong)),
+        partial(messages.save_query, replace(query, latency=wrong)),
+        partial(messages.recent_queries, user_id=wrong),
+        partial(messages.recent_queries, after=wrong),
+        partial(messages.prune),
+        partial(messages.prune, keep_last=-1),
+        partial(messages.prune, older_than=0),
+        partial(messages.prune, keep_tokens=1.5),
+        partial(messages.prune, keep_last=1, limit=0),
+    ]
+    before = manager.stats()["main"].requests
+    for call in calls:
+        with pytest.raises(ValidationError):
+            await call()
+    assert manager.stats()["main"].requests == before
+
+
+async def test_a_closed_manager_is_a_clear_error(manager: AsyncDatabaseManager, messages: AsyncMessageStore) -> None:
+    await manager.aclose()
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        partial(messages.search, "x"),
+        partial(messages.usage),
+        partial(messages.usage_by, "day"),
+        partial(messages.recent_queries),
+        partial(messages.save_query, Query(question="q", answer="a", user_id="ada")),
+        partial(messages.prune, keep_last=1),
+        partial(messages.index_messages),
+        partial(lines_of, messages, "t1"),
+    ]
+    for call in calls:
+        with pytest.raises(ClosedError):
+            await call()

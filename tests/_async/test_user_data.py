@@ -1,0 +1,178 @@
+"""The contract of a user's data: exported whole, erased whole, and nobody else's touched."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from persistence import AsyncDatabase, AsyncDatabaseManager, ClosedError, ValidationError
+from sessions import (
+    AsyncContextStore,
+    AsyncMessageStore,
+    AsyncSessionManager,
+    AsyncThreadManager,
+    AsyncUserData,
+    Message,
+    Query,
+    Session,
+    Thread,
+)
+
+TABLES = ("holdfast_sessions", "holdfast_threads", "holdfast_messages", "holdfast_items", "holdfast_context_agents")
+SECRET = "ada-4711"
+
+
+@pytest_asyncio.fixture
+async def users(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncUserData:
+    """Data of the user SECRET and of ``bob``, whose thread ``guest`` is in SECRET's session."""
+    sessions, threads = AsyncSessionManager(manager, "main"), AsyncThreadManager(manager, "main")
+    messages, context = AsyncMessageStore(manager, "main", searchable=True), AsyncContextStore(manager, "main")
+    for user, session in ((SECRET, "s1"), ("bob", "s2")):
+        await sessions.create_session(Session(id=session, user_id=user, title=f"of {user}"), ttl=3600)
+        for number in range(3):
+            thread = await threads.create_thread(Thread(id=f"{session}.{number}", session_id=session))
+            await messages.append_many(thread.id, [Message(role="user", content=f"{user}\0{n}") for n in range(4)])
+        await messages.save_query(Query(question="q", answer=user, user_id=user))
+        await context.for_user(user).push("note", {"by": user}, topics=["t"])
+        await context.for_user(user).register_topics("agent", ["t"])
+    await threads.create_thread(Thread(id="guest", session_id="s1", user_id="bob"))
+    await messages.append("guest", Message(role="user", content="of bob"))
+    return AsyncUserData(manager, "main")
+
+
+async def rows(database: AsyncDatabase) -> dict[str, list[str]]:
+    return {table: [repr(row) for row in await database.fetch_all(f"SELECT * FROM {table}")] for table in TABLES}
+
+
+async def lines(users: AsyncUserData, user_id: str) -> list[dict[str, Any]]:
+    return [json.loads(line) async for line in users.export_user(user_id)]
+
+
+async def test_erasing_a_user_leaves_no_trace_and_everybody_else_as_they_were(
+    users: AsyncUserData, database: AsyncDatabase
+) -> None:
+    before = await rows(database)
+    erased = await users.erase_user(SECRET)
+    assert erased == {"messages": 15, "threads": 5, "sessions": 1, "items": 1, "agents": 1}
+    after = await rows(database)
+    left = {
+        table: [row for row in found if SECRET not in row and "guest" not in row] for table, found in before.items()
+    }
+    assert {table: sorted(found) for table, found in after.items()} == {
+        table: sorted(row for row in found if "'s1" not in row) for table, found in left.items()
+    }
+    assert SECRET not in repr(after)
+    assert await lines(users, SECRET) == []
+    assert await users.erase_user(SECRET) == dict.fromkeys(erased, 0)
+
+
+async def test_who_asked_is_forgotten_in_a_thread_that_became_anothers(
+    manager: AsyncDatabaseManager, users: AsyncUserData, database: AsyncDatabase
+) -> None:
+    threads = AsyncThreadManager(manager, "main")
+    await threads.update_thread(Thread(id=f"queries:{SECRET}", user_id="bob"))
+    await users.erase_user(SECRET)
+    found = await AsyncMessageStore(manager, "main").last(f"queries:{SECRET}")
+    assert [message.content for message in found] == ["q", SECRET]
+    column = "SELECT count(*) FROM holdfast_messages WHERE asked_by = :user"
+    assert await database.fetch_value(column, {"user": SECRET}) == 0
+
+
+async def test_what_else_is_erased_is_counted_too_and_all_or_nothing(
+    users: AsyncUserData, database: AsyncDatabase
+) -> None:
+    await database.execute("CREATE TABLE other (user_id TEXT)")
+    await database.execute("INSERT INTO other VALUES (:user)", {"user": SECRET})
+
+    async def erase(user_id: str) -> int:
+        return await database.execute("DELETE FROM other WHERE user_id = :user", {"user": user_id})
+
+    async def fail(user_id: str) -> int:
+        raise ZeroDivisionError
+
+    before = await rows(database)
+    with pytest.raises(ZeroDivisionError):
+        await users.erase_user(SECRET, also={"other": erase, "broken": fail})
+    assert await rows(database) == before
+    assert await database.fetch_value("SELECT count(*) FROM other") == 1
+    assert (await users.erase_user(SECRET, also={"other": erase}))["other"] == 1
+    assert await database.fetch_value("SELECT count(*) FROM other") == 0
+
+
+async def test_an_export_is_all_that_a_user_has(
+    manager: AsyncDatabaseManager, users: AsyncUserData, database: AsyncDatabase
+) -> None:
+    await database.execute(
+        "UPDATE holdfast_sessions SET expires_at = :moment", {"moment": datetime.now(UTC) - timedelta(seconds=1)}
+    )
+    found = await lines(users, SECRET)
+    assert [line["kind"] for line in found] == [
+        "session",
+        "thread",
+        "message",
+        "message",
+        *["thread", *["message"] * 4] * 3,
+        "item",
+    ]
+    assert found[0]["title"] == f"of {SECRET}"
+    messages = [line for line in found if line["kind"] == "message"]
+    assert [line["content"] for line in messages if line["thread_id"] == "s1.2"] == [f"{SECRET}\0{n}" for n in range(4)]
+    assert (found[-1]["key"], found[-1]["value"]) == ("note", {"by": SECRET})
+    assert "bob" not in repr(found)
+    assert "of bob" in repr(await lines(users, "bob"))
+
+
+async def test_an_export_of_many_is_whole(manager: AsyncDatabaseManager, users: AsyncUserData) -> None:
+    messages = AsyncMessageStore(manager, "main").for_user("eve")
+    await messages.append_many("long", [Message(role="user", content=number) for number in range(1201)])
+    found = await lines(users, "eve")
+    assert [line["content"] for line in found[1:]] == list(range(1201))
+
+
+async def test_erasing_a_session_counts_what_it_had(
+    manager: AsyncDatabaseManager, users: AsyncUserData, database: AsyncDatabase
+) -> None:
+    sessions = AsyncSessionManager(manager, "main")
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction():
+            await sessions.erase_session("s1")
+            _ = 1 / 0
+    assert await sessions.erase_session("s1") == {"messages": 13, "threads": 4, "sessions": 1}
+    assert await sessions.erase_session("s1") == {"messages": 0, "threads": 0, "sessions": 0}
+    assert len(await AsyncThreadManager(manager, "main").list_session_threads("s2")) == 3
+
+
+async def test_another_tenant_of_the_same_user_keeps_everything(
+    manager: AsyncDatabaseManager, users: AsyncUserData, database: AsyncDatabase
+) -> None:
+    before = await rows(database)
+    others = AsyncUserData(manager, "main", tenant="others")
+    assert sum((await others.erase_user(SECRET)).values()) == 0
+    assert await lines(others, SECRET) == []
+    assert await rows(database) == before
+
+
+async def test_what_is_no_user_is_refused_and_a_closed_manager_is_a_clear_error(
+    manager: AsyncDatabaseManager, users: AsyncUserData
+) -> None:
+    async def erase(user_id: str) -> int:
+        return 0
+
+    before = manager.stats()["main"].requests
+    wrong: Any
+    for wrong in ("", "a\0", "\ud800", None, 7, "x" * 1025):
+        for call in (partial(users.erase_user, wrong), partial(lines, users, wrong)):
+            with pytest.raises(ValidationError):
+                await call()
+    with pytest.raises(ValidationError, match="'threads'"):
+        await users.erase_user("ada", also={"threads": erase})
+    assert manager.stats()["main"].requests == before
+    await manager.aclose()
+    for call in (partial(users.erase_user, SECRET), partial(lines, users, SECRET)):
+        with pytest.raises(ClosedError):
+            await call()

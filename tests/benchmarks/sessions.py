@@ -1,0 +1,367 @@
+"""What a message costs, next to the plainest INSERT, and next to the sessions of other frameworks.
+
+``python -m tests.benchmarks.sessions [--quick]``. The floor is psycopg alone: one INSERT of a row whose number the
+client knows. Everything is durable (fsync), on one server or disk, timed in turns. The sessions of the OpenAI Agents
+SDK and of Google's ADK are measured where they are installed; what is missing is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from itertools import count
+from pathlib import Path
+from threading import Thread as Worker
+from time import perf_counter, process_time
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from persistence import (
+    AsyncDatabaseManager,
+    DatabaseManager,
+    EmbeddedPostgreSQL,
+    EmbeddedRedis,
+    PostgreSQLConfig,
+    SQLiteConfig,
+)
+from sessions import AsyncMessageStore, Message, MessageStore, Session, SessionManager, Thread, ThreadManager
+from tests.benchmarks.measure import in_turns, in_turns_async, report
+
+TEXT = "the agent found that a tool result for this query was not what user memory said, so it asks again; " * 2
+CONTENT = {"type": "message", "text": TEXT, "finish_reason": "stop"}
+INSERT = "INSERT INTO floor VALUES ('default', %s, %s, 'user', %s)"
+WRITERS = 8
+
+
+class Floor:
+    """The plainest code on psycopg: a row a message, numbered by the client."""
+
+    def __init__(self, config: PostgreSQLConfig, thread: str = "t") -> None:
+        self._numbers = count(1)
+        self._thread = thread
+        self.connection = psycopg.connect(**config.connection_parameters(), autocommit=True)
+        self.connection.execute(
+            "CREATE TABLE IF NOT EXISTS floor (tenant text, thread text, seq bigint, role text, content json, "
+            "PRIMARY KEY (tenant, thread, seq))"
+        )
+
+    def append(self) -> None:
+        self.connection.execute(INSERT, (self._thread, next(self._numbers), json.dumps(CONTENT)))
+
+    def append_ten(self) -> None:
+        rows = [(self._thread, next(self._numbers), json.dumps(CONTENT)) for _ in range(10)]
+        with self.connection.transaction(), self.connection.cursor() as cursor:
+            cursor.executemany(INSERT, rows)
+
+    def last(self) -> Any:
+        select = (
+            "SELECT seq, role, content FROM floor WHERE tenant = 'default' AND thread = %s ORDER BY seq DESC LIMIT 20"
+        )
+        return self.connection.execute(select, (self._thread,)).fetchall()
+
+
+def message() -> Message:
+    return Message(role="user", content=CONTENT)
+
+
+def rate(makers: list[Callable[[], Callable[[], Any]]], each: int) -> float:
+    """Return calls a second of several threads, each of which calls what its maker gave."""
+    calls = [make() for make in makers]
+
+    def work(call: Callable[[], Any]) -> None:
+        for _ in range(each):
+            call()
+
+    workers = [Worker(target=work, args=(call,)) for call in calls]
+    started = perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return len(calls) * each / (perf_counter() - started)
+
+
+def on_postgresql(config: PostgreSQLConfig, quick: bool) -> None:
+    """Print what one client, eight writers and readers of short and long threads see."""
+    rounds, calls = (5, 20) if quick else (25, 60)
+    with DatabaseManager() as manager:
+        manager.add_postgresql("main", config)
+        threads, messages = ThreadManager(manager, "main"), MessageStore(manager, "main")
+        for name in ("t", *(f"w{number}" for number in range(WRITERS))):
+            threads.create_thread(Thread(id=name, user_id="ada"))
+        floor = Floor(config)
+        found = in_turns(
+            {"floor": floor.append, "append": lambda: messages.append("t", message())}, rounds=rounds, calls=calls
+        )
+        report("append one message, durable", found, floor="floor", bound=1.6)
+        found = in_turns(
+            {
+                "floor": floor.append_ten,
+                "append_many": lambda: messages.append_many("t", [message() for _ in range(10)]),
+            },
+            rounds=rounds,
+            calls=calls // 3,
+        )
+        report("append ten in one call, durable", found, floor="floor", bound=1.33)
+        writers(config, messages, rounds)
+        lengths(manager, messages, floor, quick)
+        session_get(manager, floor, rounds, calls)
+        floor.connection.close()
+
+
+def writers(config: PostgreSQLConfig, messages: MessageStore, rounds: int) -> None:
+    """Print the rates of eight writers, each on a thread of its own."""
+    floors = [Floor(config, f"w{number}") for number in range(WRITERS)]
+    ways: dict[str, list[Callable[[], Callable[[], Any]]]] = {
+        "floor": [partial(lambda floor: floor.append, floor) for floor in floors],
+        "append": [
+            partial(lambda name: lambda: messages.append(name, message()), f"w{number}") for number in range(WRITERS)
+        ],
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(max(rounds // 2, 3)):
+        for name, makers in ways.items():
+            rates[name].append(rate(makers, 40))
+    best = {name: sorted(found)[len(found) // 2] for name, found in rates.items()}
+    print(f"\n{WRITERS} writers on their own threads, messages a second (bound 0.6 of the floor)")
+    for name, found in best.items():
+        print(f"  {name:<44} {found:>10.0f} /s   x{found / best['floor']:.2f}")
+    for floor in floors:
+        floor.connection.close()
+
+
+def lengths(manager: DatabaseManager, messages: MessageStore, floor: Floor, quick: bool) -> None:
+    """Print how long the last 20 messages take in threads of 10, 1,000 and 100,000."""
+    ways: dict[str, Callable[[], Any]] = {"floor": floor.last}
+    for length in (10, 1000, 10_000 if quick else 100_000):
+        name = f"long {length}"
+        ThreadManager(manager, "main").create_thread(Thread(id=name, user_id="ada"))
+        for start in range(0, length, 5000):
+            messages.append_many(name, [message() for _ in range(min(5000, length - start))])
+        ways[f"last(20) of {length:,}"] = partial(messages.last, name, 20)
+    floor.connection.execute("VACUUM ANALYZE holdfast_messages")
+    report("the last 20 messages", in_turns(ways, rounds=15, calls=40), floor="floor")
+
+
+def session_get(manager: DatabaseManager, floor: Floor, rounds: int, calls: int) -> None:
+    """Print what reading a session costs, in time and in statements."""
+    sessions = SessionManager(manager, "main")
+    sessions.create_session(Session(id="s", user_id="ada", metadata={"locale": "en", "agent": "a1"}))
+    before = manager.stats()["main"].requests
+    sessions.get_session("s")
+    statements = manager.stats()["main"].requests - before
+    select = "SELECT id, user_id, metadata FROM holdfast_sessions WHERE tenant_id = 'default' AND id = %s"
+    ways = {
+        "floor": lambda: floor.connection.execute(select, ("s",)).fetchone(),
+        "get_session": lambda: sessions.get_session("s"),
+    }
+    report(f"read a session, {statements} statement", in_turns(ways, rounds=rounds, calls=calls), floor="floor")
+
+
+Way = Callable[[], Awaitable[Any]]
+
+
+async def print_cpu(ways: dict[str, Way], calls: int) -> None:
+    """Print this process's own time a call, which other programs on the machine hardly change."""
+    print("\nclient CPU of the same append")
+    for name, way in ways.items():
+        started = process_time()
+        for _ in range(calls):
+            await way()
+        print(f"  {name:<44} {(process_time() - started) / calls * 1e6:>10.0f} us")
+
+
+async def peers_on_postgresql(config: PostgreSQLConfig, quick: bool) -> None:
+    """Print what the same append costs through the sessions of other frameworks, all of them async."""
+    rounds, calls = (4, 10) if quick else (15, 25)
+    url = make_conninfo(**config.connection_parameters())
+    print("\nasync, on the same server (the peers through asyncpg)")
+    async with AsyncDatabaseManager() as manager:
+        await manager.add_postgresql("main", config)
+        messages = AsyncMessageStore(manager, "main").for_user("ada")
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        numbers = count(10_000_000)
+
+        async def floor() -> None:
+            await connection.execute(INSERT, ("async", next(numbers), json.dumps(CONTENT)))
+
+        one: dict[str, Way] = {"floor": floor, "append": lambda: messages.append("async", message())}
+        last: dict[str, Way] = {"last(20)": lambda: messages.last("async", 20)}
+        async with PeerServices(config) as peers:
+            one |= peers.one
+            last |= peers.last
+            report("append one message, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
+            await print_cpu(one, 20 if quick else 150)
+            report("the last 20, async", await in_turns_async(last, rounds=rounds, calls=calls), floor="last(20)")
+        await connection.close()
+
+
+class PeerServices:
+    """The sessions of other frameworks on PostgreSQL, as far as they are installed."""
+
+    def __init__(self, config: PostgreSQLConfig) -> None:
+        self._config = config
+        self._close: list[Callable[[], Awaitable[Any]]] = []
+        self.one: dict[str, Way] = {}
+        self.last: dict[str, Way] = {}
+
+    async def __aenter__(self) -> PeerServices:
+        for add in (self._openai, self._adk):
+            try:
+                await add()
+            except ImportError as exc:
+                print(f"  missing: {exc}")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for close in self._close:
+            await close()
+
+    def _engine(self) -> Any:
+        from sqlalchemy import URL
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        found = self._config.connection_parameters()
+        url = URL.create(
+            "postgresql+asyncpg",
+            username=str(found["user"]),
+            password=str(found.get("password") or "") or None,
+            database=str(found["dbname"]),
+            query={"host": str(found["host"]), "port": str(found["port"])},
+        )
+        return url, create_async_engine
+
+    async def _openai(self) -> None:
+        from agents.extensions.memory import SQLAlchemySession
+
+        url, create = self._engine()
+        engine = create(url)
+        session: Any = SQLAlchemySession("openai", engine=engine, create_tables=True)
+        self._close.append(engine.dispose)
+        item = {"role": "user", "content": json.dumps(CONTENT)}
+        self.one["openai-agents SQLAlchemySession"] = lambda: session.add_items([item])
+        self.last["openai-agents SQLAlchemySession"] = lambda: session.get_items(20)
+
+    async def _adk(self) -> None:
+        from google.adk.events import Event
+        from google.adk.sessions import DatabaseSessionService
+        from google.adk.sessions.base_session_service import GetSessionConfig
+        from google.genai import types
+
+        url, _ = self._engine()
+        service: Any = DatabaseSessionService(db_url=url.render_as_string(hide_password=False))
+        session: Any = await service.create_session(app_name="app", user_id="ada", session_id="adk")
+
+        async def append() -> None:
+            content = types.Content(role="user", parts=[types.Part(text=json.dumps(CONTENT))])
+            await service.append_event(session, Event(author="user", content=content))
+
+        self.one["google-adk DatabaseSessionService"] = append
+        self.last["google-adk DatabaseSessionService"] = lambda: service.get_session(
+            app_name="app", user_id="ada", session_id="adk", config=GetSessionConfig(num_recent_events=20)
+        )
+
+
+async def on_sqlite(folder: Path, quick: bool) -> None:
+    """Print what an append costs on a SQLite file, beside the OpenAI Agents SDK's SQLiteSession."""
+    rounds, calls = (4, 10) if quick else (20, 40)
+    raw = sqlite3.connect(folder / "floor.db", isolation_level=None, check_same_thread=False)
+    raw.execute("PRAGMA journal_mode = WAL")
+    raw.execute("CREATE TABLE floor (thread TEXT, seq INTEGER, role TEXT, content TEXT, PRIMARY KEY (thread, seq))")
+    numbers = count(1)
+
+    async def floor() -> None:
+        def insert() -> None:
+            raw.execute("INSERT INTO floor VALUES ('t', ?, 'user', ?)", (next(numbers), json.dumps(CONTENT)))
+
+        await asyncio.to_thread(insert)
+
+    async with AsyncDatabaseManager() as manager:
+        await manager.add_sqlite("main", SQLiteConfig(path=str(folder / "ours.db")))
+        messages = AsyncMessageStore(manager, "main").for_user("ada")
+        one: dict[str, Way] = {"floor in a thread": floor, "append": lambda: messages.append("t", message())}
+        ten: dict[str, Way] = {"append_many": lambda: messages.append_many("t", [message() for _ in range(10)])}
+        last: dict[str, Way] = {"last(20)": lambda: messages.last("t", 20)}
+        try:
+            from agents import SQLiteSession
+        except ImportError as exc:
+            print(f"\n  missing: {exc}")
+        else:
+            session: Any = SQLiteSession("t", folder / "openai.db")
+            item = {"role": "user", "content": json.dumps(CONTENT)}
+            one["openai-agents SQLiteSession"] = lambda: session.add_items([item])
+            ten["openai-agents SQLiteSession"] = lambda: session.add_items([item] * 10)
+            last["openai-agents SQLiteSession"] = lambda: session.get_items(20)
+        await messages.append("t", message())
+        report("append one, SQLite, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
+        await print_cpu(one, 20 if quick else 150)
+        report("append ten, SQLite, async", await in_turns_async(ten, rounds=rounds, calls=calls), floor="append_many")
+        report("the last 20, SQLite, async", await in_turns_async(last, rounds=rounds, calls=calls), floor="last(20)")
+    raw.close()
+
+
+async def on_redis(folder: Path, quick: bool) -> None:
+    """Print what an append costs on Redis, beside the OpenAI Agents SDK's RedisSession and a bare RPUSH."""
+    rounds, calls = (4, 20) if quick else (20, 40)
+    with EmbeddedRedis(folder / "redis") as server:
+        async with AsyncDatabaseManager() as manager:
+            connection = await manager.add_redis("main", server.config())
+            messages = AsyncMessageStore(manager, "main").for_user("ada")
+            client, text = connection.client, json.dumps(CONTENT)
+            one: dict[str, Way] = {
+                "RPUSH": lambda: client.rpush("floor", text),
+                "append": lambda: messages.append("t", message()),
+            }
+            last: dict[str, Way] = {
+                "LRANGE": lambda: client.lrange("floor", -20, -1),
+                "last(20)": lambda: messages.last("t", 20),
+            }
+            close: list[Callable[[], Awaitable[Any]]] = []
+            try:
+                from agents.extensions.memory import RedisSession
+            except ImportError as exc:
+                print(f"\n  missing: {exc}")
+            else:
+                from redis.asyncio import Redis
+
+                options = {name: connection._pool.connection_kwargs[name] for name in ("path", "password")}
+                session: Any = RedisSession(
+                    "t", redis_client=Redis(unix_socket_path=options["path"], password=options["password"])
+                )
+                close.append(session._redis.aclose)
+                item = {"role": "user", "content": text}
+                one["openai-agents RedisSession"] = lambda: session.add_items([item])
+                last["openai-agents RedisSession"] = lambda: session.get_items(20)
+            await messages.append("t", message())
+            report("append one, Redis, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
+            report(
+                "the last 20, Redis, async", await in_turns_async(last, rounds=rounds, calls=calls), floor="last(20)"
+            )
+            for each in close:
+                await each()
+
+
+def main() -> None:
+    """Run everything on a server and a file of its own."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sessions")
+    parser.add_argument("--quick", action="store_true", help="few rounds, and 10,000 messages at most")
+    quick = parser.parse_known_args()[0].quick
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(EmbeddedPostgreSQL(folder / "postgresql", settings={"shared_buffers": "512MB"}))
+        on_postgresql(server.config(), quick)
+        asyncio.run(peers_on_postgresql(server.config(), quick))
+        asyncio.run(on_sqlite(folder, quick))
+        asyncio.run(on_redis(folder, quick))
+
+
+if __name__ == "__main__":
+    main()
