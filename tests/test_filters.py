@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,25 @@ def test_no_key_and_no_value_enters_the_text_of_a_statement() -> None:
     filter = parse_filter(
         {hostile: hostile, "$or": [{f"{hostile}.b": {op: hostile}} for op in ("$gt", "$like", "$contains")]}
     )
-    for sql, parameters in (to_postgresql(filter, "metadata"), to_sqlite(filter, "metadata")):
+    for sql, parameters in (to_postgresql(filter, "metadata")[:2], to_sqlite(filter, "metadata")):
         assert "DROP" not in sql
         assert any("DROP" in str(value) for value in parameters.values())
+
+
+def test_a_date_is_its_iso_text_and_a_time_that_in_utc() -> None:
+    zone = timezone(timedelta(hours=2))
+    metadata = {"day": "2024-05-01", "at": datetime(2024, 5, 1, 10, 30, tzinfo=UTC).isoformat()}
+    for condition, passes in (
+        ({"day": date(2024, 5, 1)}, True),
+        ({"day": {"$between": [date(2024, 4, 30), date(2024, 5, 2)]}}, True),
+        ({"day": {"$gt": date(2024, 5, 1)}}, False),
+        ({"at": datetime(2024, 5, 1, 12, 30, tzinfo=zone)}, True),
+        ({"at": {"$lt": datetime(2024, 5, 1, 12, 30, 1, tzinfo=zone)}}, True),
+        ({"at": {"$in": [datetime(2024, 5, 1, 12, 30, tzinfo=UTC)]}}, False),
+    ):
+        assert matches(parse_filter(condition), metadata) is passes
+    with pytest.raises(ValidationError, match="no time zone"):
+        parse_filter({"at": datetime(2024, 5, 1, tzinfo=UTC).replace(tzinfo=None)})
 
 
 # The same rows from each
@@ -207,7 +224,7 @@ class Databases:
         node = parse_filter(filter)
         found = {"reference": [n for n, metadata in enumerate(self.reference) if matches(node, metadata)]}
         for database, write in ((self.postgresql, to_postgresql), (self.sqlite, to_sqlite)):
-            condition, parameters = write(node, "metadata")
+            condition, parameters = write(node, "metadata")[:2]
             rows = database.fetch_all(f"SELECT id FROM t WHERE {condition} ORDER BY id", parameters, prepare=False)
             found[database.kind] = [row["id"] for row in rows]
         return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from persistence.dialect import to_json
 from vectorstore.filters import All, AnyOf, Condition, Node, Not, Scalar, kind_of
+from vectorstore.requests import KeyType
+from vectorstore.schema import key_expression
 
 INDEXED_VALUES = 32
 """Up to so many values, $in is an or of containments, which PostgreSQL's GIN index answers."""
@@ -46,9 +49,34 @@ class _Writer(ABC):
         """Return the expression of one condition."""
 
 
+class Written(NamedTuple):
+    """A filter as SQL: a condition, its parameters (``filter_…``), and whether the planner has figures on it."""
+
+    sql: str
+    parameters: dict[str, Any]
+    estimable: bool = True
+
+
 class _PostgreSQL(_Writer):
+    def __init__(self, column: str, keys: Mapping[tuple[str, ...], KeyType]) -> None:
+        super().__init__(column)
+        self.estimable = True
+        self._keys = keys
+        self._negated = False
+
+    def write(self, node: Node) -> str:
+        if not isinstance(node, Not):
+            return super().write(node)
+        before, self._negated = self._negated, True
+        try:
+            return super().write(node)
+        finally:
+            self._negated = before
+
     def condition(self, node: Condition) -> str:
         path, operator, operand = node.path, node.operator, node.operand
+        if path in self._keys and (declared := self._declared(self._keys[path], node)):
+            return declared
         if operator == "$eq":
             return self._holds(path, operand)
         if operator == "$contains":
@@ -56,6 +84,7 @@ class _PostgreSQL(_Writer):
         if operator == "$in" and len(operand) <= INDEXED_VALUES:
             return self.write(AnyOf(tuple(Condition(path, "$eq", item) for item in operand)))
         found = self._value(path)
+        self.estimable = False
         if operator == "$exists":
             return f"({found} IS NOT NULL)"
         if operator == "$in":
@@ -63,13 +92,37 @@ class _PostgreSQL(_Writer):
             return f"coalesce({found} IN (SELECT jsonb_array_elements(CAST({items} AS jsonb))), false)"
         text = f"({found} #>> '{{}}') COLLATE \"C\""
         if operator == "$like":
-            return self._typed(found, "string", f"{text} LIKE CAST({self.bind(operand[0])} AS text)")
+            return self._typed(found, "string", f"{text} LIKE {self._operand('text', operand[0])}")
         sign = _ORDER[operator]
         if isinstance(operand, str):
-            return self._typed(found, "string", f"{text} {sign} CAST({self.bind(operand)} AS text)")
+            return self._typed(found, "string", f"{text} {sign} {self._operand('text', operand)}")
+        return self._typed(found, "number", f"CAST({found} AS numeric) {sign} {self._operand('number', operand)}")
+
+    def _declared(self, kind: KeyType, node: Condition) -> str | None:
+        """Return the condition on a declared key's index; None where it can't answer."""
+        operator, operand = node.operator, node.operand
+        items = operand if operator == "$in" else (operand[0] if operator == "$like" else operand,)
+        wanted = "text" if kind == "text" else "number"
+        if operator in ("$exists", "$contains") or any(kind_of(item) != wanted for item in items):
+            return None
+        if not items:
+            return "false"
+        found = key_expression(self.column, [f"CAST({self.bind(step)} AS text)" for step in node.path], kind)
+        values = [self._operand(kind, item) for item in items]
+        if operator == "$in":
+            condition = f"{found} IN ({', '.join(values)})"
+        else:
+            sign = {"$eq": "=", "$like": "LIKE", **_ORDER}[operator]
+            condition = f"{found} {sign} {values[0]}"
+        # An index answers a bare comparison only. Its NULL, for a value of another type, is as good as false until
+        # it is turned round.
+        return f"coalesce({condition}, false)" if self._negated else f"({condition})"
+
+    def _operand(self, kind: KeyType, value: Any) -> str:
+        if kind == "text":
+            return f"CAST({self.bind(value)} AS text)"
         # As text: a float8 parameter would lose digits on its way to numeric.
-        number = f"CAST(CAST({self.bind(to_json(operand))} AS text) AS numeric)"
-        return self._typed(found, "number", f"CAST({found} AS numeric) {sign} {number}")
+        return f"CAST(CAST({self.bind(to_json(value))} AS text) AS numeric)"
 
     def _holds(self, path: tuple[str, ...], value: Any) -> str:
         for key in reversed(path):
@@ -146,10 +199,10 @@ def _sqlite_types(operand: Scalar) -> str:
     return "'text'" if isinstance(operand, str) else "'integer', 'real'"
 
 
-def to_postgresql(node: Node, column: str) -> tuple[str, dict[str, Any]]:
-    """Return a condition on a jsonb column, and its parameters, all named ``filter_…``."""
-    writer = _PostgreSQL(column)
-    return writer.write(node), writer.parameters
+def to_postgresql(node: Node, column: str, keys: Mapping[tuple[str, ...], KeyType] | None = None) -> Written:
+    """Return a condition on a jsonb column; ``keys`` are those that are declared, by their path."""
+    writer = _PostgreSQL(column, keys or {})
+    return Written(writer.write(node), writer.parameters, writer.estimable)
 
 
 def to_sqlite(node: Node, column: str) -> tuple[str, dict[str, Any]]:

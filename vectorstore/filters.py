@@ -18,6 +18,9 @@ r"""The filter language over metadata: one grammar, three ways to evaluate it, t
 ``$and $or $not``          of filters; ``$not`` also of a key's operators. No ``$and`` is true, no ``$or`` false
 =========================  ===========================================================================================
 
+A date stands for its ISO 8601 text (``2024-05-01``), a time for that in UTC (``2024-05-01T12:30:00+00:00``): metadata
+that hold them so, in one precision, are compared in time.
+
 A condition on a missing key is false, so ``$ne``, ``$nin`` and ``$not``, which only turn the answer round, are true for
 it. 1 equals 1.0, and neither equals True. :func:`matches` is the reference, which the SQL of ``vectorstore.filter_sql``
 agrees with.
@@ -30,6 +33,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -129,10 +133,11 @@ def _parse_entry(key: object, value: object, depth: int) -> Node:
         raise ValidationError(
             f"{text[:40]!r} is no operator here", hint=r"$and, $or, $not, or a key; a key that begins with $: '\$key'"
         )
-    return _parse_operators(_parse_path(text), value, depth)
+    return _parse_operators(parse_path(text), value, depth)
 
 
-def _parse_path(text: str) -> tuple[str, ...]:
+def parse_path(text: str) -> tuple[str, ...]:
+    """Return the keys that a dotted key steps through."""
     path = [""]
     characters = iter(text)
     for character in characters:
@@ -204,6 +209,12 @@ def _scalar(operator: str, value: object) -> Scalar:
         if not math.isfinite(value):
             raise ValidationError(f"the operand of {operator} is {value}, which no metadata holds")
         return whole_number(float(value))
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValidationError(f"the operand of {operator} has no time zone", hint="datetime.now(UTC)")
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
     hint = "$in for one of several, $contains for a list's item, 'a.b' for a key within an object"
     raise ValidationError(f"{operator} takes a text, number, boolean or None, not a {type(value).__name__}", hint=hint)
 

@@ -6,28 +6,35 @@ import json
 import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from persistence.config import Metric
 from persistence.dialect import to_json
-from persistence.errors import ValidationError
-from persistence.validation import check_id, check_text
-from vectorstore.distance import Matrix, as_vector
+from persistence.errors import PersistenceError, ValidationError
+from persistence.validation import check_id, check_text, shown
+from vectorstore.distance import Matrix, as_vector, as_vectors
 
 Vector = Sequence[float] | np.ndarray[Any, Any]
 Vectors = Sequence[Vector] | np.ndarray[Any, Any]
+Plan = Literal["exact", "index", "text"]
 
 METADATA_DEPTH = 64
 _COLLECTION = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _INT64 = 2**63
+_MANY_DIGITS = re.compile(r"\d{19}")
 _EXACT = 2**53
 """From here on a float is a whole number."""
 
 
 class Embedder(Protocol):
-    """Turns texts into one vector each, in their order; a sync store takes none that is asynchronous."""
+    """Turns texts into one vector each, in their order; a sync store takes none that is asynchronous.
+
+    Its ``model`` and ``dimensions``, where it has them, are the store's unless told otherwise. An ``embed_queries``
+    with the same signature, where there is one, embeds what is searched for.
+    """
 
     def __call__(self, texts: list[str], /) -> Vectors | Awaitable[Vectors]: ...
 
@@ -38,14 +45,19 @@ class Document:
 
     ``metadata`` is a JSON object: texts, whole numbers of 64 bits, floats, booleans, None, lists and objects; a tuple
     comes back as a list. ``embedding`` is any sequence or array of numbers, and comes back as a float32 array of shape
-    ``(dimensions,)``; left out, the store's embedder makes it of ``content``. Two documents are equal when all but
-    their embeddings are.
+    ``(dimensions,)``; left out, the store's embedder makes it of ``content``. ``source`` names what it is a part of (a
+    file, a page; see ``replace_source``). From ``expires_at`` on it is gone. ``created_at`` and ``updated_at`` are set
+    by the store alone. Two documents are equal when all but their embeddings and these two times are.
     """
 
     id: str
     content: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     embedding: Vector | None = field(default=None, compare=False, repr=False)
+    source: str | None = field(default=None, kw_only=True)
+    expires_at: datetime | None = field(default=None, kw_only=True)
+    created_at: datetime | None = field(default=None, compare=False, repr=False, kw_only=True)
+    updated_at: datetime | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +65,73 @@ class SearchResult:
     """A document that a search found.
 
     ``score`` is its similarity, higher is better, on the same scale on every backend: the cosine in [-1, 1]; the inner
-    product as it is; ``1 / (1 + distance)`` for l2 and l1. ``distance`` is lower for what is nearer: 1 - cosine, the
-    negative inner product, or the length of the difference. ``embedding`` is there when it was asked for.
+    product as it is; ``1 / (1 + distance)`` for l2 and l1. A search by words, a hybrid and a re-ranked one have scores
+    of their own, which only order their results. ``distance`` is lower for what is nearer: 1 - cosine, the negative
+    inner product, or the length of the difference; None for what was found by its words alone. ``embedding`` is there
+    when it was asked for.
     """
 
     id: str
     content: str
     metadata: dict[str, Any]
     score: float
-    distance: float
+    distance: float | None
     embedding: Matrix | None = field(default=None, compare=False, repr=False)
+
+
+class SearchResults(list[SearchResult]):
+    """The results of one search, best first, and the ``plan`` that found them.
+
+    ``"exact"``: each document that passes the filter was compared. ``"index"``: an index of vectors chose those that
+    were, which may miss some of the nearest. ``"text"``: words alone were searched. A hybrid has the plan of its
+    vectors' half.
+    """
+
+    __slots__ = ("plan",)
+
+    def __init__(self, results: Iterable[SearchResult] = (), plan: Plan = "exact") -> None:
+        super().__init__(results)
+        self.plan: Plan = plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How a search is answered.
+
+    ``index`` names the index of vectors that was read. ``rows`` is how many documents pass the filter by the server's
+    estimate (exact where there is no server), ``compared`` how many were compared, both None where nobody knows;
+    ``seconds`` is what the search took, ``detail`` the server's own account of it.
+    """
+
+    plan: Plan
+    index: str | None = None
+    rows: int | None = None
+    compared: int | None = None
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class BatchFailure(NamedTuple):
+    """A batch that was not stored: the ids in it, and why."""
+
+    ids: list[str]
+    error: PersistenceError
+
+
+class BatchError(PersistenceError):
+    """Some batches could not be stored; ``written`` counts the documents of the others, which are."""
+
+    def __init__(self, written: int, failures: Sequence[BatchFailure]) -> None:
+        first = failures[0]
+        super().__init__(
+            f"{len(failures)} batches were not stored, the first with document {shown(first.ids[0])}:"
+            f" {first.error.message}",
+            hint="see .failures; the other batches are stored",
+            operation="store_documents",
+            connection=first.error.connection,
+        )
+        self.written = written
+        self.failures = list(failures)
 
 
 class CheckedDocument(NamedTuple):
@@ -72,6 +141,19 @@ class CheckedDocument(NamedTuple):
     content: str
     metadata: str
     embedding: Matrix
+    source: str | None = None
+    expires_at: datetime | None = None
+
+
+class Change(NamedTuple):
+    """What an update changes of a document: None stays as it is; ``never`` takes its expiry away."""
+
+    content: str | None = None
+    metadata: str | None = None
+    embedding: Matrix | None = None
+    source: str | None = None
+    expires_at: datetime | None = None
+    never: bool = False
 
 
 def check_ids(ids: object) -> list[str]:
@@ -107,8 +189,16 @@ def metadata_text(metadata: object, what: str) -> str:
     """
     if not isinstance(metadata, Mapping):
         raise ValidationError(f"{what} has a {type(metadata).__name__} for metadata, not a mapping")
+    if not metadata:
+        return "{}"
     try:
-        return to_json(_normal(metadata, METADATA_DEPTH))
+        normal = _normal(metadata, METADATA_DEPTH)
+        try:
+            text = _encode(normal)
+            is_plain = "\\u0000" not in text and (text.isascii() or bool(text.encode()))
+        except (TypeError, ValueError):
+            is_plain = False
+        return text if is_plain else to_json(normal)  # which says what is wrong, if anything is
     except ValidationError as exc:
         raise ValidationError(f"the metadata of {what}: {exc.message}", hint=exc.hint) from None
 
@@ -118,10 +208,16 @@ def _normal(value: object, depth: int) -> object:
     if depth == 0:
         raise ValidationError(f"it is nested deeper than {METADATA_DEPTH} levels")
     if isinstance(value, Mapping):
-        for key in value:
+        found = {}
+        for key, item in value.items():
             if not isinstance(key, str):
                 raise ValidationError(f"the key {key!r} is a {type(key).__name__}, not a text")
-        return {key: _normal(item, depth - 1) for key, item in value.items()}
+            kind = type(item)  # most values are what they are: no call for those
+            if kind is str or (kind is int and -_EXACT < item < _EXACT):
+                found[key] = item
+            else:
+                found[key] = _normal(item, depth - 1)
+        return found
     if isinstance(value, list | tuple):
         return [_normal(item, depth - 1) for item in value]
     if isinstance(value, float):
@@ -141,7 +237,7 @@ def whole_number(value: float) -> int | float:
 
 def metadata_value(stored: str) -> dict[str, Any]:
     """Return the metadata that :func:`metadata_text` wrote."""
-    found: dict[str, Any] = json.loads(stored, parse_int=_whole)
+    found: dict[str, Any] = (_decode_large if _MANY_DIGITS.search(stored) else _decode)(stored)[0]
     return found
 
 
@@ -151,8 +247,31 @@ def _whole(text: str) -> int | float:
     return value if -_INT64 <= value < _INT64 else float(value)
 
 
-def check_document(document: object, dimensions: int, metric: Metric) -> CheckedDocument:
-    """Return a document in the form that is sent.
+# Made once: json.dumps and json.loads make one each time that they are called with options.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
+_decode_large = json.JSONDecoder(parse_int=_whole).raw_decode
+
+
+def check_batch(documents: Sequence[Document], dimensions: int, metric: Metric) -> list[CheckedDocument]:
+    """Return documents in the form that is sent, their vectors checked together where they are arrays.
+
+    Raises:
+        ValidationError: something of one can't be stored faithfully; the message names its id.
+    """
+    embeddings: list[Any] = [getattr(document, "embedding", None) for document in documents]
+    if all(type(each) is np.ndarray and each.dtype.kind == "f" and each.shape == (dimensions,) for each in embeddings):
+        vectors = as_vectors(embeddings, metric)
+        if vectors is not None:
+            return [
+                check_document(document, dimensions, metric, vector)
+                for document, vector in zip(documents, vectors, strict=True)
+            ]
+    return [check_document(document, dimensions, metric) for document in documents]
+
+
+def check_document(document: object, dimensions: int, metric: Metric, vector: Matrix | None = None) -> CheckedDocument:
+    """Return a document in the form that is sent; ``vector`` is its embedding, where that was checked already.
 
     Raises:
         ValidationError: something of it can't be stored faithfully; the message names its id.
@@ -167,5 +286,22 @@ def check_document(document: object, dimensions: int, metric: Metric) -> Checked
         key,
         check_text(f"the content of {what}", document.content),
         metadata_text(document.metadata, what),
-        as_vector(document.embedding, dimensions, metric, f"the embedding of {what}"),
+        as_vector(document.embedding, dimensions, metric, f"the embedding of {what}") if vector is None else vector,
+        None if document.source is None else check_id(f"the source of {what}", document.source),
+        check_expiry(document.expires_at, what),
     )
+
+
+def check_expiry(expires_at: object, what: str) -> datetime | None:
+    """Return a time with a time zone; None is never.
+
+    Raises:
+        ValidationError: it is none; the message names ``what``.
+    """
+    if expires_at is None:
+        return None
+    if not isinstance(expires_at, datetime):
+        raise ValidationError(f"expires_at of {what} is a {type(expires_at).__name__}, not a datetime")
+    if expires_at.tzinfo is None:
+        raise ValidationError(f"expires_at of {what} has no time zone", hint="datetime.now(UTC) + timedelta(hours=1)")
+    return expires_at

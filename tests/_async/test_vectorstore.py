@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from persistence import (
-    AsyncDatabase,
     AsyncDatabaseManager,
     CapabilityError,
     ClosedError,
@@ -25,7 +22,6 @@ from persistence import (
     MigrationError,
     NotFoundError,
     PgVectorConfig,
-    SQLiteConfig,
     UnknownConnectionError,
     ValidationError,
     WrongKindError,
@@ -33,103 +29,30 @@ from persistence import (
 from persistence.dialect import compile_statement
 from persistence.queries import load_queries
 from tests._async.side import Started, sleep, together
+from tests._async.vectors import (
+    Backend,
+    X,
+    Y,
+    Z,
+    doc,
+    everywhere,
+    ids,
+    in_a_database,
+    numbers,
+    on_pgvector,
+    on_sqlite,
+    vector_backend,  # noqa: F401
+    where_others_look,
+)
 from tests.unasync import ROOT
 from vectorstore import (
-    AsyncMemoryVectorStore,
     AsyncPgVectorStore,
     AsyncSQLiteVectorStore,
-    AsyncVectorStore,
     Document,
-    SearchResult,
 )
 
-DATABASES = ("pgvector", "sqlite", "sqlite in memory")
-BACKENDS = (*DATABASES, "memory")
 METRICS: tuple[Any, ...] = ("cosine", "l2", "inner_product", "l1")
 DATA = ROOT / "examples" / "data" / "debian2k"
-
-X, Y, Z = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
-
-
-class Backend:
-    """One kind of store on one connection, ``main``, and ways to look at it from beside."""
-
-    def __init__(self, kind: str, manager: AsyncDatabaseManager, config: PgVectorConfig | SQLiteConfig | None) -> None:
-        self.kind = kind
-        self.manager = manager
-        self.config = config
-        self.managers: list[AsyncDatabaseManager] = []
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether another connection sees the same documents."""
-        return self.kind in ("pgvector", "sqlite")
-
-    async def connect(self, manager: AsyncDatabaseManager) -> None:
-        if isinstance(self.config, PgVectorConfig):
-            await manager.add_pgvector("main", self.config)
-        elif self.config is not None:
-            await manager.add_sqlite("main", self.config)
-
-    def store(self, manager: AsyncDatabaseManager | None = None, **options: Any) -> AsyncVectorStore:
-        options = {"dimensions": 3, **options}
-        if self.kind == "memory":
-            return AsyncMemoryVectorStore(**options)
-        if self.kind == "pgvector":
-            return AsyncPgVectorStore(manager or self.manager, "main", **options)
-        return AsyncSQLiteVectorStore(manager or self.manager, "main", **options)
-
-    async def beside(self, **options: Any) -> AsyncVectorStore:
-        """Return a store on a connection of another manager, as another program has one."""
-        manager = AsyncDatabaseManager()
-        self.managers.append(manager)
-        await self.connect(manager)
-        return self.store(manager, **options)
-
-    @property
-    def database(self) -> AsyncDatabase:
-        return self.manager.get_database("main")
-
-    def requests(self) -> int:
-        return self.manager.stats()["main"].requests
-
-
-@pytest_asyncio.fixture
-async def backend(
-    request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
-) -> AsyncIterator[Backend]:
-    config: PgVectorConfig | SQLiteConfig | None = None
-    if request.param == "pgvector":
-        config = request.getfixturevalue("pgvector_config")
-    elif request.param != "memory":
-        config = SQLiteConfig(path=str(tmp_path / "main.db") if request.param == "sqlite" else ":memory:")
-    made = Backend(request.param, manager, config)
-    await made.connect(manager)
-    yield made
-    for other in made.managers:
-        await other.aclose()
-
-
-everywhere = pytest.mark.parametrize("backend", list(BACKENDS), indirect=True)
-in_a_database = pytest.mark.parametrize("backend", list(DATABASES), indirect=True)
-where_others_look = pytest.mark.parametrize("backend", ["pgvector", "sqlite"], indirect=True)
-on_pgvector = pytest.mark.parametrize("backend", ["pgvector"], indirect=True)
-on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-
-
-def doc(id: str, /, vector: Any = X, content: str = "text", **metadata: Any) -> Document:
-    return Document(id, content, metadata, vector)
-
-
-def ids(results: list[SearchResult]) -> list[str]:
-    return [result.id for result in results]
-
-
-def numbers(document: Document | SearchResult | None) -> list[float]:
-    assert document is not None
-    assert isinstance(document.embedding, np.ndarray)
-    assert document.embedding.dtype == np.float32
-    return [float(number) for number in document.embedding]
 
 
 # What is stored
@@ -266,7 +189,8 @@ async def test_documents_stream_in_batches_and_progress_is_told(backend: Backend
             yield doc(f"{n:02}")
 
     assert await store.store_documents(source(), batch_size=10, progress=lambda done: seen.append((done, taken))) == 25
-    assert seen == [(10, 10), (20, 20), (25, 25)]
+    assert [done for done, _ in seen] == [10, 20, 25]
+    assert all(taken <= done + 10 for done, taken in seen)
     assert await store.count() == 25
     assert await store.store_documents([], progress=lambda done: seen.append((done, 0))) == 0
     assert len(seen) == 3
@@ -729,7 +653,9 @@ async def test_each_call_is_one_request(backend: Backend) -> None:
     for call in calls:
         before = backend.requests()
         await call()  # type: ignore[operator]
-        assert backend.requests() - before == 1, call
+        # SQLite first asks what passes a filter, and remembers it until the next write.
+        asks = backend.kind != "pgvector" and call.func == store.search and "filter" in call.keywords
+        assert backend.requests() - before == (2 if asks else 1), call
 
 
 @where_others_look
@@ -875,7 +801,7 @@ async def test_the_columns_hold_what_was_given(backend: Backend) -> None:
 async def test_equality_filters_use_the_index_over_metadata(backend: Backend) -> None:
     store = backend.store(collection="kept")
     await store.store_documents([doc(f"{n}", [1, n, 0], n=n) for n in range(3000)])
-    await backend.database.execute("ANALYZE holdfast_documents_kept")
+    await store.build_index()  # type: ignore[attr-defined]
     plan = await backend.database.fetch_all(
         "EXPLAIN SELECT id FROM holdfast_documents_kept WHERE tenant_id = 'default' AND metadata @> '{\"n\": 7}'"
     )
@@ -992,9 +918,14 @@ async def test_an_index_that_can_not_be_is_refused_and_says_why(backend: Backend
     large = backend.store(collection="large", dimensions=2001)
     assert isinstance(large, AsyncPgVectorStore)
     await large.store_documents([doc("a", np.ones(2001))])
-    with pytest.raises(CapabilityError, match="up to 2000 dimensions, and these have 2001"):
-        await large.build_index()
+    await large.build_index()
     assert ids(await large.search(np.ones(2001))) == ["a"]
+    huge = backend.store(collection="huge", dimensions=4001)
+    assert isinstance(huge, AsyncPgVectorStore)
+    await huge.store_documents([doc("a", np.ones(4001))])
+    with pytest.raises(CapabilityError, match="up to 4000 dimensions, and these have 4001"):
+        await huge.build_index()
+    assert ids(await huge.search(np.ones(4001))) == ["a"]
     config = backend.config
     assert isinstance(config, PgVectorConfig)
     await backend.manager.add_pgvector("none", replace(config, index_type="none"))
@@ -1053,14 +984,14 @@ async def test_no_vector_stays_without_its_document(backend: Backend) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("name", ["delete_vectors", "delete", "get_many", "update", "found"])
+@pytest.mark.parametrize("name", ["delete", "get_many", "update", "move_vector", "found"])
 async def test_documents_are_looked_up_by_their_whole_key(backend: Backend, name: str) -> None:
     await backend.store().store_documents([doc(f"{n}") for n in range(100)])
     statement = vars(load_queries("vectorstore", "sqlite"))[name]
     named = dict.fromkeys(compile_statement(statement, "sqlite").names)
     plan = await backend.database.fetch_all(f"EXPLAIN QUERY PLAN {statement}", named)
     key = "position" if name == "found" else "id"
-    assert f"(tenant_id=? AND collection=? AND {key}=?)" in str([row["detail"] for row in plan])
+    assert f"(tenant_id=? AND collection=? AND namespace=? AND {key}=?)" in str([row["detail"] for row in plan])
 
 
 @on_sqlite
@@ -1077,7 +1008,9 @@ async def test_a_collection_that_was_set_back_is_read_anew(backend: Backend) -> 
 @on_sqlite
 async def test_a_damaged_vector_is_told_and_not_searched(backend: Backend) -> None:
     await backend.store().store_documents([doc("a"), doc("b")])
-    await backend.database.execute("UPDATE holdfast_vectors SET embedding = x'00' WHERE position = 2")
+    await backend.database.execute(
+        "UPDATE holdfast_vectors SET embedding = x'00' WHERE position = (SELECT max(position) FROM holdfast_vectors)"
+    )
     with pytest.raises(CorruptError, match="'documents' has not 3 numbers"):
         await backend.store().search(X)
 

@@ -1,228 +1,149 @@
-"""Vectors in PostgreSQL with pgvector: one table a collection, one round trip a search.
+"""Vectors in PostgreSQL with pgvector: one table a collection, one round trip a search, one statement a batch.
 
-Protocol: a collection's table is made on first use, under an advisory lock and in one transaction with its row in
-``holdfast_collections``, which says what it was made for. Batches are written in the order of their ids, so writers of
-the same documents wait for one another and never deadlock.
+Batches are written in the order of their ids, so writers of the same documents wait for one another and never deadlock.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from persistence._async.manager import AsyncDatabaseManager
+import numpy as np
+
 from persistence._async.postgresql import AsyncPgVectorDatabase
-from persistence._async.store import AsyncSQLStore
-from persistence.config import Metric
-from persistence.dialect import quote_identifier, to_json
-from persistence.errors import CapabilityError, MigrationError, NotFoundError
-from persistence.validation import check_whole
-from vectorstore import schema
-from vectorstore._async.store import AsyncVectorStore
-from vectorstore.distance import Matrix
-from vectorstore.filter_sql import to_postgresql
+from persistence.arrays import TextColumn, VectorColumn
+from persistence.dialect import Dialect
+from vectorstore import adoption, schema
+from vectorstore._async.pgindex import AsyncPgIndexes
 from vectorstore.filters import Node
-from vectorstore.records import (
-    CheckedDocument,
-    Document,
-    Embedder,
-    SearchResult,
-    metadata_value,
-)
-
-BUILD_SECONDS = 3600.0
-"""How long making an index may take."""
+from vectorstore.records import Change, CheckedDocument, Document, metadata_value
 
 
-class AsyncPgVectorStore(AsyncVectorStore, AsyncSQLStore):
+class AsyncPgVectorStore(AsyncPgIndexes):
     """A vector store on the pgvector connection ``name`` of a manager.
 
     ``dimensions`` and ``metric`` are the connection's where they are left out; a collection keeps those that it was
-    made with. There is no index of vectors until :meth:`build_index` is called, and a search compares all of them:
-    below some 10,000 documents that is fast, and loading into a live hnsw index is thirty times slower. ``effort`` is
-    hnsw's ``ef_search`` or ivfflat's ``probes`` (left out: 100, or the square root of the lists).
+    made with. ``vector_type`` is how pgvector holds the numbers: ``halfvec`` takes half the room, ``bit`` keeps whether
+    each is above 0. There is no index of vectors until :meth:`build_index` is called, and a search compares all of
+    them: below some 10,000 documents that is fast, and loading into a live hnsw index is thirty times slower.
+    ``effort`` is hnsw's ``ef_search`` or ivfflat's ``probes`` (left out: 100, or the square root of the lists).
+
+    Words and declared keys may be added to a collection later, by opening it with them; where it is large that takes
+    its time, and its writers wait.
     """
 
-    line = schema.LINE
-
-    def __init__(
-        self,
-        manager: AsyncDatabaseManager,
-        name: str,
-        *,
-        collection: str = "documents",
-        tenant: str = "default",
-        dimensions: int | None = None,
-        metric: Metric | None = None,
-        embedder: Embedder | None = None,
-        model: str | None = None,
-        effort: int | None = None,
-        migrate: bool = True,
-    ) -> None:
-        config = manager.get_pgvector(name).config
-        AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
-        AsyncVectorStore.__init__(
-            self,
-            collection=collection,
-            dimensions=config.dimensions if dimensions is None else dimensions,
-            metric=config.distance_metric if metric is None else metric,
-            embedder=embedder,
-            model=model,
-        )
-        self._effort = None if effort is None else check_whole("effort", effort)
-        self._sql = schema.postgresql_statements(self.collection, self.metric)
-        self._opened: AsyncPgVectorDatabase | None = None
-        self._index: tuple[str, Mapping[str, Any]] | None = None
-
-    async def _ready(self) -> AsyncPgVectorDatabase:
-        """Return the connection, the collection's table made and compared with what this store was opened for."""
-        database = self._manager.get_pgvector(self._name)
-        if database is not self._opened:
-            await self._database()
-            await self._open(database)
-            if not database.in_transaction:  # a transaction may still roll the table back
-                self._opened = database
-        return database
-
-    async def _open(self, database: AsyncPgVectorDatabase) -> None:
-        version = (await database.capabilities()).vector or (0,)
-        if version < schema.MINIMUM_PGVECTOR:
-            found, wanted = (".".join(map(str, each)) for each in (version, schema.MINIMUM_PGVECTOR))
-            raise CapabilityError(
-                f"pgvector {found} is too old, {wanted} is needed",
-                hint="install it on the server and run: ALTER EXTENSION vector UPDATE",
-                connection=self._name,
-            )
-        row = await self._registered(database)
-        if row is None:
-            if not self._migrate:
-                raise MigrationError(
-                    f"the collection {self.collection!r} was not made yet",
-                    hint="open it once with migrate=True",
-                    connection=self._name,
-                )
-            row = await self._create(database)
-        self._check_registered(row)
-        if row["model"] is None and self.model is not None:
-            await database.execute(self._sql.adopt_model, {"collection": self.collection, "model": self.model})
-        self._index = (row["index_type"], row["index_options"]) if row["indexed"] else None
-
-    async def _registered(self, database: AsyncPgVectorDatabase) -> dict[str, Any] | None:
-        """Return what the collection was made for; None where it, or its table, isn't there."""
-        row = await database.fetch_one(self._sql.collection, {"collection": self.collection})
-        return row if row is not None and row["present"] else None
-
-    async def _create(self, database: AsyncPgVectorDatabase) -> dict[str, Any]:
-        """Make the collection's table, or find that another program just has."""
-        async with database.transaction():
-            await database.execute(self._sql.lock_collections)
-            row = await self._registered(database)
-            if row is not None:
-                return row
-            for statement in schema.create_table(self.collection, self.dimensions):
-                await database.execute(statement, prepare=False)
-            registered = await database.fetch_one(
-                self._sql.register,
-                {
-                    "collection": self.collection,
-                    "relation": schema.relation(self.collection),
-                    "dimensions": self.dimensions,
-                    "metric": self.metric,
-                    "model": self.model,
-                },
-            )
-        return registered or {}
+    def _may_look_ahead(self) -> bool:
+        return not self._manager.get_pgvector(self._name).in_transaction
 
     async def _write(self, batch: list[CheckedDocument]) -> None:
-        database = await self._ready()
-        rows = [{"tenant": self._tenant, **document._asdict()} for document in batch]
-        if len(rows) == 1:
-            await database.execute(self._sql.upsert, rows[0])
-        else:
-            await database.execute_many(self._sql.upsert, rows)
+        database, known = await self._ready()
+        await (self._upsert(database, batch) if known.columns is None else self._upsert_adopted(database, batch))
+
+    async def _upsert_adopted(self, database: AsyncPgVectorDatabase, batch: list[CheckedDocument]) -> None:
+        self._check_adopted(any(each.source or each.expires_at for each in batch))
+        parameters = self._batch(batch)
+        await database.execute(self._sql.upsert, parameters)
+
+    def _check_adopted(self, is_more: bool) -> None:
+        """Refuse what an adopted table has no column for."""
+        if is_more or self.namespace != "default":
+            raise adoption.refuse("namespaces, sources and expiry", self.collection)
+
+    async def _upsert(self, database: AsyncPgVectorDatabase, batch: list[CheckedDocument]) -> None:
+        parameters = {
+            "tenant": self._tenant,
+            "namespace": self.namespace,
+            **self._batch(batch),
+            "sources": TextColumn([document.source for document in batch]),
+            "expiries": TextColumn([_text_of(document.expires_at) for document in batch]),
+        }
+        await database.execute(self._sql.upsert, parameters)
+
+    @staticmethod
+    def _batch(batch: list[CheckedDocument]) -> dict[str, Any]:
+        return {
+            "ids": TextColumn([document.id for document in batch]),
+            "contents": TextColumn([document.content for document in batch]),
+            "metadata": TextColumn([document.metadata for document in batch]),
+            "embeddings": VectorColumn(np.stack([document.embedding for document in batch])),
+        }
+
+    async def _replace(self, source: str, batches: AsyncIterator[list[CheckedDocument]]) -> int:
+        database, known = await self._ready()
+        if known.columns is not None:
+            self._check_adopted(True)
+        ids: list[str] = []
+        async with database.transaction():
+            async for batch in batches:
+                await self._upsert(database, batch)
+                ids += [document.id for document in batch]
+            own = {"tenant": self._tenant, "namespace": self.namespace, "source": source, "ids": TextColumn(ids)}
+            await database.execute(self._sql.delete_rest_of_source, own)
+        return len(set(ids))
 
     async def _read(self, ids: list[str], with_embeddings: bool) -> list[Document]:
-        database = await self._ready()
-        sql = schema.fill(self._sql.get_many, {"embedding": "d.embedding"} if with_embeddings else {})
-        rows = await database.fetch_all(sql, {"tenant": self._tenant, "ids": ids})
-        return [Document(row["id"], row["content"], metadata_value(row["metadata"]), row["embedding"]) for row in rows]
+        database, _ = await self._ready()
+        sql = schema.fill(self._sql.get_many, self._read_places(with_embeddings))
+        parameters = {"tenant": self._tenant, "namespace": self.namespace, "ids": TextColumn(ids)}
+        return [self._document(row) for row in await database.fetch_all(sql, parameters, binary=True)]
 
-    async def _change(self, id: str, content: str | None, metadata: str | None, embedding: Matrix | None) -> None:
-        database = await self._ready()
-        given = {"content": content, "metadata": metadata, "embedding": embedding}
-        if not await database.execute(self._sql.update, {"tenant": self._tenant, "id": id, **given}):
-            raise NotFoundError(
-                f"there is no document {id[:80]!r} in {self.collection!r}",
-                hint="store_documents() writes new ones",
-                connection=self._name,
-            )
+    def _document(self, row: Mapping[str, Any]) -> Document:
+        return Document(
+            row["id"],
+            row["content"],
+            metadata_value(row["metadata"]),
+            self._vector(row["embedding"]),
+            source=row["source"],
+            expires_at=_IN_UTC.moment(row["expires_at"]),
+            created_at=_IN_UTC.moment(row["created_at"]),
+            updated_at=_IN_UTC.moment(row["updated_at"]),
+        )
+
+    async def _page(self, after: str | None, limit: int, node: Node | None, with_embeddings: bool) -> list[Document]:
+        database, known = await self._ready()
+        condition = self._condition(known, node)
+        sql = schema.fill(self._sql.list_page, {"filter": condition.sql, **self._read_places(with_embeddings)})
+        own = {"tenant": self._tenant, "namespace": self.namespace, "after": after or "", "limit": limit}
+        prepare = None if node is None else False
+        rows = await database.fetch_all(sql, own | condition.parameters, prepare=prepare, binary=True)
+        return [self._document(row) for row in rows]
+
+    async def _change(self, id: str, change: Change) -> bool:
+        database, known = await self._ready()
+        if known.columns is not None:
+            self._check_adopted(change.source is not None or change.expires_at is not None or change.never)
+            given = {"content": change.content, "metadata": change.metadata, "embedding": change.embedding}
+            return await database.execute(self._sql.update, {"id": id, **given}) > 0
+        parameters = {"tenant": self._tenant, "namespace": self.namespace, "id": id, **change._asdict()}
+        return await database.execute(self._sql.update, parameters) > 0
 
     async def _remove(self, ids: list[str]) -> int:
-        database = await self._ready()
-        return await database.execute(self._sql.delete, {"tenant": self._tenant, "ids": ids})
+        database, _ = await self._ready()
+        parameters = {"tenant": self._tenant, "namespace": self.namespace, "ids": TextColumn(ids)}
+        return await database.execute(self._sql.delete, parameters)
+
+    async def _remove_where(self, node: Node) -> int:
+        database, known = await self._ready()
+        condition = self._condition(known, node)
+        sql = schema.fill(self._sql.delete_where, {"filter": condition.sql})
+        own = {"tenant": self._tenant, "namespace": self.namespace}
+        return await database.execute(sql, own | condition.parameters, prepare=False)
+
+    async def _purge(self, limit: int) -> int:
+        database, _ = await self._ready()
+        return await database.execute(self._sql.delete_expired, {"tenant": self._tenant, "limit": limit})
 
     async def _count(self, node: Node | None) -> int:
-        database = await self._ready()
-        condition, parameters = _condition(node)
-        sql = schema.fill(self._sql.count, {"filter": condition})
+        database, known = await self._ready()
+        condition = self._condition(known, node)
+        sql = schema.fill(self._sql.count, {"filter": condition.sql})
         prepare = None if node is None else False
-        found = await database.fetch_value(sql, {"tenant": self._tenant, **parameters}, prepare=prepare)
-        return int(found)
-
-    async def _nearest(
-        self, query: Matrix, k: int, node: Node | None, with_embeddings: bool, exact: bool | None
-    ) -> list[SearchResult]:
-        database = await self._ready()
-        condition, parameters = _condition(node)
-        places = {"filter": condition, "embedding": "embedding" if with_embeddings else "NULL"}
-        parameters |= {"tenant": self._tenant, "query": query, "k": k}
-        # With a filter the plan must be made for its very values: a generic one takes the index for every filter.
-        prepare = None if node is None else False
-        rows: list[dict[str, Any]] = []
-        if self._index is not None and not exact and k <= schema.MAX_EF_SEARCH:
-            kind, options = self._index
-            setting, value = schema.effort(kind, options, self._effort, k)
-            settings = {"effort_name": setting, "effort": str(value), "scan_name": f"{kind}.iterative_scan"}
-            sql = schema.fill(self._sql.search_by_index, places)
-            rows = await database.fetch_all(sql, parameters | settings, prepare=prepare)
-        if len(rows) < k:  # an index scan gives up after max_scan_tuples, which must not look like the end
-            sql = schema.fill(self._sql.search_exactly, places)
-            rows = await database.fetch_all(sql, parameters | {"collection": self.collection}, prepare=prepare)
-            if rows and rows[0]["indexed"] and self._index is None:
-                self._opened = None  # another program has built an index: look at it before the next search
-        return [
-            self._result(row["id"], row["content"], row["metadata"], row["distance"], row["embedding"]) for row in rows
-        ]
-
-    async def build_index(
-        self, *, index_type: Literal["hnsw", "ivfflat"] | None = None, options: Mapping[str, int] | None = None
-    ) -> None:
-        """Make the index of vectors, or make it anew, as the connection is configured unless told otherwise.
-
-        Call it after a load; ivfflat also after much has changed. Searches go on meanwhile, writes wait.
-
-        Raises:
-            ConfigError: the configuration wants none, or the options are wrong.
-            CapabilityError: pgvector has none for such vectors.
-        """
-        database = await self._ready()
-        config = database.config
-        if index_type is not None or options is not None:
-            kind = index_type or config.index_type
-            kept = config.index_options if kind == config.index_type else {}
-            config = dataclasses.replace(config, index_type=kind, index_options=kept if options is None else options)
-        async with database.transaction():
-            table = schema.relation(self.collection)
-            await database.execute(f"ANALYZE {quote_identifier(table)}", timeout=BUILD_SECONDS)
-            rows = int(await database.fetch_value(self._sql.estimate_rows, {"relation": table}))
-            chosen = schema.index_options(config, self.dimensions, self.metric, rows)
-            for statement in schema.create_index(self.collection, self.metric, config.index_type, chosen):
-                await database.execute(statement, timeout=BUILD_SECONDS, prepare=False)
-            marked = {"collection": self.collection, "index_type": config.index_type, "options": to_json(chosen)}
-            await database.execute(self._sql.mark_indexed, marked)
-        self._opened = None  # it is read again before the next call
+        own = {"tenant": self._tenant, "namespace": self.namespace}
+        return int(await database.fetch_value(sql, own | condition.parameters, prepare=prepare))
 
 
-def _condition(node: Node | None) -> tuple[str, dict[str, Any]]:
-    return ("true", {}) if node is None else to_postgresql(node, "metadata")
+_IN_UTC = Dialect("postgresql")
+
+
+def _text_of(moment: Any) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,300 +1,221 @@
-"""Vectors in a SQLite file, searched exactly in a copy that this process holds in memory and that is never stale.
+"""Documents and vectors in a SQLite file, searched exactly in a copy of the vectors that is never stale.
 
-Protocol: each write raises the collection's generation in its own transaction. A search reads, in one read
-transaction, the generation, whatever vectors are new since the copy was taken, and the documents that it found; so it
-sees one state of the file, whichever process wrote it. ``_lock`` is held while the copy is brought up to date, which is
-published unless the transaction may still be rolled back.
+Protocol: a search looks through the copy, and reads the documents that it found beside the generation that the file has
+by then; if that is another one than the copy's, the copy is brought up to date and searched again. So a search is one
+statement, and sees one state of the file, whichever process wrote it. A document that is written again gets its vector
+at a new position, so nothing in a copy ever changes its meaning.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from persistence._async.compat import Lock, in_background
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.compat import in_background
+from persistence._async.executor import Row
 from persistence._async.sqlite import AsyncSQLiteDatabase
-from persistence._async.store import AsyncSQLStore
-from persistence.config import Metric
-from persistence.dialect import to_micros
-from persistence.errors import CorruptError, MigrationError, NotFoundError
-from persistence.queries import load_queries
+from persistence.dialect import to_json
 from vectorstore import schema
-from vectorstore._async.store import AsyncVectorStore
-from vectorstore.distance import Matrix, Positions, VectorMatrix
-from vectorstore.filter_sql import to_sqlite
-from vectorstore.filters import Node
-from vectorstore.records import CheckedDocument, Document, Embedder, SearchResult, metadata_value
+from vectorstore._async.sqlite_documents import (
+    EMBEDDING,
+    AsyncSQLiteDocuments,
+    as_vector_of,
+    condition_of,
+    now,
+    tables_of,
+)
+from vectorstore._async.sqlite_vectors import Copy, Known, as_positions
+from vectorstore.distance import Matrix, Positions, score
+from vectorstore.kept import KeptMetadata
+from vectorstore.ranking import fused_scores
+from vectorstore.records import Explanation, SearchResult, SearchResults, metadata_value
+from vectorstore.requests import Fusion, SearchRequest
+from vectorstore.text import query_terms
 
-PAGE_ROWS = 5000
-"""How many vectors are read at once, so that a large collection is no single long statement."""
 INLINE_NUMBERS = 200_000
 """Up to so many numbers are compared where we are: less than a change of threads costs."""
-_EMBEDDING = {"embedding": "(SELECT v.embedding FROM holdfast_vectors AS v WHERE v.position = d.position)"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """The vectors of the collection as of one generation of one database."""
-
-    database: AsyncSQLiteDatabase
-    generation: int
-    removals: int
-    matrix: VectorMatrix
-
-    @property
-    def last(self) -> int:
-        """The highest position in it."""
-        return int(self.matrix.positions[-1]) if self.matrix.size else 0
-
-
-class AsyncSQLiteVectorStore(AsyncVectorStore, AsyncSQLStore):
+class AsyncSQLiteVectorStore(AsyncSQLiteDocuments):
     """A vector store on the SQLite connection ``name`` of a manager: durable, exact under every filter.
 
-    Its process keeps the vectors in memory, four bytes a number. Several processes may write to the same file.
+    Its process keeps the vectors in memory, four bytes a number, half as much again for their first pass. Several
+    processes may write to the same file. ``keep_file`` also keeps the vectors of larger collections in a file of the
+    folder ``<path>-vectors``, from which they are mapped when the store is opened again; it is a cache, may be deleted
+    at any time, and is no part of a backup. ``text_search`` is ``"english"`` or ``"simple"``.
     """
 
-    line = schema.LINE
+    async def _nearest(self, request: SearchRequest) -> SearchResults:
+        return (await self._searched(request))[0]
 
-    def __init__(
-        self,
-        manager: AsyncDatabaseManager,
-        name: str,
-        *,
-        dimensions: int,
-        collection: str = "documents",
-        tenant: str = "default",
-        metric: Metric = "cosine",
-        embedder: Embedder | None = None,
-        model: str | None = None,
-        migrate: bool = True,
-    ) -> None:
-        manager.get_sqlite(name)
-        AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
-        AsyncVectorStore.__init__(
-            self, collection=collection, dimensions=dimensions, metric=metric, embedder=embedder, model=model
-        )
-        self._sql = load_queries("vectorstore", "sqlite")
-        self._own = {"tenant": tenant, "collection": self.collection}
-        self._opened: AsyncSQLiteDatabase | None = None
-        self._lock = Lock()
-        self._copy: _Copy | None = None
-
-    async def _ready(self) -> AsyncSQLiteDatabase:
-        """Return the connection, the collection compared with what this store was opened for."""
-        database = self._manager.get_sqlite(self._name)
-        if database is not self._opened:
-            await self._database()
-            await self._open(database)
-            if not database.in_transaction:  # a transaction may still roll it back
-                self._opened = database
-        return database
-
-    async def _open(self, database: AsyncSQLiteDatabase) -> None:
-        wanted = {"collection": self.collection}
-        row = await database.fetch_one(self._sql.collection, wanted)
-        if row is None:
-            if not self._migrate:
-                raise MigrationError(
-                    f"the collection {self.collection!r} was not made yet",
-                    hint="open it once with migrate=True",
-                    connection=self._name,
-                )
-            made = {**wanted, "dimensions": self.dimensions, "metric": self.metric, "model": self.model, "now": _now()}
-            await database.execute(self._sql.register, made)
-            row = await database.fetch_one(self._sql.collection, wanted) or made
-        self._check_registered(row)
-        if row["model"] is None and self.model is not None:
-            await database.execute(self._sql.adopt_model, {**wanted, "model": self.model})
-
-    async def _write(self, batch: list[CheckedDocument]) -> None:
+    async def _searched(self, request: SearchRequest, fusion: Fusion | None = None) -> tuple[SearchResults, int]:
+        """Return the results, and how many vectors passed the filter."""
         database = await self._ready()
-        now = _now()
-        async with database.transaction():
-            ids = json.dumps([document.id for document in batch], ensure_ascii=False)
-            removed = await database.execute(self._sql.delete_vectors, {**self._own, "ids": ids})
-            first = await self._insert(database, [document.embedding for document in batch])
-            rows = [
-                {
-                    **self._own,
-                    "id": document.id,
-                    "position": position,
-                    "content": document.content,
-                    "metadata": document.metadata,
-                    "now": now,
-                }
-                for position, document in enumerate(batch, first)
-            ]
-            await database.execute_many(self._sql.upsert, rows)
-            await database.execute(self._sql.advance, {**self._own, "removed": int(removed > 0)})
-
-    async def _insert(self, database: AsyncSQLiteDatabase, vectors: list[Matrix]) -> int:
-        """Store vectors and return the position of the first; the others follow."""
-        first = int(await database.fetch_value(self._sql.last_position)) + 1
-        rows = [
-            {"position": position, "embedding": vector.astype("<f4").tobytes()}
-            for position, vector in enumerate(vectors, first)
-        ]
-        await database.execute_many(self._sql.insert_vector, rows)
-        return first
-
-    async def _read(self, ids: list[str], with_embeddings: bool) -> list[Document]:
-        database = await self._ready()
-        sql = schema.fill(self._sql.get_many, _EMBEDDING if with_embeddings else {})
-        rows = await database.fetch_all(sql, {**self._own, "ids": json.dumps(ids, ensure_ascii=False)})
-        return [
-            Document(row["id"], row["content"], metadata_value(row["metadata"]), self._vector(row["embedding"]))
-            for row in rows
-        ]
-
-    def _vector(self, stored: bytes | None) -> Matrix | None:
-        return None if stored is None else np.frombuffer(stored, "<f4").astype(np.float32)
-
-    async def _change(self, id: str, content: str | None, metadata: str | None, embedding: Matrix | None) -> None:
-        database = await self._ready()
-        given: dict[str, Any] = {"content": content, "metadata": metadata, "position": None, "now": _now()}
-        async with database.transaction():
-            removed = 0
-            if embedding is not None:
-                ids = json.dumps([id], ensure_ascii=False)
-                removed = await database.execute(self._sql.delete_vectors, {**self._own, "ids": ids})
-                given["position"] = await self._insert(database, [embedding])
-            if not await database.execute(self._sql.update, {**self._own, "id": id, **given}):
-                raise NotFoundError(
-                    f"there is no document {id[:80]!r} in {self.collection!r}",
-                    hint="store_documents() writes new ones",
-                    connection=self._name,
-                )
-            await database.execute(self._sql.advance, {**self._own, "removed": removed})
-
-    async def _remove(self, ids: list[str]) -> int:
-        database = await self._ready()
-        wanted = {**self._own, "ids": json.dumps(ids, ensure_ascii=False)}
-        async with database.transaction():
-            await database.execute(self._sql.delete_vectors, wanted)
-            removed = await database.execute(self._sql.delete, wanted)
-            if removed:
-                await database.execute(self._sql.advance, {**self._own, "removed": 1})
-        return removed
-
-    async def _count(self, node: Node | None) -> int:
-        database = await self._ready()
-        condition, parameters = _condition(node)
-        sql = schema.fill(self._sql.count, {"filter": condition})
-        return int(await database.fetch_value(sql, self._own | parameters))
-
-    async def _nearest(
-        self, query: Matrix, k: int, node: Node | None, with_embeddings: bool, exact: bool | None
-    ) -> list[SearchResult]:
-        database = await self._ready()
-        for anew in (False, False, True):
-            async with self._one_state(database) as own:
-                matrix = await self._current(database, publish=own is not None, anew=anew or own is None)
-                if matrix is not None:
-                    return await self._search(database, matrix, query, k, node, with_embeddings)
-        return []  # not reached: what is read anew is never too new
-
-    def _one_state(self, database: AsyncSQLiteDatabase) -> AbstractAsyncContextManager[object]:
-        """Return what holds one state of the file: a transaction of our own, or None for the one that we are in."""
-        return nullcontext() if database.in_transaction else database.transaction(read_only=True)
-
-    async def _current(self, database: AsyncSQLiteDatabase, *, publish: bool, anew: bool) -> VectorMatrix | None:
-        """Return the vectors as this transaction sees them.
-
-        Where the copy is newer than that, read all of them ``anew`` (the file may have been set back), or return None
-        to begin again with a newer transaction, which is cheaper.
-        """
-        state = await database.fetch_one(self._sql.state, self._own) or {"generation": 0, "removals": 0}
-        copy, generation = self._copy, state["generation"]
-        if copy is not None and copy.database is database and copy.generation == generation:
-            return copy.matrix
-        async with self._lock:
-            copy = self._copy
-            if copy is None or copy.database is not database or (copy.generation > generation and anew):
-                copy = _Copy(database, 0, 0, VectorMatrix(self.dimensions))
-            if copy.generation > generation:
-                return None
-            matrix = await self._brought_up_to(database, copy, state["removals"])
-            if publish:
-                self._copy = _Copy(database, generation, state["removals"], matrix)
-            return matrix
+        copy = self._copies.known(database, request.namespace)
+        found = None if copy is None else await self._search(database, copy, request, fusion)
+        if found is not None:
+            return found
+        # One state of the file, for as long as it takes: its own transaction, or the one that we are in.
+        own = not database.in_transaction
+        async with database.transaction(read_only=True) if own else nullcontext():
+            copy = await self._copies.brought_up_to_date(database, request.namespace, share=own)
+            found = await self._search(database, copy, request, fusion)
+        if own:
+            await self._copies.save(copy, request.namespace)
+        return found if found is not None else (SearchResults(), 0)
 
     async def _search(
+        self, database: AsyncSQLiteDatabase, copy: Copy, request: SearchRequest, fusion: Fusion | None
+    ) -> tuple[SearchResults, int] | None:
+        """Return what the copy gives; None where it is not what the file holds."""
+        if request.vector is None:
+            return SearchResults(), 0
+        among = None
+        if request.node is not None:
+            among = await self._passing(database, copy, request)
+            if among is None:
+                return None
+        near = request.k if fusion is None else max(request.k, fusion.depth)
+        search = partial(copy.matrix.search, request.vector, near, now(), among)
+        size = copy.matrix.size if among is None else len(among)
+        inline = size * self.dimensions < INLINE_NUMBERS
+        positions, apart, compared = search() if inline else await in_background(search)
+        distances = dict(zip(positions.tolist(), apart.tolist(), strict=True))
+        scores = None
+        if fusion is not None:
+            rows = await self._matching_rows(database, request._replace(k=near))
+            similar = [(position, score(distance, self.metric)) for position, distance in distances.items()]
+            scores = fused_scores(similar, [(row["position"], -row["score"]) for row in rows], fusion)
+        found = await self._found(database, copy, request, distances, scores)
+        return None if found is None else (found, compared)
+
+    async def _found(
         self,
         database: AsyncSQLiteDatabase,
-        matrix: VectorMatrix,
-        query: Matrix,
-        k: int,
-        node: Node | None,
-        with_embeddings: bool,
-    ) -> list[SearchResult]:
-        among = None if node is None else await self._passing(database, node)
-        search = partial(matrix.search, query, k, self.metric, among)
-        size = matrix.size if among is None else len(among)
-        positions, distances = search() if size * len(query) < INLINE_NUMBERS else await in_background(search)
-        if not len(positions):
-            return []
-        ranks = np.unique(distances, return_inverse=True)[1]
-        nearest = json.dumps(list(zip(positions.tolist(), ranks.tolist(), strict=True)))
-        sql = schema.fill(self._sql.found, _EMBEDDING if with_embeddings else {})
-        rows = await database.fetch_all(sql, {**self._own, "found": nearest, "k": k})
-        distance = dict(zip(positions.tolist(), distances.tolist(), strict=True))
-        return [
-            self._result(
-                row["id"],
-                row["content"],
-                row["metadata"],
-                distance[row["position"]],
-                self._vector(row["embedding"]),
+        copy: Copy,
+        request: SearchRequest,
+        distances: Mapping[int, float],
+        scores: Mapping[int, float] | None,
+    ) -> SearchResults | None:
+        """Return the k best documents by their scores, or their distances; None where the copy is out of date."""
+        ranks = _ranked(distances if scores is None else {place: -score for place, score in scores.items()}, request.k)
+        known = [(rank, copy.documents.get(position), position) for position, rank in ranks]
+        if all(document is not None for _, document, _ in known):
+            # All were read before: one row tells that none has changed since.
+            state = await database.fetch_one(self._sql.state, self._at(request))
+            if (state["generation"] if state else 0) != copy.generation:
+                return None
+        else:
+            rows = await database.fetch_all(self._sql.found, self._at(request, found=json.dumps(ranks), k=request.k))
+            if (rows[0]["generation"] if rows else 0) != copy.generation:
+                return None
+            copy.keep(rows)
+            known = [(place, _columns(row), row["position"]) for place, row in enumerate(rows)]
+        vectors: dict[int, Matrix] = {}
+        best = sorted(each for each in known if each[1] is not None)[: request.k]
+        if request.with_embeddings:
+            positions = [position for _, _, position in best]
+            vectors = dict(zip(positions, copy.matrix.vectors_at(np.array(positions, np.int64)), strict=True))
+        return SearchResults(
+            SearchResult(
+                document[0],
+                document[1],
+                document[2].fresh(),
+                score(distances[position], self.metric) if scores is None else scores[position],
+                distances.get(position),
+                vectors.get(position),
             )
-            for row in rows
-        ]
+            for _, document, position in best
+            if document is not None
+        )
 
-    async def _brought_up_to(self, database: AsyncSQLiteDatabase, copy: _Copy, removals: int) -> VectorMatrix:
-        matrix = copy.matrix
-        if copy.removals != removals:
-            rows = await database.fetch_all(self._sql.positions, self._own)
-            matrix = matrix.kept(_positions(rows))
-        after = copy.last
-        while True:
-            page = {**self._own, "after": after, "limit": PAGE_ROWS}
-            rows = await database.fetch_all(self._sql.vectors_after, page)
-            if rows:
-                after = rows[-1]["position"]
-                matrix = matrix.appended(_positions(rows), self._vectors([row["embedding"] for row in rows]))
-            if len(rows) < PAGE_ROWS:
-                return matrix
+    def _at(self, request: SearchRequest, **given: Any) -> dict[str, Any]:
+        return {"tenant": self._tenant, "collection": self.collection, "namespace": request.namespace, **given}
 
-    def _vectors(self, stored: list[bytes]) -> Matrix:
-        if {len(each) for each in stored} != {4 * self.dimensions}:
-            raise CorruptError(
-                f"a vector of {self.collection!r} has not {self.dimensions} numbers",
-                hint="the file was changed by other means: restore a backup",
-                connection=self._name,
-            )
-        found = np.frombuffer(b"".join(stored), "<f4").astype(np.float32)
-        return found.reshape(len(stored), self.dimensions)
+    async def _passing(self, database: AsyncSQLiteDatabase, copy: Copy, request: SearchRequest) -> Positions | None:
+        """Return the positions of the documents that pass the filter; None where the copy is out of date."""
+        condition, parameters = condition_of(request.node)
+        key = json.dumps([condition, parameters])
+        known = copy.passing.get(key)
+        if known is not None:
+            return known  # the search's own statement tells whether it still holds
+        sql = schema.fill(self._sql.passing, {"filter": condition})
+        row = await database.fetch_one(sql, self._at(request) | parameters)
+        if row is None or row["generation"] != copy.generation:
+            return None
+        found = as_positions(row)
+        copy.remember(key, found)
+        return found
 
-    async def _passing(self, database: AsyncSQLiteDatabase, node: Node) -> Positions:
-        """Return the positions of the documents that pass a filter."""
-        condition, parameters = _condition(node)
-        sql = schema.fill(self._sql.positions_where, {"filter": condition})
-        return _positions(await database.fetch_all(sql, self._own | parameters))
+    async def _matching(self, request: SearchRequest) -> SearchResults:
+        database = await self._ready()
+        # In one state of the file, which several statements see only in a transaction.
+        async with nullcontext() if database.in_transaction else database.transaction(read_only=True):
+            rows = await self._matching_rows(database, request)
+            scores = {row["position"]: -row["score"] for row in rows}
+            ranks = json.dumps(_ranked({row["position"]: row["score"] for row in rows}, request.k))
+            sql = schema.fill(self._sql.found, EMBEDDING) if request.with_embeddings else self._sql.found
+            found = await database.fetch_all(sql, self._at(request, found=ranks, k=request.k))
+        return SearchResults(
+            [
+                SearchResult(
+                    row["id"],
+                    row["content"],
+                    metadata_value(row["metadata"]),
+                    scores[row["position"]],
+                    None,
+                    as_vector_of(row["embedding"]),
+                )
+                for row in found
+                if row["position"] is not None
+            ],
+            "text",
+        )
+
+    async def _matching_rows(self, database: AsyncSQLiteDatabase, request: SearchRequest) -> list[Row]:
+        """Return positions and scores of the documents that match the words best."""
+        if self._language is None:
+            raise self._no_text_search()
+        condition, parameters = condition_of(request.node)
+        places = {"filter": condition, **tables_of(self._language)}
+        terms = to_json(query_terms(request.text or "", self._language))
+        given = self._at(request, terms=terms, now=now()) | parameters
+        rows = await database.fetch_all(schema.fill(self._sql.matching, places), {**given, "k": request.k + 1})
+        if len(rows) > request.k and rows[-1]["score"] == rows[-2]["score"]:  # which of the equal ones, the ids say
+            sql = schema.fill(self._sql.matching, places | {"order": "score, d.id"})
+            rows = await database.fetch_all(sql, {**given, "k": request.k})
+        return rows[: request.k]
+
+    async def _fused(self, request: SearchRequest, fusion: Fusion) -> SearchResults:
+        return (await self._searched(request, fusion))[0]
+
+    async def _explain(self, request: SearchRequest) -> Explanation:
+        start = time.perf_counter()
+        if request.vector is None:
+            await self._matching(request)
+            return Explanation(plan="text", seconds=time.perf_counter() - start, detail="bm25 of FTS5")
+        rows = (await self._searched(request))[1]
+        seconds = time.perf_counter() - start
+        return Explanation(plan="exact", rows=rows, compared=rows, seconds=seconds, detail="vectors in memory")
 
 
-def _positions(rows: list[dict[str, Any]]) -> Positions:
-    return np.fromiter((row["position"] for row in rows), np.int64, len(rows))
+def _ranked(order: Mapping[int, float], k: int) -> list[tuple[int, int]]:
+    """Return (position, rank) of the k lowest and all that tie with the last, equal ones with equal ranks."""
+    places: dict[float, int] = {}
+    pairs = list[tuple[int, int]]()
+    for position, value in sorted(order.items(), key=itemgetter(1)):
+        if len(pairs) >= k and value not in places:
+            break
+        pairs.append((position, places.setdefault(value, len(places))))
+    return pairs
 
 
-def _condition(node: Node | None) -> tuple[str, dict[str, Any]]:
-    return ("1", {}) if node is None else to_sqlite(node, "d.metadata")
-
-
-def _now() -> int:
-    return to_micros(datetime.now(UTC))
+def _columns(row: Row) -> Known | None:
+    return None if row["position"] is None else (row["id"], row["content"], KeptMetadata(row["metadata"]))

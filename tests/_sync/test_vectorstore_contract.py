@@ -1,0 +1,555 @@
+# Generated from ../_async/test_vectorstore_contract.py by tests/unasync.py: edit that one.
+"""The contract of vector stores beyond storing and finding: batches, sources, namespaces, expiry, ranking, words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import pytest
+
+from persistence import CapabilityError, ConfigError, NotFoundError, ValidationError
+from tests._sync.vectors import (
+    Backend,
+    X,
+    Y,
+    Z,
+    doc,
+    everywhere,
+    ids,
+    in_a_database,
+    numbers,
+    vector_backend,  # noqa: F401
+    where_others_look,
+)
+from vectorstore import (
+    BatchError,
+    Diversity,
+    Document,
+    Fusion,
+    ProgressBar,
+    SearchResult,
+)
+
+PAST, FUTURE = datetime(2020, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, 12, 30, 1, 123456, tzinfo=UTC)
+
+
+# Batches
+
+
+@everywhere
+def test_batches_that_fail_are_named_and_the_others_stored(backend: Backend) -> None:
+    store = backend.store()
+    documents = [doc("a"), doc("b"), doc("c"), doc("bad", [1, 2]), doc("d"), doc("e", content="\0"), doc("f")]
+    seen: list[int] = []
+    with pytest.raises(BatchError, match=r"2 batches.*'c'.*'bad' has 2 dimensions") as caught:
+        store.store_documents(documents, batch_size=2, on_error="continue", progress=seen.append)
+    assert caught.value.written == 3
+    assert [failure.ids for failure in caught.value.failures] == [["c", "bad"], ["d", "e"]]
+    assert [type(failure.error) for failure in caught.value.failures] == [ValidationError, ValidationError]
+    assert seen == [2, 3]
+    assert [each.id for each in store.iterate()] == ["a", "b", "f"]
+    with pytest.raises(ValidationError, match="on_error"):
+        store.store_documents(documents, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_a_bar_shows_how_far_a_load_has_come() -> None:
+    stream = StringIO()
+    with ProgressBar(40, stream=stream) as bar:
+        for done in (10, 20, 21, 40):
+            bar(done)
+    shown = stream.getvalue().splitlines()
+    assert [line.partition("]")[2].partition(",")[0] for line in shown] == [" 10 of 40", " 20 of 40", " 40 of 40"]
+    assert shown[-1].startswith("[" + "#" * 30 + "]")
+
+
+# Sources
+
+
+@everywhere
+def test_a_source_is_replaced_as_a_whole(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([doc("other"), Document("theirs", "text", {}, X, source="their file")])
+    assert store.replace_source("file", [doc(f"{n}", content="old") for n in range(5)], batch_size=2) == 5
+    assert store.replace_source("file", [doc("3", Y, "new"), doc("7", Z, "new")]) == 2
+    assert {each.id: (each.content, each.source) for each in store.iterate()} == {
+        "3": ("new", "file"),
+        "7": ("new", "file"),
+        "other": ("text", None),
+        "theirs": ("text", "their file"),
+    }
+    assert ids(store.search(Z, 1)) == ["7"]
+    assert store.replace_source("file", []) == 0
+    assert [each.id for each in store.iterate()] == ["other", "theirs"]
+
+
+@everywhere
+def test_a_source_that_fails_half_way_stays_what_it_was(backend: Backend) -> None:
+    store = backend.store()
+    store.replace_source("file", [doc("a", content="old"), doc("b", content="old")])
+
+    def source() -> Iterator[Document]:
+        yield doc("a", content="new")
+        yield doc("c", content="new")
+        raise ZeroDivisionError
+
+    for documents in (source(), [doc("a", content="new"), doc("c", [1])], [doc("d"), doc("x" * 2000)]):
+        with pytest.raises((ZeroDivisionError, ValidationError)):
+            store.replace_source("file", documents, batch_size=1)
+        assert [(each.id, each.content) for each in store.iterate()] == [("a", "old"), ("b", "old")]
+    with pytest.raises(ValidationError, match="'a' is of another source than 'file'"):
+        store.replace_source("file", [Document("a", "text", {}, X, source="page")])
+    for bad in ("", "a\0", None, 7):
+        with pytest.raises(ValidationError, match="source"):
+            store.replace_source(bad, [])  # type: ignore[arg-type]
+
+
+@in_a_database
+def test_replacing_a_source_joins_the_transaction(backend: Backend) -> None:
+    store = backend.store()
+    store.replace_source("file", [doc("a", content="old"), doc("b", content="old")])
+    with pytest.raises(ZeroDivisionError):
+        with backend.database.transaction():
+            store.replace_source("file", [doc("c")])
+            assert ids(store.search(X)) == ["c"]
+            raise ZeroDivisionError
+    assert ids(store.search(X)) == ["a", "b"]
+
+
+# Namespaces
+
+
+@everywhere
+def test_namespaces_share_no_document(backend: Backend) -> None:
+    store = backend.store()
+    other = store.in_namespace("other")
+    store.store_documents([doc("a", X, "mine"), doc("b", X, "mine")])
+    other.store_documents([doc("a", Y, "other's")])
+    assert (store.namespace, other.namespace) == ("default", "other")
+    assert [result.content for result in other.search(X)] == ["other's"]
+    assert [result.content for result in store.search(X, namespace="other")] == ["other's"]
+    assert [[r.content for r in found] for found in store.search_many([X], namespace="other")] == [["other's"]]
+    assert (store.get("a"), other.get("a")) == (doc("a", X, "mine"), doc("a", Y, "other's"))
+    assert (store.count(), other.count()) == (2, 1)
+    other.update_document("a", content="changed")
+    with pytest.raises(NotFoundError):
+        other.update_document("b", content="changed")
+    assert not other.exists("b")
+    assert other.delete(["a", "b"]) == 1
+    assert other.delete(filter={}) == 0
+    assert [each.content for each in store.iterate()] == ["mine", "mine"]
+    assert store.search(X, namespace="nowhere") == []
+    for bad in ("", "a\0", "x" * 513, 7):
+        with pytest.raises(ValidationError, match="namespace"):
+            store.in_namespace(bad)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="namespace"):
+            store.search(X, namespace=bad)  # type: ignore[arg-type]
+
+
+@everywhere
+def test_replacing_a_source_leaves_other_namespaces_alone(backend: Backend) -> None:
+    store = backend.store()
+    store.in_namespace("other").replace_source("file", [doc("a"), doc("b")])
+    store.replace_source("file", [doc("c")])
+    assert store.in_namespace("other").count() == 2
+
+
+# Expiry and times
+
+
+@everywhere
+def test_what_has_expired_is_gone_for_every_call(backend: Backend) -> None:
+    store = backend.store()
+    gone = Document("gone", "text", {"n": 1}, X, expires_at=PAST)
+    kept = Document("kept", "text", {"n": 1}, X, expires_at=FUTURE)
+    store.store_documents([gone, kept, doc("ever", n=1)])
+    assert ids(store.search(X)) == ["ever", "kept"]
+    assert [ids(found) for found in store.search_many([X, Y], filter={"n": 1})] == [["ever", "kept"]] * 2
+    assert store.get("gone") is None
+    assert store.get("kept") == kept
+    assert not store.exists("gone")
+    assert [store.count(), store.count({"n": 1})] == [2, 2]
+    assert [each.id for each in store.iterate()] == ["ever", "kept"]
+    with pytest.raises(NotFoundError):
+        store.update_document("gone", content="new")
+    assert store.delete(["gone"]) == 0
+    assert store.delete_expired() == 1
+    assert store.delete_expired() == 0
+    store.store_documents([Document("gone", "again", {}, Y, expires_at=PAST)])
+    store.store_documents([doc("gone", Y, "back")])
+    assert store.get("gone") == doc("gone", Y, "back")
+
+
+@everywhere
+def test_an_expiry_may_be_moved_and_taken_away(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([doc("a"), doc("b")])
+    store.update_document("a", expires_at=FUTURE)
+    found = store.get("a")
+    assert (found, found and found.expires_at) == (Document("a", "text", {}, X, expires_at=FUTURE), FUTURE)
+    store.update_document("a", expires_at="never")
+    assert store.get("a") == doc("a")
+    store.update_document("b", expires_at=PAST)
+    assert ids(store.search(X)) == ["a"]
+    for bad in (FUTURE.replace(tzinfo=None), 5, "soon", date(2999, 1, 1)):
+        with pytest.raises(ValidationError, match="expires_at"):
+            store.update_document("a", expires_at=bad)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="expires_at"):
+            store.store_documents([Document("c", "text", {}, X, expires_at=bad)])  # type: ignore[arg-type]
+
+
+@everywhere
+def test_expired_documents_are_deleted_a_bounded_number_at_a_time(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([Document(f"{n}", "text", {}, X, expires_at=PAST) for n in range(5)])
+    store.in_namespace("other").store_documents([Document("x", "text", {}, X, expires_at=PAST)])
+    assert [store.delete_expired(limit=4) for _ in range(3)] == [4, 2, 0]
+    with pytest.raises(ValidationError, match="limit"):
+        store.delete_expired(limit=0)
+
+
+@everywhere
+def test_the_store_keeps_when_a_document_was_made_and_changed(backend: Backend) -> None:
+    store = backend.store()
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    store.store_documents([doc("a"), doc("b")])
+    store.update_document("a", content="new")
+    store.store_documents([doc("b", Y)])
+    for id in "ab":
+        found = store.get(id)
+        assert found is not None
+        assert found.created_at is not None
+        assert found.updated_at is not None
+        assert found.created_at.tzinfo is UTC
+        assert before < found.created_at < found.updated_at < datetime.now(UTC) + timedelta(seconds=2)
+
+
+# Reading and deleting
+
+
+@everywhere
+def test_iterating_gives_every_document_once_by_id(backend: Backend) -> None:
+    store = backend.store()
+    names = [f"{n * 7 % 23:02}" for n in range(23)] + ["é", "\U0001f9f6", "~"]
+    store.store_documents([doc(name, [1, n, 0], n=n) for n, name in enumerate(names)])
+    wanted = sorted(names, key=str.encode)
+    assert [each.id for each in store.iterate(batch_size=5)] == wanted
+    assert [each.embedding for each in store.iterate()] == [None] * 26
+    found = [each for each in store.iterate(filter={"n": {"$lt": 2}}, batch_size=1, with_embeddings=True)]
+    assert {each.id: numbers(each) for each in found} == {names[0]: [1, 0, 0], names[1]: [1, 1, 0]}
+    for bad in (0, -1, 10_001, "5"):
+        with pytest.raises(ValidationError, match="batch_size"):
+            _ = [each for each in store.iterate(batch_size=bad)]  # type: ignore[arg-type]
+
+
+@everywhere
+def test_deleting_by_a_filter_takes_what_passes_and_nothing_else(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([doc(f"{n}", [1, n, 0], n=n) for n in range(10)])
+    assert store.delete(filter={"n": {"$gte": 7}}) == 3
+    assert store.delete(filter={"n": {"$gte": 7}}) == 0
+    assert ids(store.search(X, 20)) == [f"{n}" for n in range(7)]
+    for call in (partial(store.delete), partial(store.delete, ["1"], filter={})):
+        with pytest.raises(ValidationError, match="delete takes ids or a filter"):
+            call()
+    with pytest.raises(ValidationError, match="operator"):
+        store.delete(filter={"n": {"$regex": 1}})
+    assert store.delete(filter={}) == 7
+    assert store.count() == 0
+
+
+@everywhere
+def test_existence_is_told(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([doc("a")])
+    assert [store.exists("a"), store.exists("b")] == [True, False]
+    with pytest.raises(ValidationError):
+        store.exists("")
+
+
+# Many searches, plans
+
+
+@everywhere
+def test_many_searches_give_what_each_gives_alone(backend: Backend) -> None:
+    store = backend.store(embedder=lambda texts: [Z for _ in texts])
+    generator = np.random.default_rng(8)
+    vectors = generator.normal(size=(60, 3)).astype(np.float32)
+    store.store_documents([doc(f"{n:02}", vector, n=n) for n, vector in enumerate(vectors)])
+    queries = [X, Y, "text", vectors[3]]
+    options: dict[str, Any]
+    for options in ({}, {"filter": {"n": {"$gte": 30}}, "with_embeddings": True}, {"min_score": 0.9}):
+        found = store.search_many(queries, 7, **options)
+        assert found == [store.search(query, 7, **options) for query in queries]
+        assert [each.plan for each in found] == ["exact"] * 4
+    assert numbers((store.search_many([X], 1, with_embeddings=True))[0][0]) is not None
+    assert store.search_many([]) == []
+    for bad in ([[1, 2]], "text", [None], None):
+        with pytest.raises(ValidationError, match="quer"):
+            store.search_many(bad)  # type: ignore[arg-type]
+
+
+@everywhere
+def test_how_a_search_was_answered_is_told(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([doc(f"{n:03}", [1, n, 0], n=n) for n in range(100)])
+    found = store.explain(X, 5, filter={"n": {"$lt": 10}})
+    assert (found.plan, found.index) == ("exact", None)
+    assert found.seconds > 0
+    assert found.rows is not None
+    assert (store.search(X, 5)).plan == "exact"
+    with pytest.raises(ValidationError, match="the query"):
+        store.explain([1, 2])
+
+
+# Ranking
+
+
+@everywhere
+def test_diversity_chooses_from_candidates_beyond_k_in_its_own_order(backend: Backend) -> None:
+    store = backend.store()
+    near = {"a": [1, 0.1, 0], "b": [1, 0.11, 0], "c": [1, 0.12, 0], "d": [1, 0, 0.6], "e": [0, 1, 0]}
+    store.store_documents([doc(id, vector) for id, vector in near.items()])
+    assert ids(store.search(X, 3)) == ["a", "b", "c"]
+    assert ids(store.search(X, 3, diversity=1)) == ["a", "b", "c"]
+    found = store.search(X, 3, diversity=0.5)
+    assert ids(found)[:2] == ["a", "d"]
+    plain = {result.id: result.score for result in store.search(X, 5)}
+    assert [result.score for result in found] == [plain[id] for id in ids(found)]
+    assert [result.embedding for result in found] == [None] * 3
+    assert ids(store.search(X, 2, diversity=0)) == ["a", "e"]
+    assert ids(store.search(X, 2, diversity=Diversity(balance=0, candidates=2))) == ["a", "b"]
+    assert numbers((store.search(X, 1, diversity=0.5, with_embeddings=True))[0]) == [1, np.float32(0.1), 0]
+    for bad in (-0.1, 1.1, math.nan, "0.5", True):
+        with pytest.raises(ValidationError, match="diversity"):
+            store.search(X, diversity=bad)
+
+
+@everywhere
+def test_a_re_ranker_gives_the_candidates_new_scores(backend: Backend) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def rerank(query: str, results: list[SearchResult]) -> list[float]:
+        asked.append((query, len(results)))
+        return [float(result.id) for result in results]
+
+    store = backend.store(embedder=lambda texts: [X for _ in texts])
+    store.store_documents([doc(f"{n}", [1, n, 0]) for n in range(30)])
+    found = store.search("words", 3, rerank=rerank)
+    assert [(result.id, result.score) for result in found] == [("29", 29.0), ("28", 28.0), ("27", 27.0)]
+    assert ids(store.search(X, 2, text="others", rerank=rerank, min_score=28.5)) == ["29"]
+    assert asked == [("words", 30), ("others", 30)]
+    with pytest.raises(ValidationError, match="re-ranker needs the query's words"):
+        store.search(X, rerank=rerank)
+    for bad in ([], [math.nan] * 30):
+        with pytest.raises(ConfigError, match="the re-ranker gave"):
+            store.search("words", rerank=lambda query, results, bad=bad: bad)
+
+
+# Words
+
+
+TEXTS = {
+    "cats": "Cats are small animals that purr and sleep",
+    "dogs": "Dogs are animals that bark at cats in the night",
+    "tax": "The tax on income is due in the spring",
+    "bank": "A bank by the river, where animals drink",
+    "none": "",
+}
+
+
+@everywhere
+def test_words_are_searched_by_what_documents_say(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    store.store_documents([doc(id, X, text, n=n) for n, (id, text) in enumerate(TEXTS.items())])
+    found = store.search("cats that purr", mode="text")
+    assert ids(found) == ["cats", "dogs"]
+    assert found.plan == "text"
+    assert found[0].score > found[1].score > 0
+    assert [result.distance for result in found] == [None, None]
+    assert (found[0].content, found[0].metadata) == (TEXTS["cats"], {"n": 0})
+    assert ids(store.search("animals", 1, mode="text", filter={"n": {"$gt": 1}})) == ["bank"]
+    assert ids(store.search("taxes", mode="text", min_score=0)) == ["tax"]
+    assert store.search("zebra", mode="text") == []
+    assert store.search("the in of", mode="text") == []
+    assert store.search("", mode="text") == []
+    hostile = "cats' & | ! :* ( \" -- ; \\ <-> % _ NEAR AND OR NOT *"
+    assert "cats" in ids(store.search(hostile, mode="text"))
+
+
+@everywhere
+def test_words_follow_the_documents_as_they_change(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    store.store_documents([doc("a", X, "an old word"), doc("b", X, "another word")])
+    store.update_document("a", content="something else")
+    assert ids(store.search("word", mode="text")) == ["b"]
+    store.delete(["b"])
+    assert store.search("word", mode="text") == []
+    store.store_documents([doc("a", X, "a new word")])
+    store.in_namespace("other").store_documents([doc("x", X, "a word elsewhere")])
+    assert ids(store.search("word", mode="text")) == ["a"]
+    assert ids(store.search("word", mode="text", namespace="other")) == ["x"]
+    store.update_document("a", expires_at=PAST)
+    assert store.search("word", mode="text") == []
+
+
+@everywhere
+def test_a_hybrid_finds_by_vectors_and_by_words(backend: Backend) -> None:
+    store = backend.store(text_search="english", embedder=lambda texts: [Z for _ in texts])
+    vectors = {"cats": X, "dogs": [1, 1, 0], "tax": [0, 1, 1], "bank": Z, "none": [0, 1, 2]}
+    store.store_documents([doc(id, vectors[id], text, id=id) for id, text in TEXTS.items()])
+    found = store.search("purr", 5, mode="hybrid")
+    assert set(ids(found)) == set(TEXTS)
+    assert (found[0].id, found[0].score) == ("bank", pytest.approx(0.6))
+    by_id = {result.id: result for result in found}
+    assert by_id["cats"].score == pytest.approx(0.4)
+    assert by_id["cats"].distance == pytest.approx(1)
+    assert (by_id["cats"].content, by_id["cats"].metadata) == (TEXTS["cats"], {"id": "cats"})
+    words = Fusion(weight=0.2)
+    assert ids(store.search("purr", 1, mode="hybrid", fusion=words)) == ["cats"]
+    assert ids(store.search(X, 2, text="tax", mode="hybrid", fusion=Fusion(weight=0.5)))[0] in ("cats", "tax")
+    ranked = store.search("purr", 1, mode="hybrid", fusion=Fusion(method="reciprocal_rank", weight=0.5))
+    assert ranked[0].id in ("cats", "bank")
+    assert ids(store.search("purr", mode="hybrid", filter={"id": "cats"})) == ["cats"]
+    assert ids(store.search("zebra", 1, mode="hybrid")) == ["bank"]
+    for bad in ({"weight": 2}, {"depth": 0}, {"method": "best"}, {"constant": -1}):
+        with pytest.raises(ValidationError, match=r"weight 2|depth 0|'best' is no way to fuse|constant -1"):
+            Fusion(**bad)  # type: ignore[arg-type]
+
+
+@everywhere
+def test_words_need_a_collection_with_text_search(backend: Backend) -> None:
+    store = backend.store(embedder=lambda texts: [X for _ in texts])
+    store.store_documents([doc("a", X, "a word")])
+    for mode in ("text", "hybrid"):
+        with pytest.raises(ConfigError, match="has no text search"):
+            store.search("word", mode=mode)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="the text is a list"):
+        store.search(X, mode="text")
+    with pytest.raises(ValidationError, match="no mode of search"):
+        store.search(X, mode="both")  # type: ignore[arg-type]
+
+
+@in_a_database
+def test_text_search_may_be_added_to_a_collection_later(backend: Backend) -> None:
+    backend.store().store_documents([doc("a", X, "a word"), doc("b", X, "others")])
+    assert ids(backend.store(text_search="english").search("words", mode="text")) == ["a"]
+    assert ids(backend.store().search("words", mode="text")) == ["a"]
+    with pytest.raises(ConfigError, match="text search in 'english', not 'simple'"):
+        backend.store(text_search="simple").count()
+    with pytest.raises((ConfigError, CapabilityError), match="klingon"):
+        backend.store(collection="other", text_search="klingon").count()
+    for bad in ("", "a b", "x'y"):
+        with pytest.raises((ConfigError, ValidationError), match="text_search"):
+            backend.store(text_search=bad)
+
+
+# Declared keys and embedders
+
+
+@everywhere
+def test_declared_keys_change_no_answer(backend: Backend) -> None:
+    keys: dict[str, type] = {"n": int, "owner.name": str, 'it\'s "a" \\ key': str}
+    store = backend.store(keys=keys)
+    values: list[Any] = [1, 1.5, "1", None, True, [1], -(2**62), "é", "a%b", {"x": 1}]
+    documents = [doc(f"{n}", [1, n, 0], n=value, owner={"name": value}) for n, value in enumerate(values)]
+    store.store_documents([*documents, doc("none", Y)])
+    plain = backend.store(collection="plain")
+    plain.store_documents([*documents, doc("none", Y)])
+    conditions: list[Any] = [
+        1,
+        "1",
+        None,
+        {"$gt": 1},
+        {"$lte": 1.5},
+        {"$gt": "0"},
+        {"$in": [1, "1"]},
+        {"$in": [1, 1.5]},
+        {"$in": []},
+        {"$nin": [1, 1.5]},
+        {"$ne": 1},
+        {"$not": {"$gt": 1}},
+        {"$not": {"$like": "a%"}},
+        {"$like": "a\\%%"},
+        {"$exists": True},
+        {"$between": [0, 2]},
+    ]
+    for key in ("n", "owner.name"):
+        for condition in conditions:
+            for filter in ({key: condition}, {"$not": {"$or": [{key: condition}, {key: "é"}]}}):
+                assert ids(store.search(X, 20, filter=filter)) == ids(plain.search(X, 20, filter=filter))
+    for bad in ({"n": list}, ["n"], {7: int}, {"n": "float8"}):
+        with pytest.raises((ConfigError, ValidationError), match=r"declared|keys"):
+            backend.store(keys=bad)
+
+
+class Model:
+    """A model as sentence-transformers has them: callable, which gives no vectors."""
+
+    model_name = "mini"
+
+    def __call__(self, texts: Any) -> Any:
+        raise AssertionError(texts)
+
+    def encode(self, texts: list[str]) -> np.ndarray[Any, Any]:
+        return np.array([[len(text), 1, 0] for text in texts], np.float32)
+
+    def encode_query(self, texts: list[str]) -> np.ndarray[Any, Any]:
+        return np.array([X for _ in texts])
+
+    def get_sentence_embedding_dimension(self) -> int:
+        return 3
+
+
+class Embeddings:
+    """An embeddings object as LangChain has them."""
+
+    model = "large"
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[float(len(text)), 1, 0] for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        return X
+
+
+@everywhere
+@pytest.mark.parametrize(("given", "name"), [(Model(), "mini"), (Embeddings(), "large")], ids=["model", "langchain"])
+def test_models_of_other_libraries_are_embedders(backend: Backend, given: Any, name: str) -> None:
+    store = backend.store(embedder=given)
+    assert store.model == name
+    store.store_documents([doc("a", None, "12345"), doc("b", None, "1")])
+    assert numbers(store.get("a")) == [5, 1, 0]
+    found = store.search("anything")
+    assert (ids(found), found[0].score) == (["a", "b"], pytest.approx(5 / math.sqrt(26)))
+
+
+@everywhere
+def test_an_embedder_of_other_dimensions_is_refused(backend: Backend) -> None:
+    with pytest.raises(ConfigError, match="makes 3 dimensions, and the store is opened for 4"):
+        backend.store(embedder=Model(), dimensions=4)
+    with pytest.raises(ConfigError, match="a int is no embedder"):
+        backend.store(embedder=7)
+    assert backend.store(embedder=Model(), dimensions=None).dimensions == 3
+
+
+@where_others_look
+def test_readers_see_a_source_whole_before_and_after(backend: Backend) -> None:
+    store, beside = backend.store(), backend.beside()
+    store.replace_source("file", [doc(f"{n}", content="1") for n in range(3)])
+    seen: list[set[str]] = []
+
+    def source() -> Iterator[Document]:
+        yield doc("0", content="2")
+        yield doc("9", content="2")
+
+    with backend.database.transaction():
+        store.replace_source("file", source(), batch_size=1)
+        seen.append({each.content for each in beside.get_many(["0", "1", "2", "9"])})
+    seen.append({each.content for each in beside.get_many(["0", "1", "2", "9"])})
+    assert seen == [{"1"}, {"2"}]

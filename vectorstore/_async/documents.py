@@ -1,0 +1,308 @@
+"""The life of a store's documents: what every backend stores, changes, gives back and deletes, and how it checks it."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Literal, Self
+
+from persistence._async.executor import Row
+from persistence.config import Metric
+from persistence.errors import (
+    CapabilityError,
+    ConfigError,
+    NotFoundError,
+    ValidationError,
+)
+from persistence.validation import check_id, check_text, check_whole, shown
+from vectorstore import requests
+from vectorstore._async import embedding as calls
+from vectorstore._async.loading import AsyncLoad
+from vectorstore.distance import METRICS, as_vector, check_dimensions, check_metric
+from vectorstore.embedders import as_embedder
+from vectorstore.filters import Filter, Node, parse_filter
+from vectorstore.records import (
+    Change,
+    CheckedDocument,
+    Document,
+    Embedder,
+    Vector,
+    check_batch,
+    check_collection,
+    check_expiry,
+    check_ids,
+    metadata_text,
+)
+
+
+class AsyncDocuments(ABC):
+    """What a vector store does besides searching; :class:`AsyncVectorStore` is the whole of it."""
+
+    metrics: ClassVar[tuple[str, ...]] = METRICS
+    """The metrics that this kind of store has."""
+    dimensions: int
+    metric: Metric
+    collection: str
+    namespace: str
+
+    def __init__(
+        self,
+        *,
+        collection: str,
+        dimensions: int | None,
+        metric: Metric,
+        namespace: str = "default",
+        embedder: Embedder | None = None,
+        model: str | None = None,
+        text_search: str | None = None,
+        keys: Mapping[str, type] | None = None,
+    ) -> None:
+        self.collection = check_collection(collection)
+        self.namespace = requests.check_namespace(namespace)
+        self._embedder = as_embedder(embedder)
+        made = getattr(self._embedder, "dimensions", None)
+        self.dimensions = check_dimensions(made if dimensions is None else dimensions)
+        if isinstance(made, int) and made != self.dimensions:
+            raise ConfigError(f"the embedder makes {made} dimensions, and the store is opened for {self.dimensions}")
+        self.metric = check_metric(metric, self.metrics)
+        model = getattr(self._embedder, "model", None) if model is None else model
+        self.model = None if model is None else check_text("model", model)
+        self.text_search = requests.check_language(text_search)
+        self._keys = requests.check_keys(keys)
+
+    def in_namespace(self, namespace: str) -> Self:
+        """Return the same store bound to another namespace."""
+        other = copy.copy(self)
+        other.namespace = requests.check_namespace(namespace)
+        return other
+
+    async def store_documents(
+        self,
+        documents: Iterable[Document] | AsyncIterable[Document],
+        *,
+        batch_size: int = 1000,
+        progress: Callable[[int], object] | None = None,
+        on_error: Literal["stop", "continue"] = "stop",
+    ) -> int:
+        """Store documents, replacing those whose ids are there, and return how many were written.
+
+        The iterable is read batch by batch, at most one ahead of what is written. Each batch is stored as a whole or
+        not at all, and is checked before anything of it is sent; batches before a bad one stay, and those behind it are
+        stored too with ``on_error="continue"``, unless the server can't be used any more. Of equal ids in one batch the
+        last wins and counts. ``progress`` is called after each batch with the number written so far (see
+        ``ProgressBar``).
+
+        Raises:
+            ValidationError: a document can't be stored faithfully; the message names its id.
+            BatchError: batches failed, and were passed over.
+        """
+        check_whole("batch_size", batch_size)
+        if on_error not in ("stop", "continue"):
+            raise ValidationError(f"on_error {on_error!r} is unknown", hint="stop or continue")
+        load = AsyncLoad(
+            self._checked,
+            self._write,
+            embedder=self._embedder,
+            progress=progress,
+            goes_on=on_error == "continue",
+            ahead=self._may_look_ahead(),
+        )
+        return await load.run(calls.batches(calls.check_documents(documents), batch_size))
+
+    def _may_look_ahead(self) -> bool:
+        """Tell whether a batch may be written by another task than the caller's, and pays to be."""
+        return False
+
+    def _checked(self, batch: Sequence[Document]) -> list[CheckedDocument]:
+        """Return a batch as it is sent: each id once, in their order, in which all loaders lock them."""
+        checked = {each.id: each for each in check_batch(batch, self.dimensions, self.metric)}
+        return [checked[id] for id in sorted(checked)]
+
+    @abstractmethod
+    async def _write(self, batch: list[CheckedDocument]) -> None:
+        """Store documents of different ids, all or none."""
+
+    async def replace_source(
+        self, source: str, documents: Iterable[Document] | AsyncIterable[Document], *, batch_size: int = 1000
+    ) -> int:
+        """Make these documents all that there is of a source, and return how many they are.
+
+        What the source had before and is not among them is deleted. Others see what was there before until all is
+        written, and all of the new from then on; when anything fails, nothing has changed.
+
+        Raises:
+            ValidationError: a document can't be stored faithfully, or is of another source.
+        """
+        name = check_id("the source", source)
+        check_whole("batch_size", batch_size)
+        found = calls.check_documents(documents)
+        return await self._replace(name, self._of_source(name, calls.batches(found, batch_size)))
+
+    async def _of_source(
+        self, source: str, found: AsyncIterator[list[Document]]
+    ) -> AsyncIterator[list[CheckedDocument]]:
+        async for batch in found:
+            for document in batch:
+                if getattr(document, "source", None) not in (None, source):
+                    raise ValidationError(f"document {shown(document.id)} is of another source than {shown(source)}")
+            checked = self._checked(await calls.with_embeddings(self._embedder, batch))
+            yield [each._replace(source=source) for each in checked]
+
+    async def _replace(self, source: str, batches: AsyncIterator[list[CheckedDocument]]) -> int:
+        """Write the batches and delete what else is of their source, all or none; return the number written."""
+        raise self._lacks("replacing a source")
+
+    async def get(self, id: str, *, with_embedding: bool = True) -> Document | None:
+        """Return a document, or None when there is none of that id."""
+        found = await self.get_many([id], with_embeddings=with_embedding)
+        return found[0] if found else None
+
+    async def get_many(self, ids: Iterable[str], *, with_embeddings: bool = True) -> list[Document]:
+        """Return documents in the order of their ids; those that are missing are left out."""
+        wanted = check_ids(ids)
+        return await self._read(wanted, with_embeddings) if wanted else []
+
+    @abstractmethod
+    async def _read(self, ids: list[str], with_embeddings: bool) -> list[Document]: ...
+
+    async def exists(self, id: str) -> bool:
+        """Tell whether there is a document of that id."""
+        return bool(await self._read([check_id("the document's id", id)], False))
+
+    async def iterate(
+        self, *, filter: Filter | None = None, batch_size: int = 1000, with_embeddings: bool = False
+    ) -> AsyncIterator[Document]:
+        """Yield the documents that pass a filter by id, in batches of one round trip each.
+
+        Nothing is held between batches: documents changed meanwhile are given as they are then.
+        """
+        check_whole("batch_size", batch_size, most=10_000)
+        node = None if filter is None else parse_filter(filter)
+        after: str | None = None
+        while True:
+            page = await self._page(after, batch_size, node, with_embeddings)
+            for document in page:
+                yield document
+            if len(page) < batch_size:
+                return
+            after = page[-1].id
+
+    async def _page(self, after: str | None, limit: int, node: Node | None, with_embeddings: bool) -> list[Document]:
+        """Return the first documents behind an id, by id."""
+        raise self._lacks("iterating")
+
+    async def update_document(
+        self,
+        id: str,
+        *,
+        content: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        embedding: Vector | None = None,
+        source: str | None = None,
+        expires_at: datetime | Literal["never"] | None = None,
+    ) -> None:
+        """Change what is given of a document, and keep the rest; metadata is replaced as a whole.
+
+        A new content without an embedding is embedded where the store has an embedder; elsewhere the embedding stays.
+        ``expires_at="never"`` takes its expiry away.
+
+        Raises:
+            NotFoundError: there is no document of that id.
+            ValidationError: nothing is given, or it can't be stored faithfully.
+        """
+        key = check_id("the document's id", id)
+        what = f"document {shown(key)}"
+        if content is None and metadata is None and embedding is None and source is None and expires_at is None:
+            raise ValidationError(f"no change of {what} is given", hint="content=, metadata=, embedding=, …")
+        text = None if content is None else check_text(f"the content of {what}", content)
+        stored = None if metadata is None else metadata_text(metadata, what)
+        origin = None if source is None else check_id(f"the source of {what}", source)
+        never = isinstance(expires_at, str) and expires_at == "never"
+        expiry = None if never else check_expiry(expires_at, what)
+        if text is not None and embedding is None and self._embedder is not None:
+            embedding = (await calls.embed(self._embedder, [text]))[0]
+        vector = None
+        if embedding is not None:
+            vector = as_vector(embedding, self.dimensions, self.metric, f"the embedding of {what}")
+        if not await self._change(key, Change(text, stored, vector, origin, expiry, never)):
+            raise NotFoundError(
+                f"there is no {what} in {self.collection!r}",
+                hint="store_documents() writes new ones",
+                operation="update_document",
+                connection=getattr(self, "_name", None),
+            )
+
+    @abstractmethod
+    async def _change(self, id: str, change: Change) -> bool:
+        """Change a document; False when there is none of that id."""
+
+    async def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
+        """Delete documents by their ids, or all that pass a filter, and return how many were there.
+
+        Raises:
+            ValidationError: both are given, or neither; ``filter={}`` is all documents of the namespace.
+        """
+        if (ids is None) == (filter is None):
+            raise ValidationError("delete takes ids or a filter", hint="delete(filter={}) deletes all")
+        if filter is not None:
+            return await self._remove_where(parse_filter(filter))
+        wanted = check_ids(ids)
+        return await self._remove(wanted) if wanted else 0
+
+    @abstractmethod
+    async def _remove(self, ids: list[str]) -> int: ...
+
+    async def _remove_where(self, node: Node) -> int:
+        raise self._lacks("deleting by a filter")
+
+    async def delete_expired(self, *, limit: int = 10_000) -> int:
+        """Delete at most ``limit`` documents that have expired, of every namespace, and return how many they were.
+
+        Nobody finds them anyhow: this gives their room back.
+        """
+        return await self._purge(check_whole("limit", limit))
+
+    async def _purge(self, limit: int) -> int:
+        raise self._lacks("expiry")
+
+    async def count(self, filter: Filter | None = None) -> int:
+        """Return how many documents there are, or how many pass a filter (see ``vectorstore.filters``)."""
+        return await self._count(None if filter is None else parse_filter(filter))
+
+    @abstractmethod
+    async def _count(self, node: Node | None) -> int: ...
+
+    def _lacks(self, what: str) -> CapabilityError:
+        return CapabilityError(f"{type(self).__name__} has no {what}", connection=getattr(self, "_name", None))
+
+    def _no_text_search(self) -> ConfigError:
+        """Return the error of a search by words in a collection that was made without."""
+        return ConfigError(
+            f"the collection {self.collection!r} has no text search", hint="open it with text_search='english'"
+        )
+
+    def _check_registered(self, row: Row) -> None:
+        """Compare what a collection was made for with what this store was opened for.
+
+        Raises:
+            ConfigError: they differ; the message names both.
+        """
+        dimensions, metric, model = row["dimensions"], row["metric"], row["model"]
+        language = row.get("language")
+        problems = []
+        if dimensions != self.dimensions:
+            problems.append(f"{dimensions} dimensions, not {self.dimensions}")
+        if metric != self.metric:
+            problems.append(f"the metric {metric}, not {self.metric}")
+        if model is not None and self.model is not None and model != self.model:
+            problems.append(f"the embedding model {model!r}, not {self.model!r}")
+        if language is not None and self.text_search is not None and language != self.text_search:
+            problems.append(f"text search in {language!r}, not {self.text_search!r}")
+        if problems:
+            raise ConfigError(
+                f"the collection {self.collection!r} was made for {'; '.join(problems)}",
+                problems=tuple(problems),
+                hint="open it as it was made, or choose another collection",
+            )

@@ -1,0 +1,89 @@
+"""Calling an embedder, a re-ranker or any other function of the caller's, which may be asynchronous or may block."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from inspect import isawaitable
+from itertools import islice
+from typing import Any
+
+from persistence._async.compat import in_background
+from persistence.errors import ConfigError, ValidationError
+from persistence.validation import check_id, check_text, shown
+from vectorstore.records import Document, Embedder, Vector
+
+
+async def call(what: str, function: Callable[[], Any]) -> Any:
+    """Return what a function of the caller's gives, without holding up anything else meanwhile.
+
+    Raises:
+        ConfigError: it is asynchronous, and this is the sync side.
+    """
+    found = await in_background(function)
+    if isawaitable(found):
+        found = await found  # async-only
+        # sync-only: getattr(found, "close", list)()  # a coroutine that nobody runs would warn
+        # sync-only: raise ConfigError(f"{what} is asynchronous", hint="use the async store with it")
+    return found
+
+
+async def embed(embedder: Embedder | None, texts: list[str], *, queries: bool = False) -> list[Vector]:
+    """Return one vector a text.
+
+    Raises:
+        ConfigError: there is no embedder, or it gave another number of vectors.
+    """
+    if embedder is None:
+        raise ConfigError("the store has no embedder for texts", hint="pass embedder=, or give a vector")
+    function = getattr(embedder, "embed_queries", embedder) if queries else embedder
+    vectors = list(await call("the embedder", partial(function, texts)))
+    if len(vectors) != len(texts):
+        raise ConfigError(f"the embedder gave {len(vectors)} vectors for {len(texts)} texts")
+    return vectors
+
+
+async def with_embeddings(embedder: Embedder | None, batch: Sequence[Document]) -> Sequence[Document]:
+    """Return documents, the missing embeddings made in one call."""
+    bare = [each for each in batch if getattr(each, "embedding", 0) is None]
+    if embedder is None or not bare:
+        return batch
+    for each in bare:
+        key = check_id("the document's id", each.id)
+        check_text(f"the content of document {shown(key)}", each.content)
+    vectors = iter(await embed(embedder, [each.content for each in bare]))
+    missing = set(map(id, bare))
+    return [dataclasses.replace(each, embedding=next(vectors)) if id(each) in missing else each for each in batch]
+
+
+async def batches(documents: Iterable[Document] | AsyncIterable[Document], size: int) -> AsyncIterator[list[Document]]:
+    """Yield the documents in lists of ``size``, read as they are wanted."""
+    # [async-only]
+    if isinstance(documents, AsyncIterable):
+        batch = []
+        async for document in documents:
+            batch.append(document)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    # [/async-only]
+    source = iter(documents)
+    while found := list(islice(source, size)):
+        yield found
+
+
+def check_documents(documents: object) -> Any:
+    """Refuse what is no collection of documents.
+
+    Raises:
+        ValidationError: it is one document, or nothing that can be iterated over.
+    """
+    several: Any = Iterable | AsyncIterable  # async-only
+    # sync-only: several: Any = Iterable
+    if isinstance(documents, Document | str | Mapping) or not isinstance(documents, several):
+        raise ValidationError(f"documents is one {type(documents).__name__}", hint="give a list: [document]")
+    return documents

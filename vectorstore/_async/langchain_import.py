@@ -1,0 +1,115 @@
+"""Taking over the documents that langchain-postgres wrote, within one database or from another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from persistence._async.database import AsyncDatabase
+from persistence.dialect import quote_identifier
+from persistence.errors import NotFoundError, ValidationError
+from persistence.fields import Duration
+from persistence.queries import load_queries
+from persistence.validation import ID_BYTES, check_whole, shown
+from vectorstore import langchain_tables, schema
+from vectorstore._async.pgvector import AsyncPgVectorStore
+from vectorstore._async.store import AsyncVectorStore
+from vectorstore.adoption import AdoptedTable
+from vectorstore.langchain_tables import Source
+from vectorstore.records import Document, metadata_value
+
+IMPORT_SECONDS = 3600.0
+"""How long an import within one database may take."""
+_LONGEST, _SHORTEST = 8e18, 1e-15
+"""The lengths between which a vector is one that the metrics compare; see ``vectorstore.distance``."""
+
+
+async def import_langchain(
+    target: AsyncVectorStore,
+    *,
+    collection: str | None = None,
+    table: AdoptedTable | str | None = None,
+    source: AsyncDatabase | None = None,
+    batch_size: int = 1000,
+    timeout: Duration = IMPORT_SECONDS,
+) -> int:
+    """Copy what langchain-postgres wrote into a store of ours, ids and vectors as they are; return how many documents.
+
+    ``collection`` is one of ``PGVector``, ``table`` one of ``PGVectorStore``: its name, or an ``AdoptedTable`` where
+    its columns have names of your own. Its further columns become keys of the metadata.
+
+    ``source`` is the PostgreSQL connection of the old table; left out, it is the target's own. Within one database all
+    is one statement of at most ``timeout`` seconds, all or nothing, and no document leaves the server. Elsewhere the
+    documents are read and stored ``batch_size`` at a time. It may be repeated: what is there is replaced. The old
+    table is only read; let nobody write to it meanwhile.
+
+    Raises:
+        NotFoundError: there is no such collection, table or column.
+        ValidationError: a document has no embedding, one of other dimensions, or anything else that isn't stored.
+    """
+    if (collection is None) == (table is None):
+        raise ValidationError(
+            "it takes a collection or a table", hint="collection= of PGVector, table= of PGVectorStore"
+        )
+    check_whole("batch_size", batch_size, most=10_000)
+    own = target._manager.get_database(target._name) if isinstance(target, AsyncPgVectorStore) else None
+    old = own if source is None else source
+    if old is None or old.kind != "postgresql":
+        raise ValidationError(
+            f"a {type(target).__name__} has no PostgreSQL connection to read from"
+            if old is None
+            else f"the connection {old.name!r} is no PostgreSQL",
+            hint="source=manager.get_postgresql(…)",
+        )
+    found = await _source(old, collection, table)
+    if isinstance(target, AsyncPgVectorStore) and old is own and await _takes_rows(target):
+        return await _import_rows(target, old, found, timeout)
+    return await target.store_documents(_documents(old, found, batch_size), batch_size=batch_size)
+
+
+async def _source(database: AsyncDatabase, collection: str | None, table: AdoptedTable | str | None) -> Source:
+    column_types = load_queries("vectorstore", "postgresql").column_types
+    adopted = None if table is None else langchain_tables.as_table(table)
+    name = langchain_tables.EMBEDDINGS if adopted is None else adopted.quoted
+    types = {row["name"]: row["type"] for row in await database.fetch_all(column_types, {"table": name})}
+    if adopted is not None:
+        return langchain_tables.of_table(adopted, types)
+    found = langchain_tables.of_collection(collection, types)
+    if await database.fetch_value(langchain_tables.COLLECTION, found.parameters) is None:
+        raise NotFoundError(f"PGVector has no collection {shown(str(collection))}", connection=database.name)
+    return found
+
+
+async def _takes_rows(target: AsyncPgVectorStore) -> bool:
+    """Make the collection's table, and tell whether rows can go straight into it."""
+    _, known = await target._ready()
+    return known.columns is None and target._shape.type != "bit"
+
+
+async def _import_rows(target: AsyncPgVectorStore, database: AsyncDatabase, source: Source, timeout: Duration) -> int:
+    """Copy the documents within their database."""
+    statements = load_queries("vectorstore", "postgresql")
+    places = {"table": quote_identifier(schema.relation(target.collection)), "source": f"({source.sql})"}
+    limits = {
+        "dimensions": target.dimensions,
+        "id_bytes": ID_BYTES,
+        "longest": _LONGEST,
+        "shortest": _SHORTEST if target.metric == "cosine" else 0.0,
+    }
+    own = {"tenant": target._tenant, "namespace": target.namespace}
+    async with database.transaction(timeout=timeout):
+        refused = await database.fetch_one(
+            schema.fill(statements.import_refused, places), source.parameters | limits, timeout=timeout, prepare=False
+        )
+        if refused is not None:
+            raise ValidationError(f"document {shown(str(refused['id']))} {refused['reason']}", connection=database.name)
+        return await database.execute(
+            schema.fill(statements.import_rows, places), source.parameters | own, timeout=timeout, prepare=False
+        )
+
+
+async def _documents(database: AsyncDatabase, source: Source, size: int) -> AsyncIterator[Document]:
+    """Yield the documents of a table, in the order of their ids there."""
+    async for row in database.iterate(source.streamed, source.parameters, key="key", batch_size=size):
+        if row["embedding"] is None:
+            raise ValidationError(f"document {shown(str(row['id']))} has no embedding", connection=database.name)
+        yield Document(row["id"], row["content"], metadata_value(row["metadata"]), row["embedding"])

@@ -1,0 +1,445 @@
+"""Vectors in plain files, for a program that needs no database: saved in versions, changed durably, mapped to be read.
+
+Protocol: what is searched is in memory, or mapped; ``save`` writes all of it as a new version, ``add`` and ``remove``
+append what changed to the journal of the version that was loaded or saved last. Who writes holds the index's lock, and
+is refused when another program has written since. ``_mutex`` guards the fields; a matrix never changes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from persistence.config import Metric
+from persistence.errors import ConflictError, CorruptError, DuplicateError, NotFoundError, ValidationError
+from persistence.validation import check_id, check_text, check_whole, shown
+from vectorstore import index_files as files
+from vectorstore.distance import Matrix, Positions, as_vector, as_vectors, check_dimensions, check_metric, score
+from vectorstore.filters import Filter, matches, parse_filter
+from vectorstore.index_files import Change, IndexVersion, Snapshot
+from vectorstore.matrix import NEVER, VectorMatrix
+from vectorstore.records import Vector, Vectors, check_ids, metadata_text, metadata_value
+from vectorstore.requests import check_min_score
+
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMatch:
+    """An entry that a search found; ``score`` and ``distance`` are those of ``SearchResult``."""
+
+    id: str
+    score: float
+    distance: float
+    metadata: dict[str, Any]
+
+
+class FileVectorIndex:
+    """Ids with their vectors and metadata, searched exactly, in a folder of versions below ``root``.
+
+    ::
+
+        index = FileVectorIndex("indexes", model="all-MiniLM-L6-v2")
+        if not index.load("papers"):
+            index.add(ids, vectors)
+            index.save("papers")
+        index.add(["later"], [vector])         # in the journal once it returns
+        index.search(query, k=5)
+
+    ``dimensions``, ``metric`` (left out: cosine) and ``model`` are those of what is loaded unless they are given; other
+    ones are refused. ``keep`` is how many versions of a name stay. Any thread may use it at any time.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        dimensions: int | None = None,
+        metric: Metric | None = None,
+        model: str | None = None,
+        keep: int = 3,
+    ) -> None:
+        self.root = Path(root)
+        self._given_dimensions = None if dimensions is None else check_dimensions(dimensions)
+        self._given_metric: Metric | None = None if metric is None else check_metric(metric)
+        self._given_model = None if model is None else check_text("model", model)
+        self._keep = check_whole("keep", keep)
+        self._mutex = RLock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.dimensions: int | None = self._given_dimensions
+        self.metric: Metric = self._given_metric or "cosine"
+        self.model: str | None = self._given_model
+        self.name: str | None = None
+        self.version: int | None = None
+        self._matrix: VectorMatrix | None = None
+        self._ids: list[str] = []
+        self._rows: dict[str, int] | None = {}
+        self._saved: Snapshot | None = None
+        self._metadata: dict[int, str] = {}
+        self._journal_end = self._journal_size = 0
+        self._current: int | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._matrix is None else self._matrix.size - self._matrix.gone
+
+    def __contains__(self, id: object) -> bool:
+        with self._mutex:
+            return id in self._by_id()
+
+    def _by_id(self) -> dict[str, int]:
+        """Return the place of each id; made when it is first asked for, since a search needs none."""
+        if self._rows is None:
+            self._rows = {id: place for place, id in enumerate(self._ids)}
+        return self._rows
+
+    @property
+    def ids(self) -> list[str]:
+        """All ids, in the order in which they were added."""
+        with self._mutex:
+            return list(self._by_id())
+
+    @property
+    def journal_bytes(self) -> int:
+        """How many bytes of changes are in the journal: ``save`` takes them into a new version."""
+        return self._journal_end
+
+    def add(self, ids: Iterable[str], vectors: Vectors, metadata: Sequence[Mapping[str, Any]] | None = None) -> int:
+        """Add vectors, replacing those whose ids are there, and return how many were written.
+
+        ``metadata`` is one JSON object an id. All are added or none; of equal ids the last wins. Once an index was
+        loaded or saved, they are in its journal when this returns.
+
+        Raises:
+            ValidationError: the counts differ, or a vector is none; the message names its id.
+            ConflictError: another program has written to the index since it was loaded.
+        """
+        given = [check_id("the id", each) for each in _listed("ids", ids)]
+        rows = list(vectors)
+        told = [{}] * len(given) if metadata is None else _listed("metadata", metadata)
+        if not len(given) == len(rows) == len(told):
+            raise ValidationError(f"there are {len(given)} ids, {len(rows)} vectors and {len(told)} metadata")
+        if not given:
+            return 0
+        with self._mutex:
+            dimensions = len(rows[0]) if self.dimensions is None else self.dimensions
+            checked = _checked(given, rows, check_dimensions(dimensions), self.metric)
+            texts = [metadata_text(each, f"entry {shown(id)}") for id, each in zip(given, told, strict=True)]
+            last = {id: place for place, id in enumerate(given)}
+            kept = list(last.values())
+            change = Change(list(last), checked[kept], [_stored(texts[place]) for place in kept])
+            self._record(change)
+            self.dimensions = dimensions
+            self._apply(change)
+            return len(kept)
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Remove entries and return how many were there.
+
+        Raises:
+            ConflictError: another program has written to the index since it was loaded.
+        """
+        wanted = check_ids(ids)
+        with self._mutex:
+            there = [id for id in wanted if id in self._by_id()]
+            if there:
+                change = Change(there, None, [])
+                self._record(change)
+                self._apply(change)
+            return len(there)
+
+    def _record(self, change: Change) -> None:
+        """Write a change into the journal, where there is one."""
+        if self.name is None or self.version is None:
+            return
+        folder = self.root / self.name
+        with files.locked(folder):
+            self._check_unchanged(folder)
+            if self._current != self.version:  # the one that counted is damaged, and an older one was loaded
+                files.set_current(folder, self.version)
+                self._current = self.version
+            path = folder / files.version_name(self.version)
+            self._journal_end = self._journal_size = files.append_change(path, self._journal_end, change)
+
+    def _check_unchanged(self, folder: Path) -> None:
+        """Make sure that nobody else has written; the lock is held."""
+        now = files.current_version(folder)
+        path = folder / files.version_name(self.version or 0)
+        if now != self._current or not path.is_dir() or files.journal_size(path) != self._journal_size:
+            raise ConflictError(
+                f"another program has changed the index {self.name!r} since it was loaded",
+                hint="load it again, and repeat the change",
+                operation="write",
+            )
+
+    def _apply(self, change: Change) -> None:
+        """Make a change in memory."""
+        matrix = self._matrix
+        if matrix is None:
+            matrix = VectorMatrix(self.dimensions or 0, self.metric)
+        places = self._by_id()
+        gone = [places.pop(id) for id in change.ids if id in places]
+        if gone:
+            matrix = matrix.without(np.array(gone, np.int64))
+        if change.vectors is not None:
+            first = len(self._ids)
+            added = np.arange(first, first + len(change.ids))
+            matrix = matrix.appended(added, change.vectors, np.full(len(added), NEVER))
+            self._ids += change.ids
+            for place, id, text in zip(added.tolist(), change.ids, change.metadata, strict=True):
+                places[id] = place
+                if text:
+                    self._metadata[place] = text
+        self._matrix = matrix
+
+    def get(self, id: str) -> tuple[Matrix, dict[str, Any]] | None:
+        """Return an entry's vector and metadata, or None when there is none of that id."""
+        with self._mutex:
+            place = self._by_id().get(check_id("the id", id))
+            if place is None or self._matrix is None:
+                return None
+            return self._matrix.vectors_at(np.array([place]))[0].copy(), metadata_value(self._texts()(place))
+
+    def _texts(self) -> Callable[[int], str]:
+        """Return what gives the metadata at a place, whatever is loaded later."""
+        saved, later = self._saved, self._metadata
+        known = 0 if saved is None else len(saved.ids)
+
+        def text(place: int) -> str:
+            return (saved.metadata[place] if saved is not None and place < known else later.get(place)) or "{}"
+
+        return text
+
+    def search(
+        self, query: Vector, k: int = 10, *, filter: Filter | None = None, min_score: float | None = None
+    ) -> list[IndexMatch]:
+        """Return the ``k`` entries that are most similar to a vector, best first, equal ones by id.
+
+        ``filter`` reads the metadata of each entry (see ``vectorstore.filters``), ``min_score`` leaves out those below.
+
+        Raises:
+            ValidationError: the query is no such vector, ``k`` is below 1, or the filter is wrong.
+        """
+        k = check_whole("k", k)
+        least = check_min_score(min_score)
+        node = None if filter is None else parse_filter(filter)
+        with self._mutex:
+            matrix = self._matrix
+            if matrix is None:
+                return []
+            vector = as_vector(query, matrix.vectors.shape[1], self.metric, "the query")
+            ids, text = self._ids, self._texts()
+            among: Positions | None = None
+            if node is not None:
+                places = sorted(self._by_id().values())
+                among = np.array([each for each in places if matches(node, metadata_value(text(each)))], np.int64)
+        positions, distances, _ = matrix.search(vector, k, 0, among)
+        found = [
+            IndexMatch(ids[place], score(distance, self.metric), distance, metadata_value(text(place)))
+            for place, distance in zip(positions.tolist(), distances.tolist(), strict=True)
+        ]
+        found.sort(key=lambda each: (each.distance, each.id))
+        return [each for each in found[:k] if least is None or each.score >= least]
+
+    def save(self, name: str = "default") -> int:
+        """Write all entries as a new version of a name, durably, and return its number.
+
+        Until it is whole the version before counts, whatever happens. The oldest versions beyond ``keep`` are deleted.
+
+        Raises:
+            ConflictError: the name was loaded, and another program has written to it since.
+            ValidationError: there were never any entries, and ``dimensions`` was not given.
+        """
+        folder = self.root / files.check_name(name)
+        with self._mutex, files.locked(folder):
+            if self.dimensions is None:
+                raise ValidationError("an empty index has no dimensions", hint="FileVectorIndex(…, dimensions=384)")
+            parent = files.current_version(folder)
+            if name == self.name:
+                self._check_unchanged(folder)
+            elif parent is not None:
+                told = files.describe(folder / files.version_name(parent))
+                files.check_same(told, self.dimensions, self.metric, self.model, name)
+            version = max([0, *files.version_numbers(folder)]) + 1
+            places, text = sorted(self._by_id().values()), self._texts()
+            files.write_version(
+                folder,
+                version,
+                parent,
+                self.metric,
+                self.model,
+                self._blocks(places),
+                [self._ids[place] for place in places],
+                [_stored(text(place)) for place in places],
+                self.dimensions,
+            )
+            files.drop_old(folder, self._keep)
+            self._take(name, version, verify=False)
+            return version
+
+    def _blocks(self, places: list[int]) -> Iterator[Matrix]:
+        if self._matrix is not None:
+            for start in range(0, len(places), _BLOCK_ROWS):
+                yield self._matrix.vectors_at(np.array(places[start : start + _BLOCK_ROWS], np.int64))
+
+    def load(self, name: str = "default", *, version: int | None = None, verify: bool = True) -> bool:
+        """Take what was saved under a name, and what was changed since; False when nothing was.
+
+        The vectors are mapped, and read when they are searched. ``verify=False`` doesn't read them for their checksum,
+        which opens large ones at once. Where the version that counts is damaged, a warning says how, and the last good
+        one is taken. ``version`` takes that one, as it was saved and without later changes; it can be searched, and
+        saved under another name (``rollback`` makes it the one that counts).
+
+        Raises:
+            CorruptError: no version is whole, or the one asked for isn't.
+            NotFoundError: there is no such version.
+            ConfigError: it was made for other dimensions, another metric or another model.
+        """
+        folder = self.root / files.check_name(name)
+        with self._mutex:
+            known, current = files.version_numbers(folder), files.current_version(folder)
+            if version is not None:
+                if check_whole("version", version) not in known:
+                    raise NotFoundError(f"the index {name!r} has no version {version}", hint=f"it has {known}")
+                self._take(name, version, verify=verify, alone=True)
+                return True
+            if not known:
+                return False
+            # Newer versions than the one that counts were never finished, or were left behind by a rollback.
+            order = [current] if current is not None else []
+            order += [each for each in known if current is None or each < current]
+            return self._take_first(name, order, verify)
+
+    def _take_first(self, name: str, order: list[int], verify: bool) -> bool:
+        problems: list[CorruptError] = []
+        for each in order:
+            try:
+                self._take(name, each, verify=verify)
+            except CorruptError as exc:
+                problems.append(exc)
+                continue
+            if problems:
+                text = f"the index {name!r} was loaded as of version {each}: {problems[0].message}"
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
+            return True
+        raise problems[0]
+
+    def _take(self, name: str, version: int, *, verify: bool, alone: bool = False) -> None:
+        """Have a version in memory; ``alone`` without its journal, and without writing to it."""
+        path = self.root / name / files.version_name(version)
+        told = files.describe(path)
+        files.check_same(told, self._given_dimensions, self._given_metric, self._given_model, name)
+        saved = files.read_version(path, verify=verify)
+        changes, end = ([], 0) if alone else files.read_journal(path, told.dimensions)
+        size = 0 if alone else files.journal_size(path)
+        self._clear()
+        self.dimensions, self.metric, self.model = told.dimensions, told.metric, told.model or self._given_model
+        self.name, self.version = (None, version) if alone else (name, version)
+        self._saved, self._ids, self._rows = saved, list(saved.ids), None
+        count = len(saved.ids)
+        self._matrix = VectorMatrix.of(np.arange(count), saved.vectors, np.full(count, NEVER), told.metric)
+        for change in changes:
+            self._apply(change)
+        self._journal_end, self._journal_size = end, size
+        self._current = files.current_version(self.root / name)
+
+    def versions(self, name: str = "default") -> list[IndexVersion]:
+        """Return the versions of a name that have a manifest, newest first."""
+        folder = self.root / files.check_name(name)
+        found = []
+        for version in files.version_numbers(folder):
+            try:
+                found.append(files.describe(folder / files.version_name(version)))
+            except CorruptError:
+                continue  # verify() tells what it has
+        return found
+
+    def rollback(self, name: str = "default", *, version: int | None = None) -> int:
+        """Make a new version that is as an older one was saved, load it, and return its number.
+
+        ``version`` is which (None: the one before). Nothing is lost: what counted until then stays, among the versions
+        that are kept.
+
+        Raises:
+            NotFoundError: there is no such version.
+            CorruptError: it is damaged.
+        """
+        folder = self.root / files.check_name(name)
+        with self._mutex, files.locked(folder):
+            known, current = files.version_numbers(folder), files.current_version(folder)
+            older = [each for each in known if current is not None and each < current]
+            wanted = version if version is not None else next(iter(older), None)
+            if wanted not in known or wanted is None:
+                raise NotFoundError(f"the index {name!r} has no version {wanted or 'before'}", hint=f"it has {known}")
+            files.read_version(folder / files.version_name(wanted), verify=True)
+            made = known[0] + 1
+            files.copy_version(folder / files.version_name(wanted), folder, made, wanted)
+            files.drop_old(folder, self._keep)
+            self._take(name, made, verify=False)
+            return made
+
+    def backup(self, destination: str | Path, name: str = "default") -> Path:
+        """Copy what counts of a name, journal included, below another root, and return the folder of the copy.
+
+        ``FileVectorIndex(destination).load(name)`` opens it.
+
+        Raises:
+            NotFoundError: nothing was saved under the name.
+            DuplicateError: the destination has the name already.
+            CorruptError: it is damaged; nothing is copied.
+        """
+        folder, target = self.root / files.check_name(name), Path(destination) / name
+        with self._mutex, files.locked(folder):
+            current = files.current_version(folder)
+            if current is None:
+                raise NotFoundError(f"there is no index {name!r} in {self.root}")
+            if target.exists():
+                raise DuplicateError(f"{target} is there already", hint="choose another destination")
+            self.verify(name)
+            files.copy_whole(folder, target, current)
+        return target
+
+    def verify(self, name: str = "default") -> IndexVersion:
+        """Read all of the version that counts and return what it holds.
+
+        Raises:
+            NotFoundError: nothing was saved under the name.
+            CorruptError: something of it is not what was written; the message says what.
+        """
+        folder = self.root / files.check_name(name)
+        current = files.current_version(folder)
+        if current is None:
+            raise NotFoundError(f"there is no index {name!r} in {self.root}")
+        path = folder / files.version_name(current)
+        told = files.describe(path)
+        files.read_version(path, verify=True)
+        files.read_journal(path, told.dimensions)
+        return told
+
+
+def _checked(ids: list[str], rows: list[Any], dimensions: int, metric: Metric) -> Matrix:
+    if all(type(row) is np.ndarray and row.dtype.kind == "f" and row.shape == (dimensions,) for row in rows):
+        found = as_vectors(rows, metric)
+        if found is not None:
+            return found
+    checked = [
+        as_vector(row, dimensions, metric, f"the vector of {shown(id)}") for id, row in zip(ids, rows, strict=True)
+    ]
+    return np.stack(checked)
+
+
+def _listed(what: str, given: Any) -> list[Any]:
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise ValidationError(f"{what} is one {type(given).__name__}", hint=f"give a list of {what}")
+    return list(given)
+
+
+def _stored(text: str) -> str:
+    return "" if text == "{}" else text

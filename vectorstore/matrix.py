@@ -1,0 +1,347 @@
+"""Vectors in memory by position, searched exactly: what the stores without a server's index stand on.
+
+A first pass bounds how near each row can be, and only rows that may be among the nearest are compared in float64. It
+reads the rows in float32, or, where most of their length lies in few directions, their shadows in those: the rest of a
+row adds at most the product of the two rests' lengths (Cauchy and Schwarz), so nothing near is ever passed over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from persistence.config import Metric
+from vectorstore.distance import Matrix, Numbers, Positions, distances
+
+NEVER = 2**63 - 1
+"""The end of a row that doesn't expire; a row that was taken out ended at 0."""
+FIRST_PASS_ROWS = 4096
+"""Fewer rows are compared as they are: their shadows would cost more than they save."""
+_SAMPLE = 4096
+_ENERGY = (0.86, 0.93)
+"""How much of the rows' squared length the steps of their shadows must have; with less, too many rows pass."""
+_MARGIN = 1e-5
+"""More than float32 rounding, relative to the lengths: nothing nearer is lost by a first pass in float32."""
+_FEW_OF = 200
+"""Where more than one row in so many is wanted, comparing all is quicker than telling them apart by their shadows."""
+_SEARCHES = 4
+"""After so many searches the shadows are made, which takes as long as some dozens."""
+_BLOCKS = 32
+_CROWD = 8
+"""Of more than one row in so many, reading all in a row is quicker than picking those that are asked for."""
+
+
+class Shadows(NamedTuple):
+    """Rows in the few directions that hold most of them, in two steps, and how long the rest of each is behind them."""
+
+    basis: Matrix
+    first: Matrix
+    second: Matrix
+    first_rests: Numbers
+    second_rests: Numbers
+
+
+class VectorMatrix:
+    """Vectors by position: rows sorted by an ever growing number, each until its end (microseconds UTC).
+
+    It never changes: what adds or takes out rows returns another one. Rows are added in spare room behind those that an
+    older matrix looks at, so adding a few to many copies only the few; ``appended`` may be called once on each matrix
+    at a time, which its owner's lock sees to.
+    """
+
+    def __init__(self, dimensions: int, metric: Metric) -> None:
+        self.metric = metric
+        self.size = 0
+        self.gone = 0
+        self._positions = np.empty(0, np.int64)
+        self._vectors = np.empty((0, dimensions), np.float32)
+        self._squares = np.empty(0, np.float32)
+        self._ends = np.empty(0, np.int64)
+        self._first_end = NEVER
+        self._filled = [0]
+        self._shadows: Shadows | None = None
+        self._searches = 0
+
+    @classmethod
+    def of(cls, positions: Positions, vectors: Matrix, ends: Positions, metric: Metric) -> VectorMatrix:
+        """Return a matrix that looks at these arrays, positions ascending; they may be mapped from a file."""
+        made = cls(vectors.shape[1], metric)
+        made.size = len(positions)
+        made._filled = [made.size]
+        made._positions, made._vectors = positions, vectors
+        made._squares = np.einsum("ij,ij->i", vectors, vectors)
+        made._set_ends(ends)
+        return made
+
+    @property
+    def positions(self) -> Positions:
+        """The rows' positions, ascending, shape ``(size,)``, those taken out included."""
+        return self._positions[: self.size]
+
+    @property
+    def vectors(self) -> Matrix:
+        """The rows, shape ``(size, dimensions)``."""
+        return self._vectors[: self.size]
+
+    @property
+    def ends(self) -> Positions:
+        """When each row expires, in microseconds UTC."""
+        return self._ends[: self.size]
+
+    def _set_ends(self, ends: Positions) -> None:
+        self._ends = ends
+        self._first_end = int(ends[: self.size].min(initial=NEVER))
+        self.gone = int(np.count_nonzero(ends[: self.size] == 0))
+
+    def appended(self, positions: Positions, vectors: Matrix, ends: Positions) -> VectorMatrix:
+        """Return a matrix with these rows behind; their positions are higher than any here."""
+        size = self.size + len(positions)
+        made = VectorMatrix(self._vectors.shape[1], self.metric)
+        made.size = size
+        room = len(self._positions)
+        if size > room or self._filled[0] != self.size or not self._vectors.flags.writeable:
+            made._grow(self, max(size, int(1.5 * self.size)))
+        else:
+            made._positions, made._vectors, made._squares = self._positions, self._vectors, self._squares
+            made._filled = self._filled
+        made._positions[self.size : size] = positions
+        made._vectors[self.size : size] = vectors
+        made._squares[self.size : size] = np.einsum("ij,ij->i", vectors, vectors)
+        made._filled[0] = size
+        made._set_ends(np.concatenate([self.ends, ends]))
+        made._shadows, made._searches = self._shadows, self._searches
+        return made
+
+    def _grow(self, old: VectorMatrix, capacity: int) -> None:
+        self._filled = [0]
+        self._positions = np.empty(capacity, np.int64)
+        self._vectors = np.empty((capacity, old._vectors.shape[1]), np.float32)
+        self._squares = np.empty(capacity, np.float32)
+        self._positions[: old.size] = old.positions
+        self._vectors[: old.size] = old.vectors
+        self._squares[: old.size] = old._squares[: old.size]
+
+    def kept(self, positions: Positions) -> VectorMatrix:
+        """Return a matrix of only the rows whose positions are given."""
+        return self._only(np.isin(self.positions, positions))
+
+    def without(self, positions: Positions) -> VectorMatrix:
+        """Return a matrix without the rows at these positions, which are all there."""
+        stays = self.ends != 0
+        stays[np.searchsorted(self.positions, positions)] = False
+        return self._only(stays)
+
+    def _only(self, stays: np.ndarray[Any, np.dtype[np.bool_]]) -> VectorMatrix:
+        """Return a matrix of these rows; the others are taken out in place until they are a quarter."""
+        made = VectorMatrix(self._vectors.shape[1], self.metric)
+        if 4 * int(np.count_nonzero(stays)) < 3 * self.size:
+            made.size = int(np.count_nonzero(stays))
+            made._positions, made._vectors = self.positions[stays], self.vectors[stays]
+            made._squares = self._squares[: self.size][stays]
+            made._filled = [made.size]
+            made._set_ends(self.ends[stays])
+            return made
+        made.size, made._filled = self.size, self._filled
+        made._positions, made._vectors, made._squares = self._positions, self._vectors, self._squares
+        made._shadows, made._searches = self._shadows, self._searches
+        made._set_ends(np.where(stays, self.ends, 0))
+        return made
+
+    def search(self, query: Matrix, k: int, now: int, among: Positions | None = None) -> tuple[Positions, Numbers, int]:
+        """Return positions and distances of the k nearest rows, nearest first, and of all that tie with the last.
+
+        ``now`` leaves out the rows that have ended, ``among`` those of other positions. The last number is how many
+        rows were looked at.
+        """
+        rows = None if among is None else np.searchsorted(self.positions, among)
+        if self._first_end <= now:
+            alive = self.ends > now
+            rows = np.flatnonzero(alive) if rows is None else rows[alive[rows]]
+        looked_at = self.size if rows is None else len(rows)
+        rows = self._nearest(_scaled(query, self.metric), k, rows)
+        found = distances(self._vectors[rows], query, self.metric)
+        if len(found) > k:
+            near = np.flatnonzero(found <= np.partition(found, k - 1)[k - 1])
+            rows, found = rows[near], found[near]
+        order = np.argsort(found, kind="stable")
+        return self._positions[rows[order]], found[order], looked_at
+
+    def vectors_at(self, positions: Positions) -> Matrix:
+        """Return copies of the rows at these positions."""
+        return self._vectors[np.searchsorted(self.positions, positions)]
+
+    def _nearest(self, wanted: Matrix, k: int, rows: Positions | None) -> Positions:
+        """Return the rows, of these or of all, among which the k nearest and their ties are."""
+        if (self.size if rows is None else len(rows)) <= k:
+            return np.arange(self.size) if rows is None else rows
+        if rows is not None and _CROWD * len(rows) < self.size:
+            return rows[self._within(wanted, k, self._closeness(wanted, rows))]
+        shadows = self._directions() if k * _FEW_OF <= self.size else None
+        if shadows is not None:
+            return self._by_shadows(wanted, k, rows, shadows)
+        closeness = self._closeness(wanted, None)
+        if rows is None:
+            return self._within(wanted, k, closeness)
+        return rows[self._within(wanted, k, closeness[rows])]
+
+    def _within(self, wanted: Matrix, k: int, closeness: Numbers) -> Positions:
+        """Return the places whose closeness may be among the k best, float32 rounding allowed for."""
+        least = np.partition(_blockwise_best(closeness, k), -k)[-k]
+        return np.flatnonzero(closeness >= least - 2 * self._margin(wanted, closeness))
+
+    def _margin(self, wanted: Matrix, closeness: Numbers) -> float:
+        if self.metric == "cosine":
+            return _MARGIN
+        if self.metric == "l1":
+            return _MARGIN * float(-closeness.min())
+        own, largest = float(np.dot(wanted, wanted)), float(self._squares[: self.size].max())
+        return 2 * _MARGIN * max(own, largest) if self.metric == "l2" else _MARGIN * (own * largest) ** 0.5
+
+    def _closeness(self, wanted: Matrix, rows: Positions | None) -> Numbers:
+        """Return numbers that are greater for what is nearer, in float32, of these rows or of all."""
+        vectors = self.vectors if rows is None else self._vectors[rows]
+        if self.metric == "l1":
+            found = np.empty(len(vectors), np.float32)
+            for start in range(0, len(vectors), 4096):  # in blocks, so that the differences stay in the cache
+                found[start : start + 4096] = -np.abs(vectors[start : start + 4096] - wanted).sum(axis=1)
+            return found
+        # einsum never starts BLAS's threads, which fall over each other under many callers.
+        found = np.einsum("ij,j->i", vectors, wanted)
+        return self._finished(found, rows)
+
+    def _finished(self, products: Numbers, rows: Positions | None) -> Numbers:
+        """Turn products with the query into closeness, in place."""
+        squares = self._squares[: self.size] if rows is None else self._squares[rows]
+        if self.metric == "cosine":
+            products /= np.sqrt(squares)
+        elif self.metric == "l2":
+            products *= 2
+            products -= squares
+        return products
+
+    def _directions(self) -> Shadows | None:
+        """Return the rows' shadows, made once some searches have shown that they are wanted; None where they don't pay.
+
+        Rows that were added since are without; there are at most a third as many as others.
+        """
+        shadows = self._shadows
+        if shadows is not None and 4 * len(shadows.first) >= 3 * self.size:
+            return shadows
+        if self.size < FIRST_PASS_ROWS or self.metric == "l1" or self._searches < 0:
+            return None
+        self._searches += 1
+        if self._searches < _SEARCHES:
+            return None
+        self._searches = 0
+        found = _few_directions(self.vectors, self.metric)
+        if found is None:
+            self._searches = -1
+            return None
+        self._shadows = _shadows(*found, self.vectors, self.metric)
+        return self._shadows
+
+    def _by_shadows(self, wanted: Matrix, k: int, rows: Positions | None, shadows: Shadows) -> Positions:
+        wanted = _scaled(wanted, self.metric)
+        few = np.einsum("ij,i->j", shadows.basis, wanted)
+        width, known_rows = shadows.first.shape[1], len(shadows.first)
+        products = np.einsum("ij,j->i", shadows.first, few[:width])
+        best = products + shadows.first_rests * _rest(wanted, few[:width])
+        if known_rows < self.size:
+            behind = np.einsum("ij,j->i", self.vectors[known_rows:], wanted)
+            if self.metric == "cosine":
+                behind /= np.sqrt(self._squares[known_rows : self.size])
+            products, best = np.concatenate([products, behind]), np.concatenate([best, behind])
+        shown = products
+        if self.metric == "l2":  # the shadows of a cosine's rows are those of rows of length 1
+            shown, best = self._finished(products.copy(), None), self._finished(best, None)
+        if rows is not None:
+            shown, best = shown[rows], best[rows]
+        first = _blockwise_places(shown, k)
+        closeness = self._closeness(wanted, first if rows is None else rows[first])
+        least = closeness.min() - 2 * self._margin(wanted, closeness)
+        places = np.flatnonzero(best >= least)
+        near = places if rows is None else rows[places]
+        if 2 * k < len(near) < self.size // _CROWD:
+            near = self._second_step(near, products, few[width:], _rest(wanted, few), least, shadows)
+        if len(near) <= 2 * k:
+            return near
+        if _CROWD * len(near) > self.size:
+            return near[self._within(wanted, k, self._closeness(wanted, None)[near])]
+        return near[self._within(wanted, k, self._closeness(wanted, near))]
+
+    def _second_step(
+        self, near: Positions, products: Numbers, few: Numbers, rest: np.float32, least: float, shadows: Shadows
+    ) -> Positions:
+        """Return those of the rows that may still be near, and those that have no shadow."""
+        known, others = near[near < len(shadows.first)], near[near >= len(shadows.first)]
+        best = products[known] + np.einsum("ij,j->i", shadows.second[known], few) + shadows.second_rests[known] * rest
+        if self.metric == "l2":
+            best = self._finished(best, known)
+        return np.concatenate([known[best >= least], others])
+
+
+def _rest(wanted: Matrix, few: Numbers) -> np.float32:
+    """Return the length of what a query has beside these directions, rounded up."""
+    own = float(np.dot(wanted, wanted))
+    return np.float32(max(0.0, own - float(np.dot(few, few)) + 4e-6 * own) ** 0.5)
+
+
+def _scaled(query: Matrix, metric: Metric) -> Matrix:
+    """Return what the rows are compared with: for a cosine the query at length 1."""
+    return query if metric != "cosine" else np.asarray(query / np.float32(np.dot(query, query) ** 0.5), np.float32)
+
+
+def _blockwise_places(numbers: Numbers, k: int) -> Positions:
+    """Return k places of great numbers, not always the greatest: the best of equal stretches, where that is quicker."""
+    width = len(numbers) // _BLOCKS
+    if width < 4 * k:
+        return np.argpartition(numbers, -k)[-k:]
+    table = numbers[: width * _BLOCKS].reshape(_BLOCKS, width)
+    best = table.argmax(axis=0)
+    columns = np.argpartition(table[best, np.arange(width)], -k)[-k:]
+    return np.asarray(best[columns] * width + columns)
+
+
+def _blockwise_best(numbers: Numbers, k: int) -> Numbers:
+    """Return numbers among which the k greatest are not less than the k greatest of a part: a quick lower bound."""
+    width = len(numbers) // _BLOCKS
+    if width < 4 * k:
+        return numbers
+    return np.asarray(numbers[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0))
+
+
+def _few_directions(vectors: Matrix, metric: Metric) -> tuple[Matrix, int] | None:
+    """Return the directions that hold most of the rows' length, (dimensions, few), and how many of them come first.
+
+    None where three fifths of all directions don't do.
+    """
+    sample = vectors[:: max(1, len(vectors) // _SAMPLE)]
+    if metric == "cosine":
+        sample = sample / np.sqrt(np.einsum("ij,ij->i", sample, sample))[:, None]
+    values, found = np.linalg.eigh(sample.T @ sample)
+    held = np.cumsum(values[::-1]) / values.sum()
+    first, few = (int(place) + 1 + -(int(place) + 1) % 16 for place in np.searchsorted(held, _ENERGY))
+    if 5 * few > 3 * vectors.shape[1]:
+        return None
+    return np.ascontiguousarray(found[:, ::-1][:, :few], np.float32), first
+
+
+def _shadows(basis: Matrix, width: int, vectors: Matrix, metric: Metric) -> Shadows:
+    count, few = len(vectors), basis.shape[1]
+    first, second = np.empty((count, width), np.float32), np.empty((count, few - width), np.float32)
+    rests = np.empty((2, count), np.float32)
+    for start in range(0, count, 4096):
+        block: Any = vectors[start : start + 4096]
+        here = slice(start, start + len(block))
+        squares = np.einsum("ij,ij->i", block, block)
+        if metric == "cosine":
+            block = block / np.sqrt(squares)[:, None]
+            squares = np.ones_like(squares)
+        shadow = block @ basis
+        first[here], second[here] = shadow[:, :width], shadow[:, width:]
+        for step, part in enumerate((shadow[:, :width], shadow)):
+            left = squares - np.einsum("ij,ij->i", part, part)
+            # A little more than float32 says, for what its rounding hides.
+            rests[step, here] = np.sqrt(np.maximum(left, 0) + np.float32(4e-6) * squares)
+    return Shadows(basis, first, second, rests[0], rests[1])
