@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread as Worker
 from time import monotonic, sleep
@@ -88,7 +89,8 @@ def test_every_acknowledged_message_outlives_the_kill_of_the_server(tmp_path: Pa
             sleep(0.005)
         assert server.pid is not None
         for pid in processes_of(server.pid):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it went with its parent
+                os.kill(pid, signal.SIGKILL)
         for worker in workers:
             worker.join(30)
         assert len(failures) == 4
