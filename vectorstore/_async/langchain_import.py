@@ -51,15 +51,13 @@ async def import_langchain(
             "it takes a collection or a table", hint="collection= of PGVector, table= of PGVectorStore"
         )
     check_whole("batch_size", batch_size, most=10_000)
+    if not isinstance(target, AsyncVectorStore):
+        raise ValidationError(f"a {type(target).__name__} is no store to import into", hint="PgVectorStore(…), …")
     own = target._manager.get_database(target._name) if isinstance(target, AsyncPgVectorStore) else None
     old = own if source is None else source
     if old is None or old.kind != "postgresql":
-        raise ValidationError(
-            f"a {type(target).__name__} has no PostgreSQL connection to read from"
-            if old is None
-            else f"the connection {old.name!r} is no PostgreSQL",
-            hint="source=manager.get_postgresql(…)",
-        )
+        what = f"a {type(target).__name__}" if old is None else f"the connection {old.name!r}"
+        raise ValidationError(f"{what} is no PostgreSQL to read from", hint="source=manager.get_postgresql(…)")
     found = await _source(old, collection, table)
     if isinstance(target, AsyncPgVectorStore) and old is own and await _takes_rows(target):
         return await _import_rows(target, old, found, timeout)
@@ -112,4 +110,5 @@ async def _documents(database: AsyncDatabase, source: Source, size: int) -> Asyn
     async for row in database.iterate(source.streamed, source.parameters, key="key", batch_size=size):
         if row["embedding"] is None:
             raise ValidationError(f"document {shown(str(row['id']))} has no embedding", connection=database.name)
-        yield Document(row["id"], row["content"], metadata_value(row["metadata"]), row["embedding"])
+        vector = langchain_tables.sent_vector(row["embedding"])
+        yield Document(row["id"], row["content"], metadata_value(row["metadata"]), vector)
