@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from checkpoint.growth import Stored
+from checkpoint.growth import INLINE_BYTES, Stored
 
 MOST_BYTES = 256 * 1024
 """A larger state isn't kept in this form too."""
@@ -49,7 +49,7 @@ def pack_stored(channels: Iterable[Stored]) -> Packed | None:
     """Return channels in one piece; None where comparing it would prove nothing, or it is too large."""
     contents: list[bytes] = []
     for stored in channels:
-        if not stored.quiet or (stored.parts and not stored.is_whole):
+        if not stored.quiet or (stored.parts and not stored.is_whole) or len(stored.head) > INLINE_BYTES:
             return None
         contents.append((stored.parts[0].content if stored.parts else stored.head)[_PREFIX_BYTES:])
     start = _header(len(contents))

@@ -21,7 +21,9 @@ from checkpoint.packing import BUFFERS, FORMAT, has_marker
 from checkpoint.serializer import Serializer
 
 INLINE_BYTES = 32
-"""A channel whose bytes are no longer than this is kept in the manifest; a piece of its own costs some 250 bytes."""
+"""A channel whose bytes are no longer than this is kept in the manifest: a piece would take as much."""
+VOLATILE_BYTES = 4096
+"""So is one up to this that is said to change with every save: no later version would refer to its piece."""
 MERGED = 8
 """How many parts of a tier become one."""
 MOST_PARTS = 64
@@ -89,13 +91,16 @@ def source_of(value: object) -> object:
     return value if type(value) in _SOURCES else UNKNOWN
 
 
-def as_stored(content: bytes, value: object, part: Part | None = None) -> Stored:
-    """Return a channel that shares nothing; ``part`` is the piece that its bytes are, where there is one."""
+def as_stored(content: bytes, value: object, part: Part | None = None, inline: int = INLINE_BYTES) -> Stored:
+    """Return a channel that shares nothing; ``part`` is the piece that its bytes are, where there is one.
+
+    Bytes no longer than ``inline`` are kept in the manifest.
+    """
     source = source_of(value)
     size = len(content)
     quiet = (size > 2 and content[1] == 0 and not has_marker(content)) if size <= _SMALL else None
-    if part is None and size <= INLINE_BYTES:
-        return Stored(content, 0, (), source, quiet, False, 512)
+    if part is None and size <= inline:
+        return Stored(content, 0, (), source, quiet, False, 512 + size)
     head = b"" if size < 3 or content[1] & BUFFERS else content[: 2 + _header_size(content[2])]
     takes = 512 + (size if source is UNKNOWN else 2 * size)
     return Stored(head, len(head), (part or Part(content),), source, quiet, True, takes)
@@ -115,8 +120,10 @@ def with_source(stored: Stored, value: object) -> Stored:
     return stored if source is stored.source else stored._replace(source=source)
 
 
-def store(value: Any, before: Stored | None, serializer: Serializer, where: str) -> Stored:
+def store(value: Any, before: Stored | None, serializer: Serializer, where: str, inline: int = INLINE_BYTES) -> Stored:
     """Return how a channel's value is stored, in parts of ``before`` as far as they are its bytes.
+
+    One that shares nothing and is no longer than ``inline`` is kept in the manifest.
 
     Raises:
         ValidationError: it can't be stored faithfully.
@@ -129,14 +136,14 @@ def store(value: Any, before: Stored | None, serializer: Serializer, where: str)
             return found
     content = _dump_plain(value) or serializer.dumps(value, where=where)
     if before is None:
-        return as_stored(content, value)
+        return as_stored(content, value, inline=inline)
     if not before.head or not before.parts or content[1] & BUFFERS:
-        same = content == (before.content())
-        return with_source(before, value) if same else as_stored(content, value)
+        same = content == before.content()
+        return with_source(before, value) if same else as_stored(content, value, inline=inline)
     with memoryview(content)[2:] as packed:
         # What is new may have such bytes, or be of other types than what had no such bytes.
         found = _share(before, content[:2], packed, value, quiet=None if before.quiet else before.quiet)
-    return found or as_stored(content, value)
+    return found or as_stored(content, value, inline=inline)
 
 
 def store_packed(value: object, packed: bytes, before: Stored) -> Stored | None:

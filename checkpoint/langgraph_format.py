@@ -32,6 +32,7 @@ LAYOUT = "langgraph.layout"
 MORE = "langgraph.more"
 OWN = "langgraph.="
 
+_VOLATILE = frozenset({STEP})
 _PLAIN: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
 _KNOWN = frozenset({"v", "ts", "id", "channel_values", "channel_versions", "versions_seen", "updated_channels"})
 
@@ -125,6 +126,7 @@ def to_record(
         step=step if type(step) is int else None,
         key=graph["id"],
         unchanged=unchanged,
+        volatile=_VOLATILE,
     )
     return record, Seen(None, dict(versions), seen, layout)
 

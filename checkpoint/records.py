@@ -36,7 +36,8 @@ class Checkpoint:
     ``key`` is an idempotency key, unique in the thread and namespace: saving it again gives what is there.
     ``writes`` are filled in by a load that asks for them; a save doesn't store them. ``unchanged`` is a hint to a save:
     channels known to have the values of ``parent_version``. If that is the latest, and this process has it in mind,
-    they are not looked at, which spares serializing large values to compare them.
+    they are not looked at, which spares serializing large values to compare them. ``volatile`` is one too: channels
+    that change with every save, whose place is in the checkpoint's own row.
     """
 
     thread_id: str
@@ -52,6 +53,7 @@ class Checkpoint:
     key: str | None = None
     writes: tuple[PendingWrite, ...] = ()
     unchanged: Set[str] = field(default=frozenset(), repr=False, compare=False)
+    volatile: Set[str] = field(default=frozenset(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

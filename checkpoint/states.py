@@ -14,7 +14,9 @@ import msgpack
 from checkpoint.blocks import Added, Block, Place, open_blocks
 from checkpoint.compare import Packed, find_change, pack_stored
 from checkpoint.growth import (
+    INLINE_BYTES,
     UNKNOWN,
+    VOLATILE_BYTES,
     Part,
     Stored,
     as_stored,
@@ -124,11 +126,16 @@ def serialize_state(state: Mapping[str, Any], serializer: Serializer) -> dict[st
 
 
 def encode_state(
-    state: Mapping[str, Any], serializer: Serializer, base: Base | None, unchanged: Set[str] = frozenset()
+    state: Mapping[str, Any],
+    serializer: Serializer,
+    base: Base | None,
+    unchanged: Set[str] = frozenset(),
+    volatile: Set[str] = frozenset(),
 ) -> Encoded:
     """Return a state in pieces, in those of ``base`` as far as they are its bytes.
 
-    The channels in ``unchanged`` have the values that ``base`` has, and are not looked at.
+    The channels in ``unchanged`` have the values that ``base`` has, and are not looked at. Those in ``volatile`` are
+    kept in the manifest, unless they are large.
 
     Raises:
         ValidationError: a value can't be stored faithfully; the message says where it is.
@@ -146,7 +153,9 @@ def encode_state(
         if before is not None and (before.source is value or channel in unchanged or is_same(value, before)):
             channels[channel] = before
             continue
-        stored = channels[channel] = store(value, before, serializer, _where(_checked(channel)))
+        inline = VOLATILE_BYTES if channel in volatile else INLINE_BYTES
+        stored = store(value, before, serializer, _where(_checked(channel)), inline)
+        channels[channel] = stored
         if before is None or stored.parts != before.parts or stored.head != before.head:
             changed[place] = stored
     packed = None if unchanged else pack_stored(channels.values())
@@ -309,7 +318,9 @@ class Opened(NamedTuple):
         """Return the channel as it is stored, made of this value."""
         if len(self.parts) == 1 and not self.head:
             return as_stored(self.parts[0].content, value, self.parts[0])
-        return in_parts(self.head, self.skip, self.parts, value) if self.parts else as_stored(self.head, value)
+        if not self.parts:
+            return as_stored(self.head, value, inline=len(self.head))
+        return in_parts(self.head, self.skip, self.parts, value)
 
 
 def _open_entry(entry: object, blocks: Sequence[Block | CorruptError]) -> Opened:

@@ -78,6 +78,7 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
                     parent_version=saved[1],
                     writes=(),
                     unchanged=frozenset(),
+                    volatile=frozenset(),
                 )
             there = await self._load(checkpoint.thread_id, None, checkpoint.key, checkpoint.namespace, False)
             if there is not None:

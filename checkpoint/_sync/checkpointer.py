@@ -79,6 +79,7 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
                     parent_version=saved[1],
                     writes=(),
                     unchanged=frozenset(),
+                    volatile=frozenset(),
                 )
             there = self._load(checkpoint.thread_id, None, checkpoint.key, checkpoint.namespace, False)
             if there is not None:

@@ -61,9 +61,8 @@ class RedisCheckpointer(RedisTimeTravel, RedisRetention, Checkpointer):
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
         hinted = base is not None and checkpoint.parent_version is not None and checkpoint.parent_version == base.latest
-        encoded = encode_state(
-            checkpoint.state, self._serializer, base, checkpoint.unchanged if hinted else frozenset()
-        )
+        unchanged = checkpoint.unchanged if hinted else frozenset()
+        encoded = encode_state(checkpoint.state, self._serializer, base, unchanged, checkpoint.volatile)
         stamp = secrets.randbits(62)
         for _ in range(_TRIES):
             if base is not None and expected is not None and expected != base.latest:

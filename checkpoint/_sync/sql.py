@@ -98,7 +98,7 @@ class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
         parent = checkpoint.parent_version
         hinted = base is not None and parent is not None and parent == base.latest
         unchanged = checkpoint.unchanged if hinted else frozenset()
-        encoded = encode_state(checkpoint.state, self._serializer, base, unchanged)
+        encoded = encode_state(checkpoint.state, self._serializer, base, unchanged, checkpoint.volatile)
         database = self._database()
         stamp = secrets.randbits(62)
         values = {

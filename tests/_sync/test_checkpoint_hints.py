@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from checkpoint import DatabaseCheckpointer, Checkpoint
-from persistence import DatabaseManager
+from persistence import Database, DatabaseManager
 
 OLD, NEW = ["a large value"] * 9, ["another value"] * 9
 
@@ -62,3 +62,22 @@ def test_a_hint_holds_though_another_saved_meanwhile(
         (2, 1, NEW),
         (1, None, OLD),
     ]
+
+
+def test_a_channel_that_changes_with_every_save_lies_in_its_own_row(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
+) -> None:
+    for number in range(4):
+        state = {"step": [f"step {number}"] * 9, "large": "x" * 5000 if number < 2 else "y" * 5000, "big": b"b" * 9000}
+        stored.save_checkpoint(Checkpoint("t", state, volatile={"step", "big", "gone"}))
+    rows = database.fetch_all("SELECT version, manifest, data FROM holdfast_checkpoints ORDER BY version")
+    assert [f"step {row['version'] - 1}".encode() in bytes(row["manifest"]) for row in rows] == [True] * 4
+    assert all(b"b" * 9000 not in bytes(row["manifest"]) for row in rows)
+    assert [row["data"] is None for row in rows] == [False, True, False, True]
+    # Said no longer, and changed once more, it is a piece like any other.
+    stored.save_checkpoint(Checkpoint("t", {"step": ["last step"] * 9}))
+    row = database.fetch_one("SELECT manifest, data FROM holdfast_checkpoints WHERE version = 5")
+    assert row is not None
+    assert b"last step" not in bytes(row["manifest"])
+    found = DatabaseCheckpointer(manager, "main").list_checkpoints("t", states=True)
+    assert [each.state["step"][0] for each in found] == ["last step", "step 3", "step 2", "step 1", "step 0"]
