@@ -85,15 +85,21 @@ class Parallel:
         """Return the results in the order of the calls; the first exception is raised after all have ended."""
         if len(calls) == 1:
             return [calls[0]()]
-        with self._guard:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(64, thread_name_prefix="holdfast-parallel")
-            # The caller's own thread takes the last call: one thread less to wake.
-            futures = [self._executor.submit(call) for call in calls[:-1]]
+        with _waits.guard:
+            _waits.count += 1  # none of those who wait is alone
         try:
-            last = calls[-1]()
+            with self._guard:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(64, thread_name_prefix="holdfast-parallel")
+                # The caller's own thread takes the last call: one thread less to wake.
+                futures = [self._executor.submit(call) for call in calls[:-1]]
+            try:
+                last = calls[-1]()
+            finally:
+                wait(futures)
         finally:
-            wait(futures)
+            with _waits.guard:
+                _waits.count -= 1
         return [*(future.result() for future in futures), last]
 
     def close(self) -> None:
