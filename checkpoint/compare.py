@@ -6,14 +6,13 @@ the time that a look at each channel does. It is done where equal bytes are proo
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgpack
 
-from checkpoint.growth import INLINE_BYTES, Stored
+from checkpoint.growth import INLINE_BYTES, Stored, pack_plain
 
 MOST_BYTES = 256 * 1024
 """A larger state isn't kept in this form too."""
@@ -35,16 +34,6 @@ class Change(NamedTuple):
     packed: Packed
 
 
-class _Local(threading.local):
-    """A packer of a thread; without a hook it refuses what isn't plain."""
-
-    def __init__(self) -> None:
-        self.packer = msgpack.Packer(strict_types=True)
-
-
-_local = _Local()
-
-
 def pack_stored(channels: Iterable[Stored]) -> Packed | None:
     """Return channels in one piece; None where comparing it would prove nothing, or it is too large."""
     contents: list[bytes] = []
@@ -61,10 +50,9 @@ def pack_stored(channels: Iterable[Stored]) -> Packed | None:
 
 def find_change(values: Sequence[object], before: Packed) -> Change | None:
     """Return what changed in a state; None when it is more than one channel, or can't be told here."""
-    try:
-        data: bytes = _local.packer.pack(values)
-    except Exception:
-        return None  # a look at each channel says what is wrong, if anything is
+    data = pack_plain(values)
+    if data is None:
+        return None
     old, ends = before
     if data == old:
         return Change(None, b"", before)
@@ -77,7 +65,7 @@ def find_change(values: Sequence[object], before: Packed) -> Change | None:
     content = data[start:end]
     # Packed values say themselves where they end, so that equal beginnings are equal values; an equal end is proof only
     # where it begins with a value.
-    if not data.endswith(whole[ends[place + 1] :]) or content != _local.packer.pack(values[place]):
+    if not data.endswith(whole[ends[place + 1] :]) or content != pack_plain(values[place]):
         return None
     moved = [*ends[: place + 1], *[each + grown for each in ends[place + 1 :]]] if grown else ends
     return Change(place, content, Packed(data, moved))

@@ -172,13 +172,19 @@ def _is_small(stored: Stored) -> bool:
     return stored.is_whole and len(stored.parts[0].content) <= _SMALL
 
 
+def pack_plain(value: object) -> bytes | None:
+    """Return a value as msgpack alone packs it; None where the serializer has to, or has to say what is wrong."""
+    try:
+        packed: bytes = _local.small.pack(value)
+    except Exception:
+        return None
+    return packed
+
+
 def _dump_plain(value: object) -> bytes | None:
     """Return what the serializer would of a value that msgpack alone packs; None where that can't be told at once."""
-    try:
-        packed: bytes = _local.small.pack([value])
-    except Exception:
-        return None  # the serializer knows more types, or says what is wrong
-    return None if has_marker(packed) else _PREFIX + packed[1:]
+    packed = pack_plain([value])
+    return None if packed is None or has_marker(packed) else _PREFIX + packed[1:]
 
 
 def is_same(value: object, stored: Stored) -> bool:
@@ -193,10 +199,9 @@ def is_same(value: object, stored: Stored) -> bool:
         return False
     else:
         content = stored.head
-    try:
-        packed = _local.small.pack([value])
-    except Exception:
-        return False  # store() says what is wrong, if anything is
+    packed = pack_plain([value])
+    if packed is None:
+        return False
     return len(packed) + 1 == len(content) and content.startswith(packed[1:], len(_PREFIX))
 
 
