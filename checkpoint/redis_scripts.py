@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+
+from persistence.scripts import Script, script_of
 
 READS = frozenset(
     "describe_thread expiring find find_head history load peek pending_writes refs registered rows".split()
@@ -19,13 +19,6 @@ ALONE = frozenset(("register",))
 """Scripts that are sent as text each time."""
 
 
-class Script(NamedTuple):
-    """A script: its text, and the name that a server which has seen it knows it by."""
-
-    text: str
-    sha: str
-
-
 @cache
 def script(name: str) -> Script:
     """Return a script of ``checkpoint/lua``, with what is common to all before it."""
@@ -35,14 +28,7 @@ def script(name: str) -> Script:
         made = _MAKES.search(part)
         if made and re.search(rf"\b{made[1]}\b", text):
             text = f"{part}\n{text}"
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-@cache
-def scripts() -> list[Script]:
-    """Return all scripts that a server keeps."""
-    names = [each.name.removesuffix(".lua") for each in (files("checkpoint") / "lua").iterdir()]
-    return [script(name) for name in sorted(names) if name not in ALONE and name != "common"]
+    return script_of(text)
 
 
 def _read(name: str) -> str:

@@ -7,9 +7,9 @@ collection was made for. ``ARGV[1]`` is the time now in microseconds; numbers up
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
-from typing import NamedTuple
+
+from persistence.scripts import Script, script_of
 
 _COMMON = """
 local vectors, contents, metadata, embeddings, times, sources, ends, ids =
@@ -156,15 +156,7 @@ READS = frozenset(("read", "page", "count", "nearest"))
 """Scripts that change nothing, so that running one twice is running it once."""
 
 
-class Script(NamedTuple):
-    """A script and the name that the server knows it by."""
-
-    text: str
-    sha: str
-
-
 @cache
 def script(name: str) -> Script:
     """Return a script by its name."""
-    text = _COMMON + _SCRIPTS[name]
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return script_of(_COMMON + _SCRIPTS[name])

@@ -11,7 +11,7 @@ from checkpoint._async.sql_base import BASE_BYTES, BASE_THREADS
 from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.records import Durability, describe
 from checkpoint.redis_format import Record, tenant_keys, thread_keys, unpack_record
-from checkpoint.redis_scripts import ALONE, READS, script, scripts
+from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED, Sealing
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Bases
@@ -19,7 +19,7 @@ from checkpoint.validation import check_durability
 from persistence._async.compat import Mutex
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
-from persistence.errors import ConnectionLostError, CorruptError, QueryError
+from persistence.errors import CorruptError
 from persistence.secrets import Cipher
 from persistence.validation import check_tenant
 
@@ -65,32 +65,9 @@ class AsyncCheckpointKeys:
                 self._bases.put((thread_id, namespace), base)
 
     async def _run(self, name: str, keys: Sequence[bytes], *arguments: object) -> Any:
-        """Return the answer of a script; one that only reads is sent again after a dropped connection.
-
-        A server that doesn't know the script, for it was started anew, is told all of them.
-        """
+        """Return the answer of a script; one that only reads is sent again after a dropped connection."""
         connection = self._manager.get_redis(self._name)
-        retries = connection.config.max_retries if name in READS else 0
-        sha, was_told = script(name).sha, False
-        while True:
-            try:
-                return await connection.client.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
-            except QueryError as exc:
-                if was_told or not isinstance(exc.__cause__, NoScriptError):
-                    raise
-                was_told = True
-                connection.errors -= 1  # no error: the server was asked whether it knows the script
-                await self._load_scripts(connection)
-            except ConnectionLostError:
-                if retries == 0 or connection.is_closed:
-                    raise
-                retries -= 1
-
-    async def _load_scripts(self, connection: AsyncRedisConnection) -> None:
-        pipeline: Any = connection.client.pipeline(transaction=False)
-        for each in scripts():
-            pipeline.execute_command("SCRIPT LOAD", each.text)
-        await pipeline.execute()
+        return await connection.run_script(script(name), keys, arguments, reads=name in READS)
 
     async def _run_registered(self, name: str, thread_id: str, *arguments: object, more: Sequence[bytes] = ()) -> Any:
         """Do as ``_run`` for a script that may make a thread, which is registered in the same round trip before."""

@@ -8,6 +8,7 @@ once: a lost answer does not say whether a write took effect, and INCR or LPUSH 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -17,15 +18,24 @@ from redis.connection import BlockingConnectionPool, Connection, SSLConnection, 
 from redis.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as DroppedError
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import NoScriptError, RedisError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from persistence._sync.compat import Mutex, bounded, check_home, current_home, descriptor_of, sleep
 from persistence.capabilities import Capabilities
 from persistence.config import RedisConfig
-from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, from_redis
+from persistence.errors import (
+    ClosedError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    PersistenceError,
+    QueryError,
+    from_redis,
+)
 from persistence.fields import Duration, reveal, scrub, seconds
 from persistence.health import PoolStats
+from persistence.scripts import Script
 from persistence.sockets import is_readable, shut_down
 
 READS = frozenset(
@@ -240,6 +250,34 @@ class RedisConnection:
         if self.is_closed:
             return ClosedError("it was closed while this ran", operation=operation, connection=self.name)
         return from_redis(exc, operation=operation, connection=self.name)
+
+    def run_script(
+        self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Any] = (), *, reads: bool = False
+    ) -> Any:
+        """Return the answer of a Lua script: one round trip, and one more where the server hasn't seen it yet.
+
+        A server that doesn't know the script has done nothing, and is sent its text. A script that only ``reads`` is
+        sent again after a dropped connection, ``max_retries`` times; any other is sent once, for a lost answer does
+        not say whether it took effect.
+
+        Raises:
+            ConnectionLostError: the answer was lost.
+            QueryError: the script, or the server, refused.
+        """
+        command = ("EVALSHA", script.sha)
+        retries = self.config.max_retries if reads else 0
+        while True:
+            try:
+                return self.client.execute_command(*command, len(keys), *keys, *arguments)
+            except QueryError as exc:
+                if command[0] == "EVAL" or not isinstance(exc.__cause__, NoScriptError):
+                    raise
+                self.errors -= 1  # no error: the server was asked whether it knows the script
+                command = ("EVAL", script.text)
+            except ConnectionLostError:
+                if retries == 0 or self.is_closed:
+                    raise
+                retries -= 1
 
     def ping(self, *, timeout: Duration | None = None) -> None:
         """Make one round trip to the server.

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from persistence import AsyncRedisConnection, Row
 from persistence.dialect import Dialect
-from sessions._async.lua import run_script
+from persistence.scripts import packaged_script
 from sessions.redis_rows import arguments, rows_of
 
 
@@ -30,7 +30,7 @@ class AsyncRedisStatements:
         """Return the rows of a statement by name."""
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
-        answer = await run_script(self._connection.client, "sessions.lua", [root], given)
+        answer = await self._connection.run_script(packaged_script("sessions", "sessions"), [root], given)
         return rows_of(name, answer, values)
 
     async def fetch_one(self, name: str, values: dict[str, Any]) -> Row | None:

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from persistence import DatabaseManager
 from persistence.dialect import to_json
 from persistence.errors import CapabilityError
-from sessions._sync.lua import run_script
+from persistence.scripts import packaged_script
 from sessions.context import ContextAgent, ContextItem, ContextStats, Draft, Refused, Restored, agent_of
 
 _PARTS = ("items", "order", "expiry", "agents")
@@ -36,10 +36,10 @@ class RedisContext:
         self._tenant = _place(tenant)
 
     def _call(self, user: str, *arguments: str | int | None) -> Any:
-        client = self._manager.get_redis(self._name).client
         keys = [f"holdfast:{{{self._tenant}:{_place(user)}}}:context:{part}" for part in _PARTS]
         given = ["" if argument is None else argument for argument in arguments]
-        return run_script(client, "context.lua", keys, given)
+        connection = self._manager.get_redis(self._name)
+        return connection.run_script(packaged_script("sessions", "context"), keys, given)
 
     def push(self, user: str, draft: Draft, agent: str | None, expected: int | None) -> ContextItem | Refused:
         """Compare and write."""

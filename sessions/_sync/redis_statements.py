@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from persistence import RedisConnection, Row
 from persistence.dialect import Dialect
-from sessions._sync.lua import run_script
+from persistence.scripts import packaged_script
 from sessions.redis_rows import arguments, rows_of
 
 
@@ -31,7 +31,7 @@ class RedisStatements:
         """Return the rows of a statement by name."""
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
-        answer = run_script(self._connection.client, "sessions.lua", [root], given)
+        answer = self._connection.run_script(packaged_script("sessions", "sessions"), [root], given)
         return rows_of(name, answer, values)
 
     def fetch_one(self, name: str, values: dict[str, Any]) -> Row | None:

@@ -7,8 +7,17 @@ from time import monotonic
 
 import pytest
 
-from persistence import AsyncDatabaseManager, ClosedError, QueryError, RedisConfig, ValidationError
+from persistence import (
+    AsyncDatabaseManager,
+    ClosedError,
+    QueryError,
+    RedisConfig,
+    UnavailableError,
+    ValidationError,
+)
+from persistence.scripts import script_of
 from tests._async.side import sleep, together
+from tests.proxy import FaultyProxy
 
 
 async def test_commands_and_pipelines_work_and_are_counted(
@@ -91,3 +100,38 @@ async def test_more_callers_than_connections_all_get_their_answers(
     answers = await together(*[lambda number=number: work(number) for number in range(30)])
     assert answers == [str(number).encode() for number in range(30)]
     assert cache.stats().open <= 2
+
+
+async def test_a_script_is_sent_as_text_once_to_a_server_that_never_saw_it(
+    manager: AsyncDatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = await manager.add_redis("cache", redis_config)
+    pushed = script_of(f"-- {redis_config.database} {monotonic()}\nreturn redis.call('RPUSH', KEYS[1], ARGV[1])")
+    for times in (1, 2, 3):
+        assert await cache.run_script(pushed, ["pushed"], ["v"]) == times
+    assert (cache.requests, cache.errors) == (4, 0)  # the first of them twice
+    with pytest.raises(QueryError, match="nothing_such"):
+        await cache.run_script(script_of("return nothing_such()"), ["k"])
+    assert cache.errors == 1
+
+
+async def test_a_script_is_sent_again_after_a_lost_answer_only_if_it_reads(
+    manager: AsyncDatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = await manager.add_redis("cache", redis_config)
+    counted = script_of("return redis.call('INCR', KEYS[1])")
+    await cache.run_script(counted, ["n"])
+    assert redis_config.unix_socket is not None
+    with FaultyProxy(redis_config.unix_socket) as proxy:
+        changed = replace(redis_config, unix_socket=None, host="127.0.0.1", port=proxy.port, max_retries=2, pool_size=1)
+        proxied = await manager.add_redis("proxied", changed)
+        for reads, retries in ((False, 0), (True, 2)):
+            proxy.mode = "pass"
+            await proxied.ping()
+            before = int(await cache.client.get("n") or 0), proxy.connections
+            proxy.mode = "swallow replies"
+            with pytest.raises(UnavailableError):
+                await proxied.run_script(counted, ["n"], reads=reads)
+            assert int(await cache.client.get("n") or 0) - before[0] == 1
+            assert proxy.connections - before[1] == retries  # besides the connection that there was
+        await manager.aclose()

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from checkpoint import Checkpoint, PruneReport
 from checkpoint._sync.redis import RedisCheckpointer
 from checkpoint.redis_format import tenant_keys, thread_keys, unpack_record
 from checkpoint.redis_pruning import plan
+from checkpoint.redis_scripts import script
 from persistence import (
     DatabaseManager,
     RedisConnection,
@@ -332,6 +334,8 @@ def test_each_call_is_one_request(
     for n in range(3):
         stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": n}, key=f"k{n}"))
     stored.set_ttl("t", 1000)
+    for file in (files("checkpoint") / "lua").iterdir():  # a server is sent each script as text once
+        redis.client.script_load(script(file.name.removesuffix(".lua")).text)
     calls: list[Callable[[], Any]] = [
         lambda: stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 9})),
         lambda: stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 9}, version=50), expected_version=4),

@@ -8,8 +8,17 @@ from time import monotonic
 
 import pytest
 
-from persistence import DatabaseManager, ClosedError, QueryError, RedisConfig, ValidationError
+from persistence import (
+    DatabaseManager,
+    ClosedError,
+    QueryError,
+    RedisConfig,
+    UnavailableError,
+    ValidationError,
+)
+from persistence.scripts import script_of
 from tests._sync.side import sleep, together
+from tests.proxy import FaultyProxy
 
 
 def test_commands_and_pipelines_work_and_are_counted(
@@ -92,3 +101,38 @@ def test_more_callers_than_connections_all_get_their_answers(
     answers = together(*[lambda number=number: work(number) for number in range(30)])
     assert answers == [str(number).encode() for number in range(30)]
     assert cache.stats().open <= 2
+
+
+def test_a_script_is_sent_as_text_once_to_a_server_that_never_saw_it(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    pushed = script_of(f"-- {redis_config.database} {monotonic()}\nreturn redis.call('RPUSH', KEYS[1], ARGV[1])")
+    for times in (1, 2, 3):
+        assert cache.run_script(pushed, ["pushed"], ["v"]) == times
+    assert (cache.requests, cache.errors) == (4, 0)  # the first of them twice
+    with pytest.raises(QueryError, match="nothing_such"):
+        cache.run_script(script_of("return nothing_such()"), ["k"])
+    assert cache.errors == 1
+
+
+def test_a_script_is_sent_again_after_a_lost_answer_only_if_it_reads(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    counted = script_of("return redis.call('INCR', KEYS[1])")
+    cache.run_script(counted, ["n"])
+    assert redis_config.unix_socket is not None
+    with FaultyProxy(redis_config.unix_socket) as proxy:
+        changed = replace(redis_config, unix_socket=None, host="127.0.0.1", port=proxy.port, max_retries=2, pool_size=1)
+        proxied = manager.add_redis("proxied", changed)
+        for reads, retries in ((False, 0), (True, 2)):
+            proxy.mode = "pass"
+            proxied.ping()
+            before = int(cache.client.get("n") or 0), proxy.connections
+            proxy.mode = "swallow replies"
+            with pytest.raises(UnavailableError):
+                proxied.run_script(counted, ["n"], reads=reads)
+            assert int(cache.client.get("n") or 0) - before[0] == 1
+            assert proxy.connections - before[1] == retries  # besides the connection that there was
+        manager.close()

@@ -16,12 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from redis.exceptions import NoScriptError
 
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.dialect import from_micros, to_micros
-from persistence.errors import CapabilityError, ConnectionLostError, QueryError
+from persistence.errors import CapabilityError
 from persistence.validation import check_tenant
 from vectorstore._sync.store import VectorStore
 from vectorstore.distance import Matrix, distances
@@ -114,21 +113,8 @@ class RedisVectorStore(VectorStore):
         self._check_registered(row)
 
     def _send(self, connection: RedisConnection, name: str, namespace: str, *arguments: object) -> Any:
-        known, keys = script(name), self._places(namespace)
-        retries = connection.config.max_retries if name in READS else 0
-        given = (len(keys), *keys, to_micros(datetime.now(UTC)), *arguments)
-        while True:
-            try:
-                return connection.client.execute_command("EVALSHA", known.sha, *given)
-            except QueryError as exc:
-                if not isinstance(exc.__cause__, NoScriptError):
-                    raise
-                connection.errors -= 1  # no error: the server was asked whether it knows the script
-                return connection.client.execute_command("EVAL", known.text, *given)
-            except ConnectionLostError:
-                if retries == 0 or connection.is_closed:
-                    raise
-                retries -= 1
+        given = (to_micros(datetime.now(UTC)), *arguments)
+        return connection.run_script(script(name), self._places(namespace), given, reads=name in READS)
 
     def _write(self, batch: list[CheckedDocument]) -> None:
         self._put(batch, "")
