@@ -22,7 +22,7 @@ state of a thread's messages, ``Usage`` their tokens and cost, ``Query`` a quest
 
 **State.** ``StateStore`` keeps what an agent remembers, by scope: the application's, the user's, the session's.
 
-**Users.** ``UserData`` exports and erases everything of one person.
+**Users.** ``UserData`` exports and erases everything of one person, in other stores too (``UserStore``).
 
 **Shared context.** ``ContextStore`` keeps ``ContextItem`` records that agents share: addressed to subscribers and
 topics, with a time to live and permissions to post, apart for each user (``for_user``). It works on Redis too, and as
@@ -39,13 +39,13 @@ from sessions._async.messages import AsyncMessageStore
 from sessions._async.sessions import AsyncSessionManager
 from sessions._async.state import AsyncStateStore
 from sessions._async.threads import AsyncThreadManager
-from sessions._async.users import AsyncUserData
+from sessions._async.users import AsyncUserData, AsyncUserStore
 from sessions._sync.context import ContextStore, MemoryContextStore
 from sessions._sync.messages import MessageStore
 from sessions._sync.sessions import SessionManager
 from sessions._sync.state import StateStore
 from sessions._sync.threads import ThreadManager
-from sessions._sync.users import UserData
+from sessions._sync.users import UserData, UserStore
 from sessions.context import ContextAgent, ContextItem, ContextStats, NotPermittedError, lines_from_syntha
 from sessions.messages import Conversation, Message, Query, Usage
 from sessions.records import Session, Thread
@@ -58,6 +58,7 @@ __all__ = [
     "AsyncStateStore",
     "AsyncThreadManager",
     "AsyncUserData",
+    "AsyncUserStore",
     "ContextAgent",
     "ContextItem",
     "ContextStats",
@@ -75,5 +76,6 @@ __all__ = [
     "ThreadManager",
     "Usage",
     "UserData",
+    "UserStore",
     "lines_from_syntha",
 ]

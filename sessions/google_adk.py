@@ -13,7 +13,7 @@ the app: ``state`` of a session, ``user`` of a user, ``app`` of the app; ``sessi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -149,24 +149,38 @@ class HoldfastSessionService(BaseSessionService):
         answers = await self._items.run(Batch(searches=[_search(app_name, "user", user_id)]))
         return {found.key: decoded(found.value) for found in answers.searches[0]}
 
-    async def erase_user(self, user_id: str) -> int:
-        """Remove the sessions, events and state of a user in every app, and return how many items of state that were.
+    async def erase_user(self, user_id: str) -> dict[str, int]:
+        """Remove the sessions, events and state of a user in every app, and count the items of state as ``adk_items``.
 
-        Pass it on: ``UserData.erase_user(user_id, also={"adk": service.erase_user})`` does both in one transaction.
+        ``AsyncUserData(manager, "main", stores=[service])`` does it with the rest, in one transaction.
         """
-        label = namespace_key([check_id("user_id", user_id)])[:-1]
-        mine = Listing(_namespace(), [{"path": [None, None, label], "suffix": False}], None, _ALL, 0)
         database = self._manager.get_database(self._name)
         async with database.transaction():
-            names = (await self._items.run(Batch(listings=[mine]))).listings[0]
-            found = await self._items.run(Batch(searches=[Search(name, [], _ALL, 0, False) for name in names]))
-            gone = {(item.namespace, item.key) for items in found.searches for item in items}
+            gone = {(item.namespace, item.key) for item in await self._items_of(user_id)}
             for namespace, key in sorted(gone):
                 _, app_name, kind, *_ = namespace_labels(namespace)
                 if kind == "sessions":
                     await self._threads.delete_thread(_Place(app_name, user_id, key).thread_id)
             await self._items.run(Batch(deletes=sorted(gone)))
-        return len(gone)
+        return {"adk_items": len(gone)}
+
+    async def export_user(self, user_id: str) -> AsyncIterator[str]:
+        """Yield the state of a user in every app as JSON lines of kind ``adk_item``.
+
+        The events are messages of the user's threads, which ``AsyncUserData`` exports.
+        """
+        for item in sorted(await self._items_of(user_id), key=lambda item: (item.namespace, item.key)):
+            labels = namespace_labels(item.namespace)
+            line = {"kind": "adk_item", "namespace": list(labels), "key": item.key, "value": decoded(item.value)}
+            yield content_json(line)
+
+    async def _items_of(self, user_id: str) -> list[Found]:
+        label = namespace_key([check_id("user_id", user_id)])[:-1]
+        mine = Listing(_namespace(), [{"path": [None, None, label], "suffix": False}], None, _ALL, 0)
+        names = (await self._items.run(Batch(listings=[mine]))).listings[0]
+        found = await self._items.run(Batch(searches=[Search(name, [], _ALL, 0, False) for name in names]))
+        unique = {(item.namespace, item.key): item for items in found.searches for item in items}
+        return list(unique.values())
 
     async def append_event(self, session: Session, event: Event) -> Event:
         """Store an event and the state that it changes, and apply both to the session.

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import pytest_asyncio
@@ -278,9 +279,18 @@ async def test_erasing_a_user_leaves_nothing_of_them_in_any_app(
             state = {"own": 1, "user:u": 1, "app:a": 1}
             session = await service.create_session(app_name=app, user_id=user, session_id="s1", state=state)
             await service.append_event(session, event(f"of {user}"))
-    report = await AsyncUserData(manager, "main").erase_user("ada", also={"adk": service.erase_user})
-    assert report["adk"] == 6
-    assert await service.erase_user("ada") == 0
+    users = AsyncUserData(manager, "main", stores=[service])
+    exported = [json.loads(line) async for line in users.export_user("ada")]
+    assert [(line["namespace"][1:], line["key"], line["value"]) for line in exported if line["kind"] == "adk_item"][
+        :3
+    ] == [
+        (["app", "sessions", "ada"], "s1", ANY),
+        (["app", "state", "ada", "s1"], "own", 1),
+        (["app", "user", "ada"], "u", 1),
+    ]
+    assert [line["content"]["author"] for line in exported if line["kind"] == "message"] == ["user"] * 2
+    assert (await users.erase_user("ada"))["adk_items"] == 6
+    assert await service.erase_user("ada") == {"adk_items": 0}
     database = manager.get_database("main")
     for table, columns in {"holdfast_items": "namespace || key", "holdfast_threads": "id || user_id"}.items():
         rows = await database.fetch_all(f"SELECT {columns} AS place FROM {table}")

@@ -60,6 +60,20 @@ class Document:
     updated_at: datetime | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
+def document_line(document: Document) -> str:
+    """Return a document as one line of JSON, as the export of a user has it."""
+    times = {"expires_at": document.expires_at, "created_at": document.created_at, "updated_at": document.updated_at}
+    found = {
+        "kind": "document",
+        "id": document.id,
+        "content": document.content,
+        "metadata": document.metadata,
+        "source": document.source,
+        **{name: None if moment is None else moment.isoformat() for name, moment in times.items()},
+    }
+    return json.dumps(found, separators=(",", ":"))
+
+
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """A document that a search found.

@@ -6,6 +6,7 @@ A backend fills in the methods with an underscore; what they are given has been 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, overload
@@ -14,12 +15,16 @@ from checkpoint._async.durability import AsyncHeld
 from checkpoint._async.retention import AsyncRetention
 from checkpoint._async.timetravel import AsyncTimeTravel
 from checkpoint._async.writes import AsyncPendingWrites
+from checkpoint.exporting import export_line
 from checkpoint.records import Checkpoint, CheckpointInfo, Durability, ThreadInfo, describe
 from checkpoint.validation import MAX_VERSION, check_checkpoint, check_durability, check_filter, check_key, check_thread
 from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
 _TRIES = 10
+_THREADS = 1000
+_STATES = 20
+"""How many threads and states an export reads at once."""
 
 
 class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, AsyncHeld):
@@ -212,6 +217,42 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
         """Delete a thread with all its namespaces and pending writes; return how many checkpoints it had."""
         check_id("the thread id", thread_id)
         return await self._delete_thread(thread_id)
+
+    async def erase_user(self, user_id: str) -> dict[str, int]:
+        """Delete the threads of a user, and return under ``checkpoints`` how many checkpoints they had.
+
+        A thread is the user's whose latest checkpoint in the namespace ``""`` has the id as ``user_id`` in its
+        metadata. What has expired is found no more, and goes with ``delete_expired``.
+        """
+        wanted, after = {"user_id": check_id("user_id", user_id)}, None
+        count = 0
+        while page := await self.list_threads(filter=wanted, limit=_THREADS, after=after):
+            for thread in page:
+                count += await self.delete_thread(thread.thread_id)
+            after = page[-1].thread_id
+        return {"checkpoints": count}
+
+    async def export_user(self, user_id: str) -> AsyncIterator[str]:
+        """Yield the checkpoints of those threads as JSON lines of kind ``checkpoint``, by thread, newest first.
+
+        What a state holds that JSON has no form for comes as text. No connection is held between pages.
+        """
+        wanted, after = {"user_id": check_id("user_id", user_id)}, None
+        while page := await self.list_threads(filter=wanted, limit=_THREADS, after=after):
+            for thread in page:
+                for namespace in sorted(thread.versions):
+                    async for checkpoint in self._each_state(thread.thread_id, namespace):
+                        yield export_line(checkpoint)
+            after = page[-1].thread_id
+
+    async def _each_state(self, thread_id: str, namespace: str) -> AsyncIterator[Checkpoint]:
+        before = None
+        while page := await self.list_checkpoints(
+            thread_id, namespace=namespace, limit=_STATES, before=before, states=True
+        ):
+            for checkpoint in page:
+                yield checkpoint
+            before = page[-1].version
 
     _place: str | None = None
     """The connection's name, for errors."""

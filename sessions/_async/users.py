@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from persistence import AsyncDatabase, Row
+from persistence import AsyncDatabase, AsyncDatabaseManager, Row
 from persistence.dialect import Dialect
 from persistence.errors import ValidationError
 from persistence.validation import check_id
@@ -27,21 +28,46 @@ _ERASED = (
 )
 
 
-class AsyncUserData(AsyncSessionsStore):
-    """What the stores of this package keep of the users of one tenant, on a PostgreSQL or SQLite connection.
+class AsyncUserStore(Protocol):
+    """A store that keeps something of users, and gives and erases it with the rest of :class:`AsyncUserData`."""
 
-    A user has sessions, threads, the messages of these, and items: shared context, state and memory.
+    async def erase_user(self, user_id: str) -> Mapping[str, int]:
+        """Delete everything of a user, within the transaction that it is called in; return how many of each kind."""
+
+    def export_user(self, user_id: str) -> AsyncIterator[str]:
+        """Yield everything of a user as JSON lines, each with its ``kind``."""
+
+
+class AsyncUserData(AsyncSessionsStore):
+    """What is stored of the users of one tenant, on a PostgreSQL or SQLite connection of a manager.
+
+    A user has sessions, threads, the messages of these, and items: shared context, state and memory. ``stores`` are
+    those of yours that keep more of users: checkpointers and vector stores (what has the user's id as ``user_id`` in
+    its metadata), services of other frameworks, and any that has the two methods of ``AsyncUserStore``.
     """
+
+    def __init__(
+        self,
+        manager: AsyncDatabaseManager,
+        name: str,
+        *,
+        tenant: str = "default",
+        migrate: bool = True,
+        stores: Sequence[AsyncUserStore] = (),
+    ) -> None:
+        super().__init__(manager, name, tenant=tenant, migrate=migrate)
+        self._stores = tuple(stores)
 
     async def erase_user(
         self, user_id: str, *, also: Mapping[str, Callable[[str], Awaitable[int]]] | None = None
     ) -> dict[str, int]:
-        """Delete everything of a user, all or nothing, and return how many of each kind there were.
+        """Delete everything of a user, in all stores, and return how many of each kind there were.
 
         What belongs to other users stays, but the threads of others in the user's sessions go with these. ``also``
-        names what is to be erased in other stores of yours (checkpoints, documents): each is called with the user's id
-        inside the transaction, while the user's threads can still be listed, and returns how many it erased; those on
-        the same connection join the transaction.
+        names what is to be erased elsewhere, by a function that is given the user's id and returns how many it erased.
+        Other stores come first, while the user's threads can still be listed. All is one transaction of this
+        connection: of what is stored here all or nothing is erased. Stores on other connections commit by themselves;
+        after a failure, erase the user again.
 
         Raises:
             ValidationError: ``user_id`` is no id, or ``also`` names a kind of ours.
@@ -51,21 +77,24 @@ class AsyncUserData(AsyncSessionsStore):
         taken = sorted(set(others) & {kind for kind, _ in _ERASED})
         if taken:
             raise ValidationError(f"also names {taken[0]!r}, which this package erases itself")
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         database = await self._database()
         async with database.transaction():
             for kind, erase in others.items():
-                counts[kind] = await erase(user)
+                counts[kind] += await erase(user)
+            for store in self._stores:
+                for kind, count in (await store.erase_user(user)).items():
+                    counts[kind] += count
             for kind, name in _ERASED:
-                counts[kind] = await self._change(name, {"user": user})
+                counts[kind] += await self._change(name, {"user": user})
             await self._change("erase_user_questions", {"user": user})
-        return counts
+        return dict(counts)
 
     async def export_user(self, user_id: str) -> AsyncIterator[str]:
         """Yield everything of a user as JSON lines, each with its ``kind``: session, thread, message or item.
 
-        A thread is followed by its messages. What has expired and is still stored comes too. No connection is held
-        between pages.
+        A thread is followed by its messages; other stores come last, with kinds of their own. What has expired and is
+        still stored comes too. No connection is held between pages.
         """
         user = check_id("user_id", user_id)
         async for row, dialect in self._pages("export_user_sessions", {"user": user}, after="", key="id"):
@@ -83,8 +112,11 @@ class AsyncUserData(AsyncSessionsStore):
             for row in rows:
                 yield item_line(row, database.dialect)
             if len(rows) < PAGE:
-                return
+                break
             place = {"after_namespace": rows[-1]["namespace"], "after_key": rows[-1]["key"]}
+        for store in self._stores:
+            async for line in store.export_user(user):
+                yield line
 
     async def _pages(
         self, name: str, values: dict[str, Any], *, after: Any, key: str

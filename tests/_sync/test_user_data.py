@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import pytest
 
+from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import Database, DatabaseManager, ClosedError, ValidationError
 from sessions import (
     ContextStore,
@@ -23,6 +25,7 @@ from sessions import (
     Session,
     Thread,
 )
+from vectorstore import MemoryVectorStore, Document
 
 TABLES = ("holdfast_sessions", "holdfast_threads", "holdfast_messages", "holdfast_items", "holdfast_context_agents")
 SECRET = "ada-4711"
@@ -103,6 +106,49 @@ def test_what_else_is_erased_is_counted_too_and_all_or_nothing(
     assert database.fetch_value("SELECT count(*) FROM other") == 1
     assert (users.erase_user(SECRET, also={"other": erase}))["other"] == 1
     assert database.fetch_value("SELECT count(*) FROM other") == 0
+
+
+def test_other_stores_are_erased_and_exported_too_and_all_or_nothing(
+    manager: DatabaseManager, users: UserData, database: Database
+) -> None:
+    checkpoints = DatabaseCheckpointer(manager, "main")
+    documents = MemoryVectorStore(dimensions=2)
+    for user in (SECRET, "bob"):
+        for version in (1, 2):
+            state = {"said": (user, version, b"\xff", float("inf"), {7: {1.5}})}
+            checkpoints.save_checkpoint(Checkpoint(f"of {user}", state, metadata={"user_id": user}))
+        checkpoints.save_checkpoint(Checkpoint(f"of {user}", {}, namespace="sub"))
+        documents.store_documents([Document(f"d-{user}", user, {"user_id": user}, [1.0, 0.0])])
+
+    class Broken:
+        def erase_user(self, user_id: str) -> dict[str, int]:
+            raise ZeroDivisionError
+
+        def export_user(self, user_id: str) -> Iterator[str]:
+            yield "{}"
+
+    counted = "SELECT count(*) FROM holdfast_checkpoints"
+    before = rows(database)
+    with pytest.raises(ZeroDivisionError):
+        UserData(manager, "main", stores=[checkpoints, Broken()]).erase_user(SECRET)
+    assert rows(database) == before
+    assert database.fetch_value(counted) == 6
+    users = UserData(manager, "main", stores=[checkpoints, documents])
+    found = [line for line in lines(users, SECRET) if line["kind"] in ("checkpoint", "document")]
+    assert [(line["kind"], line.get("namespace"), line.get("version")) for line in found] == [
+        ("checkpoint", "", 2),
+        ("checkpoint", "", 1),
+        ("checkpoint", "sub", 1),
+        ("document", None, None),
+    ]
+    assert found[0]["state"] == {"said": [SECRET, 2, "/w==", "inf", {"7": [1.5]}]}
+    assert (found[3]["content"], found[3]["metadata"]) == (SECRET, {"user_id": SECRET})
+    assert "bob" not in repr(found)
+    report = users.erase_user(SECRET)
+    assert (report["checkpoints"], report["documents"], report["sessions"]) == (3, 1, 1)
+    assert database.fetch_value(counted) == 3
+    assert [document.id for document in documents.iterate()] == ["d-bob"]
+    assert [line["kind"] for line in lines(users, SECRET)] == []
 
 
 def test_an_export_is_all_that_a_user_has(

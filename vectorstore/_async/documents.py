@@ -33,6 +33,7 @@ from vectorstore.records import (
     check_collection,
     check_expiry,
     check_ids,
+    document_line,
     metadata_text,
 )
 
@@ -256,6 +257,19 @@ class AsyncDocuments(ABC):
 
     async def _remove_where(self, node: Node) -> int:
         raise self._lacks("deleting by a filter")
+
+    async def erase_user(self, user_id: str) -> dict[str, int]:
+        """Delete the documents of a user: those of the namespace with the id as ``user_id`` in their metadata.
+
+        Return under ``documents`` how many there were. What has expired is found no more, and goes with
+        ``delete_expired``.
+        """
+        return {"documents": await self.delete(filter={"user_id": check_id("user_id", user_id)})}
+
+    async def export_user(self, user_id: str) -> AsyncIterator[str]:
+        """Yield those documents as JSON lines of kind ``document``, by id, without their embeddings."""
+        async for document in self.iterate(filter={"user_id": check_id("user_id", user_id)}):
+            yield document_line(document)
 
     async def delete_expired(self, *, limit: int = 10_000) -> int:
         """Delete at most ``limit`` documents that have expired, of every namespace, and return how many they were.

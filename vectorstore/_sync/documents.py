@@ -34,6 +34,7 @@ from vectorstore.records import (
     check_collection,
     check_expiry,
     check_ids,
+    document_line,
     metadata_text,
 )
 
@@ -257,6 +258,19 @@ class Documents(ABC):
 
     def _remove_where(self, node: Node) -> int:
         raise self._lacks("deleting by a filter")
+
+    def erase_user(self, user_id: str) -> dict[str, int]:
+        """Delete the documents of a user: those of the namespace with the id as ``user_id`` in their metadata.
+
+        Return under ``documents`` how many there were. What has expired is found no more, and goes with
+        ``delete_expired``.
+        """
+        return {"documents": self.delete(filter={"user_id": check_id("user_id", user_id)})}
+
+    def export_user(self, user_id: str) -> Iterator[str]:
+        """Yield those documents as JSON lines of kind ``document``, by id, without their embeddings."""
+        for document in self.iterate(filter={"user_id": check_id("user_id", user_id)}):
+            yield document_line(document)
 
     def delete_expired(self, *, limit: int = 10_000) -> int:
         """Delete at most ``limit`` documents that have expired, of every namespace, and return how many they were.
