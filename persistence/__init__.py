@@ -18,6 +18,8 @@ methods; ``close`` is ``aclose`` there.
 
 **Schema.** A ``MigrationLine`` of numbered files, applied by a ``Migrator``. ``SQLStore`` is the base of stores.
 
+**Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
+
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``.
 
 **Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
@@ -32,6 +34,7 @@ from persistence._async.executor import Row
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
+from persistence._async.pubsub import AsyncPubSub, AsyncSubscription
 from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
@@ -40,6 +43,7 @@ from persistence._sync.database import Database
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
+from persistence._sync.pubsub import PubSub, Subscription
 from persistence._sync.redis import RedisClient, RedisConnection
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
@@ -81,6 +85,7 @@ from persistence.errors import (
 from persistence.fields import Secret
 from persistence.health import HealthStatus, PoolStats
 from persistence.migrations import Migration, MigrationLine
+from persistence.notices import Notice
 from persistence.retry import Backoff
 from persistence.secrets import Cipher
 
@@ -90,10 +95,12 @@ __all__ = [
     "AsyncMigrator",
     "AsyncPgVectorDatabase",
     "AsyncPostgreSQLDatabase",
+    "AsyncPubSub",
     "AsyncRedisClient",
     "AsyncRedisConnection",
     "AsyncSQLStore",
     "AsyncSQLiteDatabase",
+    "AsyncSubscription",
     "AsyncTransaction",
     "Backoff",
     "Capabilities",
@@ -123,6 +130,7 @@ __all__ = [
     "MigrationLine",
     "Migrator",
     "NotFoundError",
+    "Notice",
     "PersistenceError",
     "PgVectorConfig",
     "PgVectorDatabase",
@@ -130,6 +138,7 @@ __all__ = [
     "PoolTimeoutError",
     "PostgreSQLConfig",
     "PostgreSQLDatabase",
+    "PubSub",
     "QueryError",
     "ReadOnlyError",
     "RedisClient",
@@ -143,6 +152,7 @@ __all__ = [
     "Secret",
     "SerializationError",
     "StorageFullError",
+    "Subscription",
     "Transaction",
     "TransactionError",
     "UnavailableError",

@@ -11,7 +11,8 @@ class PoolStats:
     """The state of one connection's pool, in the manner of Go's ``sql.DBStats``.
 
     ``requests`` and ``errors`` count operations since the pool was opened; ``waits`` how many had to wait for a
-    connection, ``wait_seconds`` for how long together; ``opened`` and ``discarded`` count connections.
+    connection, ``wait_seconds`` for how long together; ``opened`` and ``discarded`` count connections. ``dedicated``
+    counts those outside the pool, one for each open subscription.
     """
 
     open: int
@@ -26,6 +27,7 @@ class PoolStats:
     wait_seconds: float = 0.0
     opened: int = 0
     discarded: int = 0
+    dedicated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

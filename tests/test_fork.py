@@ -13,7 +13,9 @@ import pytest
 from persistence import (
     AsyncDatabaseManager,
     DatabaseManager,
+    Notice,
     PostgreSQLConfig,
+    PubSub,
     RedisConfig,
     SQLiteConfig,
     TransactionError,
@@ -130,3 +132,25 @@ def test_an_async_manager_is_refused_on_another_event_loop(
     asyncio.run(use())
     loop.run_until_complete(manager.aclose())
     loop.close()
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "redis"])
+def test_a_subscription_of_the_child_has_a_connection_of_its_own(kind: str, request: pytest.FixtureRequest) -> None:
+    with DatabaseManager() as manager:
+        if kind == "redis":
+            manager.add_redis("main", request.getfixturevalue("redis_config"))
+        else:
+            manager.add_postgresql("main", request.getfixturevalue("postgresql_config"))
+        pubsub = PubSub(manager, "main")
+        with pubsub.subscribe("a") as subscription:
+
+            def child() -> None:
+                assert subscription.get(timeout=5) == Notice("", "", missed=True)
+                pubsub.publish("a", "from the child")
+                assert subscription.get(timeout=5) == Notice("a", "from the child")
+                manager.close()
+
+            in_child(child)
+            assert subscription.get(timeout=5) == Notice("a", "from the child")
+            pubsub.publish("a", "from the parent")
+            assert subscription.get(timeout=5) == Notice("a", "from the parent")

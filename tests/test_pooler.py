@@ -17,7 +17,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from persistence import DatabaseManager, PostgreSQLConfig, Secret
+from persistence import CapabilityError, DatabaseManager, Notice, PostgreSQLConfig, PubSub, Secret
 
 pytestmark = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
 
@@ -71,6 +71,23 @@ def test_a_pooler_is_found_and_prepared_statements_go_off(
         for name, expected in (("pooled", None), ("direct", 5), ("said", None)):
             with manager.get_postgresql(name).transaction() as transaction:
                 assert transaction._link.raw.prepare_threshold == expected
+
+
+def test_notices_are_published_through_it_but_not_heard(
+    pooled: PostgreSQLConfig, postgresql_config: PostgreSQLConfig
+) -> None:
+    with DatabaseManager() as manager:
+        manager.add_postgresql("pooled", pooled)
+        manager.add_postgresql("direct", postgresql_config)
+        with (
+            pytest.raises(CapabilityError, match="pooled: LISTEN hears nothing"),
+            PubSub(manager, "pooled").subscribe("a"),
+        ):
+            pass
+        assert manager.stats()["pooled"].dedicated == 0
+        with PubSub(manager, "direct").subscribe("a") as subscription:
+            PubSub(manager, "pooled").publish("a", "1")
+            assert subscription.get(timeout=5) == Notice("a", "1")
 
 
 def test_no_row_lands_in_another_table(pooled: PostgreSQLConfig) -> None:

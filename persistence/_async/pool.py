@@ -39,6 +39,13 @@ class Poolable(Protocol):
         """Make what another thread or task does on it fail now."""
 
 
+class AsyncDedicated(Protocol):
+    """What holds a connection outside the pool, as a subscription does."""
+
+    async def cut_off(self) -> None:
+        """Close it, because the database or server that it belongs to is closed."""
+
+
 C = TypeVar("C", bound=Poolable)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -10,11 +11,11 @@ from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 from psycopg.types.json import JsonbDumper
 
-from persistence._async.compat import sleep
+from persistence._async.compat import check_home, current_home, sleep
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import NO_HINTS, Options
 from persistence._async.link import PostgreSQLLink
-from persistence._async.pool import AsyncPool
+from persistence._async.pool import AsyncDedicated, AsyncPool
 from persistence._async.wire import AsyncWireConnection, dial_deadline
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
@@ -44,6 +45,9 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()
+        self._home = current_home()
+        self.dedicated: set[AsyncDedicated] = set()
+        """Who holds a connection outside the pool."""
         self._pool: AsyncPool[PostgreSQLLink] = AsyncPool(
             name,
             self._connect,
@@ -61,6 +65,18 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         """
         link = await self._acquire(self._pool, self._deadline(self.config.connect_timeout))
         self._pool.release(link)
+
+    async def dial(self, deadline: float) -> PostgreSQLLink:
+        """Return a connection outside the pool, which the caller discards; ``deadline`` in monotonic seconds.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+            ClosedError: the database was closed.
+        """
+        check_home(self._home, self.name)
+        if self.is_closed:
+            raise ClosedError("it was closed", hint="add it to a manager again", connection=self.name)
+        return await self._connect(deadline)
 
     async def _connect(self, deadline: float) -> PostgreSQLLink:
         deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout))
@@ -193,11 +209,13 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
 
     def stats(self) -> PoolStats:
         """Return the state of the pool."""
-        return self._pool.stats()
+        return replace(self._pool.stats(), dedicated=len(self.dedicated))
 
     async def aclose(self) -> None:
         """Close every connection; calls under way fail with ClosedError. Safe to call twice."""
         self._pool.close()
+        for each in list(self.dedicated):
+            await each.cut_off()
 
 
 class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):

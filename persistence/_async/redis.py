@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from persistence._async.compat import Mutex, bounded, check_home, current_home, descriptor_of, sleep
+from persistence._async.pool import AsyncDedicated
 from persistence.capabilities import Capabilities
 from persistence.config import RedisConfig
 from persistence.errors import (
@@ -167,6 +168,8 @@ class AsyncRedisConnection:
         self.config = config
         self.requests = self.errors = 0
         self.is_closed = False
+        self.dedicated: set[AsyncDedicated] = set()
+        """Who holds a connection outside the pool."""
         self._version: str | None = None
         self._home = current_home()
         self._pool = self._make_pool()
@@ -227,15 +230,33 @@ class AsyncRedisConnection:
                 await self._pool.release(link)
             self._version = (await driver.Redis.execute_command(self.client, "INFO", "server"))["redis_version"]
         except RedisError as exc:
-            message = scrub(str(exc), self.config.password)
-            if _is_denied(message):
+            if _is_denied(str(exc)):
                 return  # we are in, but INFO is not ours to run
-            raise ConnectError(
-                f"can't connect to Redis at {self.config.address}: {message}",
-                hint=_connect_hint(message),
-                operation="connect",
-                connection=self.name,
-            ) from exc
+            raise self._connect_error(exc) from exc
+
+    def _connect_error(self, exc: RedisError) -> ConnectError:
+        message = scrub(str(exc), self.config.password)
+        return ConnectError(
+            f"can't connect to Redis at {self.config.address}: {message}",
+            hint=_connect_hint(message),
+            operation="connect",
+            connection=self.name,
+        )
+
+    async def dial(self) -> Any:
+        """Return a connection of redis-py's outside the pool, in RESP 2; the caller disconnects it.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+            ClosedError: the connection was closed.
+        """
+        self.check_usable()
+        made = self._pool.connection_class(**{**self._pool.connection_kwargs, "protocol": 2})
+        try:
+            await made.connect()
+        except RedisError as exc:
+            raise self._connect_error(exc) from exc
+        return made
 
     def check_usable(self) -> None:
         """Refuse a command on a closed connection, or from another event loop."""
@@ -319,6 +340,7 @@ class AsyncRedisConnection:
             max_idle=self.config.pool_size,
             requests=self.requests,
             errors=self.errors,
+            dedicated=len(self.dedicated),
         )
 
     async def aclose(self) -> None:
@@ -326,6 +348,8 @@ class AsyncRedisConnection:
         if self.is_closed:
             return
         self.is_closed = True
+        for each in list(self.dedicated):
+            await each.cut_off()
         for connection in list(self._pool.made):
             if connection in self._pool.in_use:
                 # Whoever waits on it sees the end, and disconnects it where nobody else reads.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -11,11 +12,11 @@ from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 from psycopg.types.json import JsonbDumper
 
-from persistence._sync.compat import sleep
+from persistence._sync.compat import check_home, current_home, sleep
 from persistence._sync.database import Database
 from persistence._sync.executor import NO_HINTS, Options
 from persistence._sync.link import PostgreSQLLink
-from persistence._sync.pool import Pool
+from persistence._sync.pool import Dedicated, Pool
 from persistence._sync.wire import WireConnection, dial_deadline
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
@@ -45,6 +46,9 @@ class PostgreSQLDatabase(Database):
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()
+        self._home = current_home()
+        self.dedicated: set[Dedicated] = set()
+        """Who holds a connection outside the pool."""
         self._pool: Pool[PostgreSQLLink] = Pool(
             name,
             self._connect,
@@ -62,6 +66,18 @@ class PostgreSQLDatabase(Database):
         """
         link = self._acquire(self._pool, self._deadline(self.config.connect_timeout))
         self._pool.release(link)
+
+    def dial(self, deadline: float) -> PostgreSQLLink:
+        """Return a connection outside the pool, which the caller discards; ``deadline`` in monotonic seconds.
+
+        Raises:
+            ConnectError: the server can't be reached or refuses us.
+            ClosedError: the database was closed.
+        """
+        check_home(self._home, self.name)
+        if self.is_closed:
+            raise ClosedError("it was closed", hint="add it to a manager again", connection=self.name)
+        return self._connect(deadline)
 
     def _connect(self, deadline: float) -> PostgreSQLLink:
         deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout))
@@ -194,11 +210,13 @@ class PostgreSQLDatabase(Database):
 
     def stats(self) -> PoolStats:
         """Return the state of the pool."""
-        return self._pool.stats()
+        return replace(self._pool.stats(), dedicated=len(self.dedicated))
 
     def close(self) -> None:
         """Close every connection; calls under way fail with ClosedError. Safe to call twice."""
         self._pool.close()
+        for each in list(self.dedicated):
+            each.cut_off()
 
 
 class PgVectorDatabase(PostgreSQLDatabase):
