@@ -12,7 +12,6 @@ the app: ``state`` of a session, ``user`` of a user, ``app`` of the app; ``sessi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -28,8 +27,8 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from persistence._async.manager import AsyncDatabaseManager
 from persistence.errors import DuplicateError, NotFoundError, ValidationError
 from persistence.validation import LIMIT, check_id, shown
+from sessions._async.events_of_threads import AsyncThreadEvents
 from sessions._async.items import AsyncItemStore
-from sessions._async.messages import AsyncMessageStore
 from sessions._async.threads import AsyncThreadManager
 from sessions.item_batches import Batch, Found, Get, Listing, Put, Search
 from sessions.items import namespace_key, namespace_labels
@@ -45,16 +44,16 @@ _PREFIXES = {"app": State.APP_PREFIX, "user": State.USER_PREFIX, "state": ""}
 class HoldfastSessionService(BaseSessionService):
     """Sessions, events and state of ADK's apps, on a connection of a manager.
 
-    An event and the state that it changes are written in one transaction, an event alone in one statement; the order of
-    events is that in which they were committed. Each key of a state is written by itself, so that two writers of
-    different keys both count. An event that is delivered twice is stored once. ``temp:`` state is never stored.
+    An event and the state that it changes are written together, on PostgreSQL in one statement; the order of events is
+    that in which they were committed. Each key of a state is written by itself, so that two writers of different keys
+    both count. An event that is delivered twice is stored once. ``temp:`` state is never stored.
     """
 
     def __init__(self, manager: AsyncDatabaseManager, name: str = "main", *, tenant: str = "default") -> None:
         self._manager = manager
         self._name = name
         self._items = AsyncItemStore(manager, name, tenant=tenant)
-        self._messages = AsyncMessageStore(manager, name, tenant=tenant)
+        self._messages = AsyncThreadEvents(manager, name, tenant=tenant)
         self._threads = AsyncThreadManager(manager, name, tenant=tenant)
 
     async def create_session(
@@ -195,16 +194,10 @@ class HoldfastSessionService(BaseSessionService):
         place = _Place(session.app_name, session.user_id, session.id)
         content = event.model_dump(mode="json", exclude_none=True)
         message = Message(role=event.author or "event", content=content)
-        key = hashlib.sha256(content_json(content).encode()).hexdigest()
         puts = place.writes(event.actions.state_delta, event.timestamp)
-        database = self._manager.get_database(self._name)
         try:
-            async with database.transaction():
-                before = (await self._messages.conversation(place.thread_id)).last_seq
-                stored = await self._messages.append(place.thread_id, message, key=key)
-                if stored.seq is not None and stored.seq <= before:
-                    return event  # the same event, delivered again: its state may have been changed since
-                await self._items.run(Batch(puts=puts))
+            if not await self._messages.append_event(place.thread_id, message, puts):
+                return event  # delivered again
         except NotFoundError as exc:
             raise SessionNotFoundError(f"Session {shown(session.id)} not found.") from exc
         self._commit_event_to_session(session, event)

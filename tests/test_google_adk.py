@@ -334,3 +334,23 @@ async def test_a_runner_restarts_and_continues_where_it_was(config: Config) -> N
     assert answers == ["asked 1 times", "asked 2 times", "asked 3 times"]
     assert [message.role for message in messages] == ["user", "counter"] * 3
     assert json.dumps(messages[-1].content["actions"]["state_delta"]) == '{"count": 3}'
+
+
+async def test_an_event_and_its_state_are_one_statement_on_postgresql(
+    service: HoldfastSessionService, manager: AsyncDatabaseManager
+) -> None:
+    session = await service.create_session(app_name="app", user_id="ada", session_id="s1")
+    first = await service.append_event(session, event("first"))
+    changed = event("hi", delta={"own": 1, "user:u": [2], "app:a": {"b": 3}, "temp:t": 4})
+    before = manager.stats()["main"].requests
+    await service.append_event(session, changed)
+    if manager.get("main").kind == "postgresql":
+        assert manager.stats()["main"].requests - before == 1
+    again = await service.append_event(session, changed)  # stored once, its state too
+    assert again.id == changed.id
+    found = await service.get_session(app_name="app", user_id="ada", session_id="s1")
+    assert found is not None
+    assert found.state == {"own": 1, "user:u": [2], "app:a": {"b": 3}}
+    assert [one.id for one in found.events] == [first.id, changed.id]
+    versions = await manager.get_database("main").fetch_all("SELECT version FROM holdfast_items WHERE key = 'own'")
+    assert [row["version"] for row in versions] == [1]

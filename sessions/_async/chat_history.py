@@ -39,10 +39,16 @@ class AsyncChatHistory:
         if not messages:
             return
         try:
-            await self._messages.append_many(self.thread_id, messages)
+            await self._send(messages)
         except NotFoundError:
             with suppress(DuplicateError):  # somebody else's first messages came in between
                 await self._threads.create_thread(Thread(id=self.thread_id, user_id=self._user_id))
+            await self._send(messages)
+
+    async def _send(self, messages: Sequence[Message]) -> None:
+        if len(messages) == 1:
+            await self._messages.append(self.thread_id, messages[0])
+        else:
             await self._messages.append_many(self.thread_id, messages)
 
     async def pop(self) -> Message | None:

@@ -21,6 +21,21 @@ from sessions.messages import (
 from sessions.records import Thread, expected_of, thread_values
 from sessions.words import words_of, words_value
 
+_SELDOM = (
+    "key",
+    "expected",
+    "through",
+    "metadata",
+    "input_tokens",
+    "output_tokens",
+    "cost_nanos",
+    "latency_micros",
+    "models",
+    "sources",
+    "question_seq",
+    "words",
+)
+"""What append_plain does without."""
 TRIES = 16
 """How often a change that somebody else overtook is tried on what is there then."""
 
@@ -90,9 +105,13 @@ class AsyncMessagesBase(AsyncSessionsStore):
     ) -> Message:
         row = message_values(message)
         values = append_values(thread_id, key, expected)
-        self._add_words(await self._database(), [message], [row])
+        database = await self._database()
+        self._add_words(database, [message], [row])
         values = {**values, **row, "through": through}
-        return (await self._appended(operation, thread_id, [message], "append_message", values))[0]
+        name = "append_message"
+        if database.kind == "postgresql" and all(values[field] is None for field in _SELDOM):
+            name = "append_plain"
+        return (await self._appended(operation, thread_id, [message], name, values))[0][0]
 
     async def _append_rows(
         self,
@@ -104,12 +123,15 @@ class AsyncMessagesBase(AsyncSessionsStore):
     ) -> list[Message]:
         self._add_words(await self._database(), messages, rows)
         values = {**values, "count": len(rows), "rows": rows_json(rows), "through": None}
-        return await self._appended(operation, thread_id, messages, "append_messages", values)
+        return (await self._appended(operation, thread_id, messages, "append_messages", values))[0]
 
     async def _appended(
         self, operation: str, thread_id: str, messages: list[Message], name: str, values: dict[str, Any]
-    ) -> list[Message]:
-        """Run an append, and where it found no row, what that calls for: a thread, the answer to a retry, an error."""
+    ) -> tuple[list[Message], bool]:
+        """Run an append, and where it found no row, what that calls for: a thread, the answer to a retry, an error.
+
+        Return the messages as stored, and whether it was this call that stored them.
+        """
         database = await self._database()
         key, expected = values["key"], values["expected"]
         sql, parameters = self._prepared(database, name, values)
@@ -122,17 +144,17 @@ class AsyncMessagesBase(AsyncSessionsStore):
                     raise
                 rows = []
             if rows:
-                return as_stored(database, thread_id, messages, rows, values.get("through"))
+                return as_stored(database, thread_id, messages, rows, values.get("through")), True
             found = await self._state(thread_id, key)
             if found is None:
                 rows = await self._first_append(database, operation, thread_id, sql, parameters)
                 if rows:
-                    return as_stored(database, thread_id, messages, rows, values.get("through"))
+                    return as_stored(database, thread_id, messages, rows, values.get("through")), True
                 continue
             state, row = found
             if row["key_seq"] is not None:
                 first = {"seq": row["key_seq"], "version": row["key_version"], "created_at": row["key_time"]}
-                return as_stored(database, thread_id, messages, [first], None)
+                return as_stored(database, thread_id, messages, [first], None), False
             if expected is not None and state.version != expected:
                 raise self._conflict(operation, state, expected)
             through = values.get("through")
@@ -149,7 +171,7 @@ class AsyncMessagesBase(AsyncSessionsStore):
         self, database: AsyncDatabase, operation: str, thread_id: str, sql: str, parameters: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """Create the thread of a bound store and append to it; no rows where somebody else has just created it."""
-        if self._user is None or parameters["expected"] not in (None, 0) or parameters.get("through") is not None:
+        if self._user is None or parameters.get("expected") not in (None, 0) or parameters.get("through") is not None:
             raise self._missing(thread_id, operation)
         async with database.transaction():
             new = thread_values(Thread(id=thread_id, user_id=self._user))

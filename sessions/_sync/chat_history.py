@@ -40,10 +40,16 @@ class ChatHistory:
         if not messages:
             return
         try:
-            self._messages.append_many(self.thread_id, messages)
+            self._send(messages)
         except NotFoundError:
             with suppress(DuplicateError):  # somebody else's first messages came in between
                 self._threads.create_thread(Thread(id=self.thread_id, user_id=self._user_id))
+            self._send(messages)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        if len(messages) == 1:
+            self._messages.append(self.thread_id, messages[0])
+        else:
             self._messages.append_many(self.thread_id, messages)
 
     def pop(self) -> Message | None:

@@ -181,40 +181,71 @@ async def print_cpu(ways: dict[str, Way], calls: int) -> None:
 
 async def peers_on_postgresql(config: PostgreSQLConfig, quick: bool) -> None:
     """Print what the same append costs through the sessions of other frameworks, all of them async."""
-    rounds, calls = (4, 10) if quick else (15, 25)
+    rounds, calls = (4, 10) if quick else (12, 25)
     url = make_conninfo(**config.connection_parameters())
-    print("\nasync, on the same server (the peers through asyncpg)")
+    print("\nasync, on the same server (the peers through asyncpg, as they say)")
     async with AsyncDatabaseManager() as manager:
         await manager.add_postgresql("main", config)
-        messages = AsyncMessageStore(manager, "main").for_user("ada")
         connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
-        numbers = count(10_000_000)
+        async with PeerServices(config, manager) as peers:
+            for length in (10, 1000) if quick else (10, 1000, 20_000):
+                await peers.fill(length)
+                numbers = count(10_000_000 * length)
 
-        async def floor() -> None:
-            await connection.execute(INSERT, ("async", next(numbers), json.dumps(CONTENT)))
+                async def floor(numbers: count[int] = numbers) -> None:
+                    await connection.execute(INSERT, ("async", next(numbers), json.dumps(CONTENT)))
 
-        one: dict[str, Way] = {"floor": floor, "append": lambda: messages.append("async", message())}
-        last: dict[str, Way] = {"last(20)": lambda: messages.last("async", 20)}
-        async with PeerServices(config) as peers:
-            one |= peers.one
-            last |= peers.last
-            report("append one message, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
+                one = {"floor: one INSERT": floor, **peers.one}
+                found = await in_turns_async(one, rounds=rounds, calls=calls)
+                for title, names in {
+                    "OpenAI Agents SDK: add_items of one": (FLOOR, NATIVE, OPENAI, "SQLAlchemySession"),
+                    "Google ADK: append_event": (FLOOR, NATIVE, ADK, "DatabaseSessionService"),
+                }.items():
+                    part = {name: found[name] for name in names if name in found}
+                    report(f"{title}, after {length:,}", part, floor=names[2])
             await print_cpu(one, 20 if quick else 150)
-            report("the last 20, async", await in_turns_async(last, rounds=rounds, calls=calls), floor="last(20)")
+            found = await in_turns_async(peers.ten, rounds=rounds, calls=max(calls // 5, 2))
+            report("ten items in one call", found, floor=OPENAI)
+            report("the last 20", await in_turns_async(peers.last, rounds=rounds, calls=calls), floor=NATIVE)
+            await eight_tasks(peers, 10 if quick else 60)
         await connection.close()
 
 
-class PeerServices:
-    """The sessions of other frameworks on PostgreSQL, as far as they are installed."""
+async def eight_tasks(peers: PeerServices, each: int) -> None:
+    """Print the rates of eight tasks of one process, each on a session of its own."""
 
-    def __init__(self, config: PostgreSQLConfig) -> None:
+    async def work(call: Way) -> None:
+        for _ in range(each):
+            await call()
+
+    print(f"\n{WRITERS} tasks, each on a session of its own, messages a second")
+    for name, make in peers.many.items():
+        calls = [await make(f"task {number}") for number in range(WRITERS)]
+        await asyncio.gather(*[work(call) for call in calls])  # connections are opened
+        started = perf_counter()
+        await asyncio.gather(*[work(call) for call in calls])
+        print(f"  {name:<44} {WRITERS * each / (perf_counter() - started):>10.0f} /s")
+
+
+FLOOR, NATIVE = "floor: one INSERT", "MessageStore.append"
+OPENAI, ADK = "HoldfastSession", "HoldfastSessionService"
+
+
+class PeerServices:
+    """The sessions of other frameworks on PostgreSQL, theirs and ours, as far as they are installed."""
+
+    def __init__(self, config: PostgreSQLConfig, manager: AsyncDatabaseManager) -> None:
         self._config = config
+        self._manager = manager
         self._close: list[Callable[[], Awaitable[Any]]] = []
+        self._fill: list[Callable[[int], Awaitable[Any]]] = []
         self.one: dict[str, Way] = {}
+        self.ten: dict[str, Way] = {}
         self.last: dict[str, Way] = {}
+        self.many: dict[str, Callable[[str], Awaitable[Way]]] = {}
 
     async def __aenter__(self) -> PeerServices:
-        for add in (self._openai, self._adk):
+        for add in (self._native, self._openai, self._adk):
             try:
                 await add()
             except ImportError as exc:
@@ -224,6 +255,27 @@ class PeerServices:
     async def __aexit__(self, *exc: object) -> None:
         for close in self._close:
             await close()
+
+    async def fill(self, length: int) -> None:
+        """Bring each session to a length."""
+        for fill in self._fill:
+            await fill(length)
+
+    async def _native(self) -> None:
+        messages = AsyncMessageStore(self._manager, "main").for_user("ada")
+
+        async def fill(length: int) -> None:
+            for _ in range(0, length, 1000):
+                await messages.append_many("async", [message() for _ in range(min(length, 1000))])
+
+        async def make(name: str) -> Way:
+            return lambda: messages.append(name, message())
+
+        self._fill.append(fill)
+        self.one[NATIVE] = await make("async")
+        self.ten["MessageStore.append_many"] = lambda: messages.append_many("async", [message() for _ in range(10)])
+        self.last[NATIVE] = lambda: messages.last("async", 20)
+        self.many[NATIVE] = make
 
     def _engine(self) -> Any:
         from sqlalchemy import URL
@@ -240,34 +292,83 @@ class PeerServices:
         return url, create_async_engine
 
     async def _openai(self) -> None:
-        from agents.extensions.memory import SQLAlchemySession
+        from sessions.openai_agents import HoldfastSession
 
-        url, create = self._engine()
-        engine = create(url)
-        session: Any = SQLAlchemySession("openai", engine=engine, create_tables=True)
-        self._close.append(engine.dispose)
-        item = {"role": "user", "content": json.dumps(CONTENT)}
-        self.one["openai-agents SQLAlchemySession"] = lambda: session.add_items([item])
-        self.last["openai-agents SQLAlchemySession"] = lambda: session.get_items(20)
+        # The same items, and the same call of the SDK's protocol.
+        item: Any = {"role": "user", "content": json.dumps(CONTENT)}
+        makers: dict[str, Callable[[str], Any]] = {OPENAI: lambda name: HoldfastSession(name, self._manager)}
+        try:
+            from agents.extensions.memory import SQLAlchemySession
+
+            url, create = self._engine()
+            engine = create(url)
+        except ImportError as exc:
+            print(f"  missing: {exc}")
+        else:
+            self._close.append(engine.dispose)
+            makers["SQLAlchemySession"] = lambda name: SQLAlchemySession(name, engine=engine, create_tables=True)
+        for name, make in makers.items():
+            self._add_session(name, make, item)
+
+    def _add_session(self, name: str, make: Callable[[str], Any], item: Any) -> None:
+        session = make("openai")
+
+        async def fill(length: int) -> None:
+            for _ in range(0, length, 1000):
+                await session.add_items([item] * min(length, 1000))
+
+        async def other(task: str) -> Way:
+            found = make(task)
+            return lambda: found.add_items([item])
+
+        self._fill.append(fill)
+        self.one[name] = lambda: session.add_items([item])
+        self.ten[name] = lambda: session.add_items([item] * 10)
+        self.last[name] = lambda: session.get_items(20)
+        self.many[name] = other
 
     async def _adk(self) -> None:
-        from google.adk.events import Event
         from google.adk.sessions import DatabaseSessionService
+
+        from sessions.google_adk import HoldfastSessionService
+
+        services: dict[str, Any] = {ADK: HoldfastSessionService(self._manager)}
+        try:
+            url, _ = self._engine()
+            theirs = DatabaseSessionService(db_url=url.render_as_string(hide_password=False))
+            services["DatabaseSessionService"] = theirs
+        except ImportError as exc:
+            print(f"  missing: {exc}")
+        for name, service in services.items():
+            await self._add_service(name, service)
+
+    async def _add_service(self, name: str, service: Any) -> None:
+        from google.adk.events import Event
         from google.adk.sessions.base_session_service import GetSessionConfig
         from google.genai import types
 
-        url, _ = self._engine()
-        service: Any = DatabaseSessionService(db_url=url.render_as_string(hide_password=False))
-        session: Any = await service.create_session(app_name="app", user_id="ada", session_id="adk")
+        async def make(task: str) -> Way:
+            # As a runner reads it: with the newest events only.
+            place = {"app_name": "app", "user_id": "ada", "session_id": task}
+            session = await service.create_session(**place)
 
-        async def append() -> None:
-            content = types.Content(role="user", parts=[types.Part(text=json.dumps(CONTENT))])
-            await service.append_event(session, Event(author="user", content=content))
+            async def append() -> None:
+                content = types.Content(role="user", parts=[types.Part(text=json.dumps(CONTENT))])
+                await service.append_event(session, Event(author="user", content=content))
 
-        self.one["google-adk DatabaseSessionService"] = append
-        self.last["google-adk DatabaseSessionService"] = lambda: service.get_session(
-            app_name="app", user_id="ada", session_id="adk", config=GetSessionConfig(num_recent_events=20)
-        )
+            return append
+
+        append = await make("adk")
+
+        async def fill(length: int) -> None:
+            for _ in range(min(length, 2000)):
+                await append()
+
+        config = GetSessionConfig(num_recent_events=20)
+        self._fill.append(fill)
+        self.one[name] = append
+        self.last[name] = lambda: service.get_session(app_name="app", user_id="ada", session_id="adk", config=config)
+        self.many[name] = make
 
 
 async def on_sqlite(folder: Path, quick: bool) -> None:
