@@ -14,7 +14,8 @@ methods; ``close`` is ``aclose`` there.
 ``SQLiteConfig`` and ``RedisConfig``, from fields, URLs or the environment.
 
 **Statements and transactions.** ``Database`` runs SQL with ``:name`` parameters; ``Database.transaction`` gives a
-``Transaction``, nested ones are savepoints; ``Database.run_transaction`` retries by a ``Backoff``.
+``Transaction``, nested ones are savepoints; ``Database.run_transaction`` retries by a ``Backoff``. What is read with
+``read_only=True`` may come from a replica (``PostgreSQLConfig.replicas``).
 
 **Schema.** A ``MigrationLine`` of numbered files, applied by a ``Migrator``. ``SQLStore`` is the base of stores.
 

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -103,6 +103,10 @@ class PostgreSQLConfig(Config):
     tried in order. ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for
     every other host. ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out).
     ``timeout`` bounds each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling.
+
+    ``replicas`` are streaming replicas, as configurations or URLs; what a URL leaves out is as here. One that is down
+    or lags by more than ``max_replica_lag`` is not read from. They are looked at by reads, ``replica_check_interval``
+    apart; a read ``after`` a write waits for a replica to have it, ``replica_wait`` at most.
     """
 
     host: str = "localhost"
@@ -132,6 +136,10 @@ class PostgreSQLConfig(Config):
     pooler: bool | None = None
     search_path: str | None = None
     application_name: str = "holdfast"
+    replicas: Sequence[PostgreSQLConfig | str] = ()
+    max_replica_lag: Duration = 10.0
+    replica_check_interval: Duration = 1.0
+    replica_wait: Duration = 0.2
 
     schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
     aliases: ClassVar[Mapping[str, str]] = {
@@ -161,6 +169,30 @@ class PostgreSQLConfig(Config):
             yield "sslcert and sslkey go together"
         if self.prepare_threshold is not None and self.prepare_threshold < 0:
             yield f"prepare_threshold {self.prepare_threshold} is below 0"
+        for name in ("max_replica_lag", "replica_check_interval", "replica_wait"):
+            if getattr(self, name) < 0:
+                yield f"{name} {getattr(self, name)} is below 0"
+        given: Sequence[object] = self.replicas
+        for number, each in enumerate(given, 1):
+            if not isinstance(each, PostgreSQLConfig | str):
+                yield f"replica {number} is a {type(each).__name__}, neither a configuration nor a URL"
+            elif isinstance(each, PostgreSQLConfig) and each.replicas:
+                yield f"replica {number} has replicas of its own"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "replicas", tuple(map(self._replica, self.replicas)))
+
+    def _replica(self, given: PostgreSQLConfig | str) -> PostgreSQLConfig:
+        """Return a replica's settings: what a URL leaves out is as here."""
+        if isinstance(given, PostgreSQLConfig):
+            return given
+        common = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        common |= {"replicas": (), "target_session_attrs": "any"}
+        parts = split_url(given, [*common, *self.aliases])
+        if parts.scheme not in self.schemes:
+            raise ConfigError(f"{type(self).__name__}: a replica's URL begins with {' or '.join(self.schemes)}")
+        return self._from_options({**common, **self._from_parts(parts), **parts.options}, "a replica's URL")
 
     @classmethod
     def _from_parts(cls, parts: Url) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -115,6 +115,14 @@ def _names(value: object) -> tuple[str, ...]:
     raise ValueError("is no list of texts")
 
 
+def _list(value: object) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        return tuple(value.split())
+    if isinstance(value, Iterable) and not isinstance(value, Mapping):
+        return tuple(value)
+    raise ValueError("is no list")
+
+
 _CONVERTERS: dict[Any, Any] = {
     Duration: _duration,
     int: _integer,
@@ -151,6 +159,8 @@ def converters(cls: type) -> dict[str, tuple[Any, bool]]:
                 return str(value)
 
             found[item.name] = (convert, optional)
+        elif typing.get_origin(hint) is Sequence:
+            found[item.name] = (_list, optional)
         else:
             found[item.name] = (_CONVERTERS[hint], optional)
     return found

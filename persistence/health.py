@@ -35,6 +35,8 @@ class HealthStatus:
     """One connection's answer to a health poll; truthy when healthy.
 
     ``latency`` is in seconds, up to the failure where there was one. ``error`` says what is wrong, without secrets.
+    ``replicas`` are those of a PostgreSQL server, each healthy while it is read from; ``lag`` is such a one's, in
+    seconds, None where it isn't known. A replica that is ill makes its primary no worse.
     """
 
     name: str
@@ -45,6 +47,8 @@ class HealthStatus:
     error: str | None = None
     server_version: str | None = None
     pool: PoolStats | None = None
+    lag: float | None = None
+    replicas: tuple[HealthStatus, ...] = ()
 
     def __bool__(self) -> bool:
         return self.healthy

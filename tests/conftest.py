@@ -35,6 +35,13 @@ def pgvector_config(postgresql_config: PostgreSQLConfig) -> PgVectorConfig:
 
 
 @pytest.fixture
+def replicated(servers: TestServers) -> Iterator[PostgreSQLConfig]:
+    """An empty database on a primary and, as its ``replicas``, on two streaming ones; nobody else uses them now."""
+    with servers.replica_set.database() as config:
+        yield config
+
+
+@pytest.fixture
 def redis_config(servers: TestServers) -> Iterator[RedisConfig]:
     """An empty Redis database."""
     config = servers.fresh_redis()

@@ -28,6 +28,7 @@ from psycopg import sql
 from persistence.config import PostgreSQLConfig, RedisConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
 from persistence.fields import Secret
+from tests.replication import ReplicaSet
 
 _FOLDER = "HOLDFAST_TEST_SERVERS"
 _POSTGRESQL_SETTINGS = {
@@ -41,7 +42,7 @@ _TEMPLATE_LOCK = 0x686F6C64  # the advisory lock under which one worker makes th
 
 
 class TestServers:
-    """One PostgreSQL and one Redis, each started when first asked for."""
+    """One PostgreSQL, one with replicas and one Redis, each started when first asked for."""
 
     __test__ = False  # not a test, whatever its name says to pytest
 
@@ -56,6 +57,7 @@ class TestServers:
         self._template = f"{self._run}-template"
         self._postgresql_server: EmbeddedPostgreSQL | None = None
         self._redis_server: EmbeddedRedis | None = None
+        self._replica_set: ReplicaSet | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +77,12 @@ class TestServers:
         server = EmbeddedPostgreSQL(self._folder / "postgresql", version=version, settings=_POSTGRESQL_SETTINGS)
         self._postgresql_server = server.start()
         return server.config()
+
+    @cached_property
+    def replica_set(self) -> ReplicaSet:
+        """A PostgreSQL of its own with two streaming replicas."""
+        self._replica_set = ReplicaSet(self._folder / "replicas")
+        return self._replica_set.start()
 
     @cached_property
     def redis(self) -> RedisConfig:
@@ -132,7 +140,7 @@ class TestServers:
             if self._owns_folder:
                 self._clean_foreign_servers()
         finally:
-            for server in (self._postgresql_server, self._redis_server):
+            for server in (self._postgresql_server, self._redis_server, self._replica_set):
                 if server is not None:
                     server.stop()
             if self._owns_folder:
@@ -174,7 +182,11 @@ class TestServers:
 
     def _remove_folder(self) -> None:
         # A worker that was killed leaves its server to the supervisor, which needs a moment.
-        servers = (EmbeddedPostgreSQL(self._folder / "postgresql"), EmbeddedRedis(self._folder / "redis"))
+        servers = (
+            EmbeddedPostgreSQL(self._folder / "postgresql"),
+            EmbeddedRedis(self._folder / "redis"),
+            ReplicaSet(self._folder / "replicas"),
+        )
         deadline = time.monotonic() + 10
         while any(server.is_running() for server in servers):
             if time.monotonic() > deadline:

@@ -12,6 +12,7 @@ from persistence._async.compat import Mutex, Parallel, in_background
 from persistence._async.database import AsyncDatabase
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
 from persistence._async.redis import AsyncRedisConnection
+from persistence._async.replicas import AsyncReplica, AsyncReplicas
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis, from_url
@@ -252,9 +253,19 @@ class AsyncDatabaseManager:
             self._check_open()
             connections = list(self._connections.items())
         limit = seconds(timeout)
-        polls = [_Poll(name, connection, limit) for name, connection in connections]
+        polls: list[_Poll | _ReplicaPoll] = []
+        for name, connection in connections:
+            polls.append(_Poll(name, connection, limit))
+            replicas = connection.replicas if isinstance(connection, AsyncPostgreSQLDatabase) else None
+            polls += [_ReplicaPoll(replicas, each, limit) for each in replicas.all] if replicas else []
         statuses = await self._parallel.run([poll.run for poll in polls]) if polls else []
-        return {status.name: status for status in statuses}
+        found: dict[str, HealthStatus] = {}
+        for poll, status in zip(polls, statuses, strict=True):
+            if isinstance(poll, _Poll):
+                current = found[status.name] = status
+            else:
+                current = found[current.name] = dataclasses.replace(current, replicas=(*current.replicas, status))
+        return found
 
     def stats(self) -> dict[str, PoolStats]:
         """Return the state of each connection's pool by name."""
@@ -293,6 +304,8 @@ class _Poll:
         error = None
         try:
             await self.connection.ping(timeout=self.limit)
+            if isinstance(self.connection, AsyncPostgreSQLDatabase) and self.connection.replicas:
+                await self.connection.replicas.note_primary(self.limit - (monotonic() - started))
         except PersistenceError as exc:
             error = exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"
         return HealthStatus(
@@ -305,6 +318,18 @@ class _Poll:
             server_version=self.connection.server_version,
             pool=self.connection.stats(),
         )
+
+
+class _ReplicaPoll:
+    """One replica's health poll; reads profit from what it sees."""
+
+    def __init__(self, replicas: AsyncReplicas, replica: AsyncReplica, limit: float) -> None:
+        self.replicas = replicas
+        self.replica = replica
+        self.limit = limit
+
+    async def run(self) -> HealthStatus:
+        return await self.replicas.health(self.replica, self.limit)
 
 
 def _kind(connection: AsyncConnection) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -13,19 +14,23 @@ from psycopg.types.json import JsonbDumper
 
 from persistence._async.compat import check_home, current_home, sleep
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import NO_HINTS, Options
+from persistence._async.executor import NO_HINTS, Hints, Options, Parameters, Row, check_reads
 from persistence._async.link import PostgreSQLLink
 from persistence._async.pool import AsyncDedicated, AsyncPool
+from persistence._async.replicas import AsyncReplica, AsyncReplicas
 from persistence._async.wire import AsyncWireConnection, dial_deadline
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
-from persistence.dialect import Statement
+from persistence.dialect import Statement, compile_statement
 from persistence.errors import (
     CapabilityError,
     ClosedError,
     ConnectError,
     DuplicateError,
     PersistenceError,
+    PoolTimeoutError,
+    SerializationError,
+    UnavailableError,
     ValidationError,
     from_psycopg,
 )
@@ -33,6 +38,8 @@ from persistence.fields import Duration, scrub, seconds
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.vectors import vector_adapters
+
+T = TypeVar("T")
 
 
 class AsyncPostgreSQLDatabase(AsyncDatabase):
@@ -56,6 +63,15 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             max_lifetime=seconds(config.conn_max_lifetime),
             max_idle_time=seconds(config.conn_max_idle_time),
         )
+        self.replicas: AsyncReplicas | None = None
+        """Its replicas, which reads may be sent to; None where it was told of none."""
+        if config.replicas:
+            made = [
+                AsyncPostgreSQLDatabase(f"{name}/replica-{number}", each)
+                for number, each in enumerate(config.replicas, 1)
+                if isinstance(each, PostgreSQLConfig)
+            ]
+            self.replicas = AsyncReplicas(self, made)
 
     async def open(self) -> None:
         """Make the first connection.
@@ -172,6 +188,88 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             begin += f"; SET LOCAL idle_in_transaction_session_timeout = {max(1, int(options.timeout * 1000))}"
         return begin
 
+    async def _run_reading(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Parameters | None,
+        rows: int | None,
+        timeout: Duration | None,
+        hints: Hints,
+    ) -> tuple[list[Row], int]:
+        check_reads(compile_statement(sql, self.kind))
+        deadline = self._deadline(timeout)
+        return await self._read(
+            hints.after,
+            deadline,
+            lambda database: database._run_apart(operation, sql, parameters, rows, deadline - monotonic(), hints),
+        )
+
+    async def _run_batch_apart(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]:
+        if not hints.read_only or self.replicas is None:
+            return await super()._run_batch_apart(calls, timeout, hints)
+        deadline, plain = self._deadline(timeout), hints._replace(read_only=False)
+        return await self._read(
+            hints.after,
+            deadline,
+            lambda database: database._run_batch_apart(calls, deadline - monotonic(), plain),
+        )
+
+    async def _begin(self, options: Options, deadline: float) -> tuple[AsyncPool[Any], Any]:
+        # A replica has no serializable transactions.
+        if self.replicas is None or not options.read_only or options.isolation == "serializable":
+            return await super()._begin(options, deadline)
+        return await self._read(options.after, deadline, lambda database: super()._begin(options, deadline))
+
+    async def _read(self, after: int, deadline: float, call: Callable[[AsyncPostgreSQLDatabase], Awaitable[T]]) -> T:
+        """Return what a call that only reads gives on a replica; on the primary, where none can answer."""
+        tried: list[AsyncReplica] = []
+        while self.replicas is not None:
+            self._pool.check_usable()
+            replica = await self.replicas.pick(after, deadline, tried)
+            if replica is None:
+                break
+            tried.append(replica)
+            try:
+                return await call(replica.database)
+            except SerializationError:
+                continue  # the replica had to end it, for what it replayed removed what it was reading
+            except UnavailableError as exc:
+                if not isinstance(exc, PoolTimeoutError):
+                    self.replicas.note_failure(replica, exc)
+                if monotonic() >= deadline:
+                    raise
+        return await call(self)
+
+    async def _commit(self, link: Any, options: Options, deadline: float) -> str | None:
+        if self.replicas is None or options.read_only:
+            return await super()._commit(link, options, deadline)
+        told: str | None = await link.commit_and_tell(_QUERIES.read_position, deadline)
+        return told
+
+    async def position(self) -> str:
+        """Return a token of all that is committed by now: a read with it as ``after=`` sees that, from a replica too.
+
+        It is text such as ``16/B374D848``, to be kept where the user's next request finds it.
+
+        Raises:
+            QueryError: this connection leads to a replica.
+        """
+        rows, _ = await self._run_apart("position", _QUERIES.read_position, None, 1, None, NO_HINTS)
+        found: str = rows[0]["position"]
+        return found
+
+    @property
+    def load(self) -> int:
+        """How many connections are in use or waited for."""
+        return self._pool.load
+
+    def replica_stats(self) -> dict[str, PoolStats]:
+        """Return the state of each replica's pool by name: ``<connection>/replica-1`` and so on."""
+        return {} if self.replicas is None else self.replicas.stats()
+
     def _translate(self, exc: Exception, operation: str) -> PersistenceError | None:
         if isinstance(exc, psycopg.Error):
             return from_psycopg(exc, operation=operation, connection=self.name)
@@ -216,6 +314,8 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         self._pool.close()
         for each in list(self.dedicated):
             await each.cut_off()
+        if self.replicas is not None:
+            await self.replicas.aclose()
 
 
 class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):

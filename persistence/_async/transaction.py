@@ -12,7 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from persistence._async.compat import current_owner
-from persistence._async.executor import AsyncExecutor, FailedPart, Hints, Isolation, Options, Parameters, Row
+from persistence._async.executor import (
+    AsyncExecutor,
+    FailedPart,
+    Hints,
+    Isolation,
+    Options,
+    Parameters,
+    Row,
+    check_reads,
+)
 from persistence._async.pool import AsyncPool
 from persistence.dialect import Statement, compile_statement
 from persistence.errors import (
@@ -49,6 +58,8 @@ class AsyncTransaction(AsyncExecutor):
         self._copying = False
         self._state: Literal["new", "active", "failed", "ended"] = "new"
         self._cause: BaseException | None = None
+        self.position: str | None = None
+        """Where its commit is in the log, for ``after=``; None before, and where the database knows no replicas."""
         self._link: Any
         self._pool: AsyncPool[Any]
         self._generation = 0
@@ -71,15 +82,8 @@ class AsyncTransaction(AsyncExecutor):
 
     async def _begin(self) -> None:
         database = self._database
-        deadline = self._limit(None)
-        self._pool = database._transaction_pool(self._options)
-        self._link = await database._acquire(self._pool, deadline)
+        self._pool, self._link = await database._begin(self._options, self._limit(None))
         self._generation = self._pool.generation
-        try:
-            await self._link.script(database._begin_statements(self._options), deadline)
-        except BaseException as exc:
-            self._pool.release(self._link, broken=True)
-            database._reraise(exc, "begin", self._pool)
 
     async def _savepoint(self, parent: AsyncTransaction) -> None:
         parent._check_active()
@@ -88,6 +92,8 @@ class AsyncTransaction(AsyncExecutor):
             raise TransactionError(
                 "a nested transaction can't change isolation or access", hint="ask for it on the outermost one"
             )
+        if wanted.after > outer.after:
+            raise TransactionError("a nested transaction can't wait for a replica", hint="say after= on the outermost")
         self._options = outer
         self._link, self._pool, self._depth = parent._link, parent._pool, parent._depth + 1
         self._generation = parent._generation
@@ -145,6 +151,8 @@ class AsyncTransaction(AsyncExecutor):
         statement = compile_statement(sql, self.kind)
         values = statement.values(parameters)
         self._check_active()
+        if hints.read_only:
+            self._check_reads([statement], hints)
         try:
             result: tuple[list[Row], int]
             result = await self._link.run(statement, values, rows, self._limit(timeout), hints)
@@ -152,10 +160,18 @@ class AsyncTransaction(AsyncExecutor):
             self._fail(exc, operation)
         return result
 
+    def _check_reads(self, statements: Sequence[Statement], hints: Hints) -> None:
+        for statement in statements:
+            check_reads(statement)
+        if self._options.read_only and hints.after > self._options.after:
+            raise TransactionError("a statement can't wait for a replica", hint="say after= on the transaction")
+
     async def _run_batch(
         self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
     ) -> list[list[Row]]:
         self._check_active()
+        if hints.read_only:
+            self._check_reads([statement for statement, _ in calls], hints)
         try:
             found: list[list[Row]] = await self._link.run_batch(calls, False, self._limit(timeout), hints)
         except BaseException as exc:
@@ -198,10 +214,15 @@ class AsyncTransaction(AsyncExecutor):
             self._fail(exc, operation)
 
     def transaction(
-        self, *, isolation: Isolation | None = None, read_only: bool = False, timeout: Duration | None = None
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: Duration | None = None,
+        after: str | None = None,
     ) -> AsyncTransaction:
         """Open a savepoint by ``async with``: its failure undoes its own statements and leaves the rest."""
-        nested = self._database.transaction(isolation=isolation, read_only=read_only, timeout=timeout)
+        nested = self._database.transaction(isolation=isolation, read_only=read_only, timeout=timeout, after=after)
         nested._parent = self
         return nested
 
@@ -258,7 +279,7 @@ class AsyncTransaction(AsyncExecutor):
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
         try:
-            await self._link.script("COMMIT", self._limit(None))
+            self.position = await self._database._commit(self._link, self._options, self._limit(None))
         except BaseException as exc:
             failure = self._database._failure(exc, "commit", self._pool)
             if self._link.is_usable():

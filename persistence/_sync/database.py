@@ -14,7 +14,18 @@ from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from persistence._sync.compat import current_owner, sleep
-from persistence._sync.executor import NO_HINTS, Executor, FailedPart, Hints, Isolation, Options, Parameters, Row
+from persistence._sync.executor import (
+    NO_HINTS,
+    Executor,
+    FailedPart,
+    Hints,
+    Isolation,
+    Options,
+    Parameters,
+    Row,
+    check_reads,
+    read_after,
+)
 from persistence._sync.pool import Pool
 from persistence._sync.transaction import Transaction
 from persistence.capabilities import Capabilities
@@ -150,6 +161,21 @@ class Database(Executor):
         current = self._current()
         if current is not None:
             return current._run(operation, sql, parameters, rows, timeout, hints)
+        if hints.read_only:
+            return self._run_reading(operation, sql, parameters, rows, timeout, hints)
+        return self._run_apart(operation, sql, parameters, rows, timeout, hints)
+
+    def _run_reading(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Parameters | None,
+        rows: int | None,
+        timeout: Duration | None,
+        hints: Hints,
+    ) -> tuple[list[Row], int]:
+        """Run a statement that was said to read only, where that is best done."""
+        check_reads(compile_statement(sql, self.kind))
         return self._run_apart(operation, sql, parameters, rows, timeout, hints)
 
     def _run_apart(
@@ -181,6 +207,14 @@ class Database(Executor):
         current = self._current()
         if current is not None:
             return current._run_batch(calls, timeout, hints)
+        if hints.read_only:
+            for statement, _ in calls:
+                check_reads(statement)
+        return self._run_batch_apart(calls, timeout, hints)
+
+    def _run_batch_apart(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]:
         pool = self._pool_for(next((each for each, _ in calls if not each.reads), calls[0][0]))
         deadline = self._deadline(timeout)
         return self._lend(
@@ -228,19 +262,50 @@ class Database(Executor):
         with self.transaction(timeout=timeout) as transaction:
             return transaction.execute_many(sql, parameters)
 
+    def _begin(self, options: Options, deadline: float) -> tuple[Pool[Any], Any]:
+        """Return a connection on which a transaction was begun, and the pool that it is to be given back to."""
+        pool = self._transaction_pool(options)
+        link = self._acquire(pool, deadline)
+        try:
+            link.script(self._begin_statements(options), deadline)
+        except BaseException as exc:
+            pool.release(link, broken=True)
+            self._reraise(exc, "begin", pool)
+        return pool, link
+
+    def _commit(self, link: Any, options: Options, deadline: float) -> str | None:
+        """Commit, and return where that is in the log, if this database was told of replicas."""
+        link.script("COMMIT", deadline)
+        return None
+
+    def position(self) -> str:
+        """Return a token of all that is committed by now: a read with it as ``after=`` sees that, from a replica too.
+
+        It is text such as ``16/B374D848``, to be kept where the user's next request finds it. Where there are no
+        replicas every read sees what is committed, and it is ``0/0``.
+        """
+        return "0/0"
+
     def transaction(
-        self, *, isolation: Isolation | None = None, read_only: bool = False, timeout: Duration | None = None
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: Duration | None = None,
+        after: str | None = None,
     ) -> Transaction:
         """Open a transaction, or a savepoint within the one that this task is in, by ``with``.
 
         It commits on success and rolls back on any exception, cancellation included. ``timeout`` (seconds; None: no
-        limit but the statements' own) bounds it as a whole. Isolation left out is the server's default.
+        limit but the statements' own) bounds it as a whole. Isolation left out is the server's default. With
+        ``read_only=True`` it may be a replica's, also for the stores that join it; ``after`` is as for statements.
         """
         if isolation is not None and isolation not in ("read committed", "repeatable read", "serializable"):
             raise ValidationError(
                 f"{isolation!r} is no isolation level", hint="read committed, repeatable read or serializable"
             )
-        return Transaction(self, Options(isolation, read_only, None if timeout is None else seconds(timeout)))
+        limit = None if timeout is None else seconds(timeout)
+        return Transaction(self, Options(isolation, read_only, limit, read_after(read_only, after)))
 
     def run_transaction(
         self,

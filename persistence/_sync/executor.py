@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from persistence._sync.pool import Poolable
 from persistence.dialect import Dialect, Kind, Statement, compile_statement, quote_identifier
-from persistence.errors import DeadlineError, QueryError, ValidationError
+from persistence.errors import DeadlineError, QueryError, ReadOnlyError, ValidationError
 from persistence.fields import Duration
+from persistence.routing import parse_position
 from persistence.validation import check_text
 
 if TYPE_CHECKING:
@@ -24,25 +25,45 @@ Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 
 class Options(NamedTuple):
-    """How a transaction was asked for; ``timeout`` in seconds."""
+    """How a transaction was asked for; ``timeout`` in seconds, ``after`` a position in the log."""
 
     isolation: Isolation | None = None
     read_only: bool = False
     timeout: float | None = None
+    after: int = 0
 
 
 class Hints(NamedTuple):
-    """How PostgreSQL is to treat a statement."""
+    """How PostgreSQL is to treat a statement; ``after`` is a position in the log that a replica must have reached."""
 
     prepare: bool | None = None
     binary: bool = False
+    read_only: bool = False
+    after: int = 0
 
 
 NO_HINTS = Hints()
 
 
-def _hints(prepare: bool | None, binary: bool) -> Hints:
-    return NO_HINTS if prepare is None and not binary else Hints(prepare, binary)
+def _hints(prepare: bool | None, binary: bool, read_only: bool = False, after: str | None = None) -> Hints:
+    if prepare is None and not binary and not read_only and after is None:
+        return NO_HINTS
+    return Hints(prepare, binary, read_only, read_after(read_only, after))
+
+
+def read_after(read_only: bool, after: str | None) -> int:
+    """Return the position that a read must include, as a number; 0 for any."""
+    if after is None:
+        return 0
+    if not read_only:
+        raise ValidationError("after is for reads from replicas", hint="give read_only=True with it")
+    return parse_position(after)
+
+
+def check_reads(statement: Statement) -> None:
+    """Refuse a statement that writes although it was said to read only; a server may be asked that could do it."""
+    if not statement.reads:
+        raise ReadOnlyError(f"{statement.verb or 'the statement'} with read_only=True", hint="leave out read_only")
 
 
 class FailedPart(Exception):
@@ -102,6 +123,11 @@ class Executor(ABC):
     the wait for a connection included. ``prepare=False`` has PostgreSQL plan the statement for these very values;
     ``binary=True`` has it send rows in binary, which is faster for bytea and numbers, but gives bytes for types that
     psycopg has no binary form of (enums of your own). SQLite ignores both.
+
+    ``read_only=True`` lets a replica answer, where the database has some: the least busy one that doesn't lag too far,
+    the primary when there is none. What it shows may be a little old, unless ``after`` is the ``position()`` after a
+    write: then it shows that write and all before it. Inside a transaction
+    they change nothing: those that open it decide.
     """
 
     kind: Kind
@@ -142,9 +168,13 @@ class Executor(ABC):
         timeout: Duration | None = None,
         prepare: bool | None = None,
         binary: bool = False,
+        read_only: bool = False,
+        after: str | None = None,
     ) -> Row | None:
         """Return the first row, or None when there is none."""
-        found = (self._run("fetch_one", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
+        found = (self._run("fetch_one", sql, parameters, 1, timeout, _hints(prepare, binary, read_only, after)))[
+            0
+        ]
         return found[0] if found else None
 
     def fetch_all(
@@ -155,9 +185,13 @@ class Executor(ABC):
         timeout: Duration | None = None,
         prepare: bool | None = None,
         binary: bool = False,
+        read_only: bool = False,
+        after: str | None = None,
     ) -> list[Row]:
         """Return all rows, in the statement's order."""
-        return (self._run("fetch_all", sql, parameters, None, timeout, _hints(prepare, binary)))[0]
+        return (
+            self._run("fetch_all", sql, parameters, None, timeout, _hints(prepare, binary, read_only, after))
+        )[0]
 
     def fetch_value(
         self,
@@ -167,9 +201,13 @@ class Executor(ABC):
         timeout: Duration | None = None,
         prepare: bool | None = None,
         binary: bool = False,
+        read_only: bool = False,
+        after: str | None = None,
     ) -> Any:
         """Return the first column of the first row, or None when there is no row."""
-        found = (self._run("fetch_value", sql, parameters, 1, timeout, _hints(prepare, binary)))[0]
+        found = (
+            self._run("fetch_value", sql, parameters, 1, timeout, _hints(prepare, binary, read_only, after))
+        )[0]
         return next(iter(found[0].values())) if found else None
 
     def fetch_batch(
@@ -179,6 +217,8 @@ class Executor(ABC):
         timeout: Duration | None = None,
         prepare: bool | None = None,
         binary: bool = False,
+        read_only: bool = False,
+        after: str | None = None,
     ) -> list[list[Row]]:
         """Run several statements and return the rows of each, in order; one without rows has an empty list.
 
@@ -199,7 +239,7 @@ class Executor(ABC):
                 raise ValidationError(f"calls[{number}]: {exc.message}") from None
         if not compiled:
             return []
-        return self._run_batch(compiled, timeout, _hints(prepare, binary))
+        return self._run_batch(compiled, timeout, _hints(prepare, binary, read_only, after))
 
     @abstractmethod
     def _run_batch(
@@ -239,7 +279,14 @@ class Executor(ABC):
     ) -> int: ...
 
     def iterate(
-        self, sql: str, parameters: Parameters | None = None, *, key: str, batch_size: int = 1000
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        key: str,
+        batch_size: int = 1000,
+        read_only: bool = False,
+        after: str | None = None,
     ) -> Iterator[Row]:
         """Yield the rows of a SELECT in the order of its column ``key``, in batches of one round trip each.
 
@@ -254,17 +301,24 @@ class Executor(ABC):
         inner = sql.rstrip().removesuffix(";")
         first = f"SELECT * FROM (\n{inner}\n) AS page ORDER BY {column} LIMIT :page_size"
         later = f"SELECT * FROM (\n{inner}\n) AS page WHERE {column} > :page_after ORDER BY {column} LIMIT :page_size"
-        page = self.fetch_all(first, {**given, "page_size": batch_size})
+        source: dict[str, Any] = {"read_only": read_only, "after": after}
+        page = self.fetch_all(first, {**given, "page_size": batch_size}, **source)
         while page:
             for row in page:
                 yield row
             if len(page) < batch_size:
                 return
-            page = self.fetch_all(later, {**given, "page_size": batch_size, "page_after": page[-1][key]})
+            place = {"page_size": batch_size, "page_after": page[-1][key]}
+            page = self.fetch_all(later, {**given, **place}, **source)
 
     @abstractmethod
     def transaction(
-        self, *, isolation: Isolation | None = None, read_only: bool = False, timeout: Duration | None = None
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: Duration | None = None,
+        after: str | None = None,
     ) -> Transaction:
         """Open a transaction, or a savepoint within the one that this task is in, by ``with``.
 

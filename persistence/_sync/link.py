@@ -181,6 +181,17 @@ class PostgreSQLLink:
             raise self.raw.failure(failed)
         self._take_note(results)
 
+    def commit_and_tell(self, query: str, deadline: float) -> str | None:
+        """Commit, and return the text that a query gives thereafter, in one round trip; None should that fail."""
+        results = self.raw.query(f"COMMIT; {query}", deadline)
+        failed = _failed(results[:1])
+        if failed is not None:
+            raise self.raw.failure(failed)
+        self._take_note(results[:1])
+        told = results[-1]
+        found = told.get_value(0, 0) if told.status == _TUPLES_OK and told.ntuples else None
+        return None if found is None else found.decode()
+
     def roll_back(self, deadline: float) -> None:
         if self._pgconn.transaction_status != TransactionStatus.IDLE:
             self.script("ROLLBACK", deadline)

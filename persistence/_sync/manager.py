@@ -13,6 +13,7 @@ from persistence._sync.compat import Mutex, Parallel, in_background
 from persistence._sync.database import Database
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
 from persistence._sync.redis import RedisConnection
+from persistence._sync.replicas import Replica, Replicas
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis, from_url
@@ -253,9 +254,19 @@ class DatabaseManager:
             self._check_open()
             connections = list(self._connections.items())
         limit = seconds(timeout)
-        polls = [_Poll(name, connection, limit) for name, connection in connections]
+        polls: list[_Poll | _ReplicaPoll] = []
+        for name, connection in connections:
+            polls.append(_Poll(name, connection, limit))
+            replicas = connection.replicas if isinstance(connection, PostgreSQLDatabase) else None
+            polls += [_ReplicaPoll(replicas, each, limit) for each in replicas.all] if replicas else []
         statuses = self._parallel.run([poll.run for poll in polls]) if polls else []
-        return {status.name: status for status in statuses}
+        found: dict[str, HealthStatus] = {}
+        for poll, status in zip(polls, statuses, strict=True):
+            if isinstance(poll, _Poll):
+                current = found[status.name] = status
+            else:
+                current = found[current.name] = dataclasses.replace(current, replicas=(*current.replicas, status))
+        return found
 
     def stats(self) -> dict[str, PoolStats]:
         """Return the state of each connection's pool by name."""
@@ -294,6 +305,8 @@ class _Poll:
         error = None
         try:
             self.connection.ping(timeout=self.limit)
+            if isinstance(self.connection, PostgreSQLDatabase) and self.connection.replicas:
+                self.connection.replicas.note_primary(self.limit - (monotonic() - started))
         except PersistenceError as exc:
             error = exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"
         return HealthStatus(
@@ -306,6 +319,18 @@ class _Poll:
             server_version=self.connection.server_version,
             pool=self.connection.stats(),
         )
+
+
+class _ReplicaPoll:
+    """One replica's health poll; reads profit from what it sees."""
+
+    def __init__(self, replicas: Replicas, replica: Replica, limit: float) -> None:
+        self.replicas = replicas
+        self.replica = replica
+        self.limit = limit
+
+    def run(self) -> HealthStatus:
+        return self.replicas.health(self.replica, self.limit)
 
 
 def _kind(connection: Connection) -> str:

@@ -276,12 +276,22 @@ class Pool(Generic[C]):
         for entry in busy:
             entry.connection.interrupt()
 
+    def check_usable(self) -> None:
+        """Refuse use of a closed pool, or from another event loop."""
+        check_home(self._home, self._name)
+        self._check_open()
+
     def _check_open(self) -> None:
         if self._closed:
             raise self._closed_error()
 
     def _closed_error(self) -> ClosedError:
         return ClosedError("it was closed", hint="add it to a manager again", connection=self._name)
+
+    @property
+    def load(self) -> int:
+        """How many connections are in use or waited for."""
+        return self._open - len(self._idle) + len(self._waiters)
 
     @property
     def closed(self) -> bool:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -14,19 +15,23 @@ from psycopg.types.json import JsonbDumper
 
 from persistence._sync.compat import check_home, current_home, sleep
 from persistence._sync.database import Database
-from persistence._sync.executor import NO_HINTS, Options
+from persistence._sync.executor import NO_HINTS, Hints, Options, Parameters, Row, check_reads
 from persistence._sync.link import PostgreSQLLink
 from persistence._sync.pool import Dedicated, Pool
+from persistence._sync.replicas import Replica, Replicas
 from persistence._sync.wire import WireConnection, dial_deadline
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
-from persistence.dialect import Statement
+from persistence.dialect import Statement, compile_statement
 from persistence.errors import (
     CapabilityError,
     ClosedError,
     ConnectError,
     DuplicateError,
     PersistenceError,
+    PoolTimeoutError,
+    SerializationError,
+    UnavailableError,
     ValidationError,
     from_psycopg,
 )
@@ -34,6 +39,8 @@ from persistence.fields import Duration, scrub, seconds
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.vectors import vector_adapters
+
+T = TypeVar("T")
 
 
 class PostgreSQLDatabase(Database):
@@ -57,6 +64,15 @@ class PostgreSQLDatabase(Database):
             max_lifetime=seconds(config.conn_max_lifetime),
             max_idle_time=seconds(config.conn_max_idle_time),
         )
+        self.replicas: Replicas | None = None
+        """Its replicas, which reads may be sent to; None where it was told of none."""
+        if config.replicas:
+            made = [
+                PostgreSQLDatabase(f"{name}/replica-{number}", each)
+                for number, each in enumerate(config.replicas, 1)
+                if isinstance(each, PostgreSQLConfig)
+            ]
+            self.replicas = Replicas(self, made)
 
     def open(self) -> None:
         """Make the first connection.
@@ -173,6 +189,88 @@ class PostgreSQLDatabase(Database):
             begin += f"; SET LOCAL idle_in_transaction_session_timeout = {max(1, int(options.timeout * 1000))}"
         return begin
 
+    def _run_reading(
+        self,
+        operation: str,
+        sql: str,
+        parameters: Parameters | None,
+        rows: int | None,
+        timeout: Duration | None,
+        hints: Hints,
+    ) -> tuple[list[Row], int]:
+        check_reads(compile_statement(sql, self.kind))
+        deadline = self._deadline(timeout)
+        return self._read(
+            hints.after,
+            deadline,
+            lambda database: database._run_apart(operation, sql, parameters, rows, deadline - monotonic(), hints),
+        )
+
+    def _run_batch_apart(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
+    ) -> list[list[Row]]:
+        if not hints.read_only or self.replicas is None:
+            return super()._run_batch_apart(calls, timeout, hints)
+        deadline, plain = self._deadline(timeout), hints._replace(read_only=False)
+        return self._read(
+            hints.after,
+            deadline,
+            lambda database: database._run_batch_apart(calls, deadline - monotonic(), plain),
+        )
+
+    def _begin(self, options: Options, deadline: float) -> tuple[Pool[Any], Any]:
+        # A replica has no serializable transactions.
+        if self.replicas is None or not options.read_only or options.isolation == "serializable":
+            return super()._begin(options, deadline)
+        return self._read(options.after, deadline, lambda database: super()._begin(options, deadline))
+
+    def _read(self, after: int, deadline: float, call: Callable[[PostgreSQLDatabase], T]) -> T:
+        """Return what a call that only reads gives on a replica; on the primary, where none can answer."""
+        tried: list[Replica] = []
+        while self.replicas is not None:
+            self._pool.check_usable()
+            replica = self.replicas.pick(after, deadline, tried)
+            if replica is None:
+                break
+            tried.append(replica)
+            try:
+                return call(replica.database)
+            except SerializationError:
+                continue  # the replica had to end it, for what it replayed removed what it was reading
+            except UnavailableError as exc:
+                if not isinstance(exc, PoolTimeoutError):
+                    self.replicas.note_failure(replica, exc)
+                if monotonic() >= deadline:
+                    raise
+        return call(self)
+
+    def _commit(self, link: Any, options: Options, deadline: float) -> str | None:
+        if self.replicas is None or options.read_only:
+            return super()._commit(link, options, deadline)
+        told: str | None = link.commit_and_tell(_QUERIES.read_position, deadline)
+        return told
+
+    def position(self) -> str:
+        """Return a token of all that is committed by now: a read with it as ``after=`` sees that, from a replica too.
+
+        It is text such as ``16/B374D848``, to be kept where the user's next request finds it.
+
+        Raises:
+            QueryError: this connection leads to a replica.
+        """
+        rows, _ = self._run_apart("position", _QUERIES.read_position, None, 1, None, NO_HINTS)
+        found: str = rows[0]["position"]
+        return found
+
+    @property
+    def load(self) -> int:
+        """How many connections are in use or waited for."""
+        return self._pool.load
+
+    def replica_stats(self) -> dict[str, PoolStats]:
+        """Return the state of each replica's pool by name: ``<connection>/replica-1`` and so on."""
+        return {} if self.replicas is None else self.replicas.stats()
+
     def _translate(self, exc: Exception, operation: str) -> PersistenceError | None:
         if isinstance(exc, psycopg.Error):
             return from_psycopg(exc, operation=operation, connection=self.name)
@@ -217,6 +315,8 @@ class PostgreSQLDatabase(Database):
         self._pool.close()
         for each in list(self.dedicated):
             each.cut_off()
+        if self.replicas is not None:
+            self.replicas.close()
 
 
 class PgVectorDatabase(PostgreSQLDatabase):

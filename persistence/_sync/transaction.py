@@ -13,7 +13,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from persistence._sync.compat import current_owner
-from persistence._sync.executor import Executor, FailedPart, Hints, Isolation, Options, Parameters, Row
+from persistence._sync.executor import (
+    Executor,
+    FailedPart,
+    Hints,
+    Isolation,
+    Options,
+    Parameters,
+    Row,
+    check_reads,
+)
 from persistence._sync.pool import Pool
 from persistence.dialect import Statement, compile_statement
 from persistence.errors import (
@@ -50,6 +59,8 @@ class Transaction(Executor):
         self._copying = False
         self._state: Literal["new", "active", "failed", "ended"] = "new"
         self._cause: BaseException | None = None
+        self.position: str | None = None
+        """Where its commit is in the log, for ``after=``; None before, and where the database knows no replicas."""
         self._link: Any
         self._pool: Pool[Any]
         self._generation = 0
@@ -72,15 +83,8 @@ class Transaction(Executor):
 
     def _begin(self) -> None:
         database = self._database
-        deadline = self._limit(None)
-        self._pool = database._transaction_pool(self._options)
-        self._link = database._acquire(self._pool, deadline)
+        self._pool, self._link = database._begin(self._options, self._limit(None))
         self._generation = self._pool.generation
-        try:
-            self._link.script(database._begin_statements(self._options), deadline)
-        except BaseException as exc:
-            self._pool.release(self._link, broken=True)
-            database._reraise(exc, "begin", self._pool)
 
     def _savepoint(self, parent: Transaction) -> None:
         parent._check_active()
@@ -89,6 +93,8 @@ class Transaction(Executor):
             raise TransactionError(
                 "a nested transaction can't change isolation or access", hint="ask for it on the outermost one"
             )
+        if wanted.after > outer.after:
+            raise TransactionError("a nested transaction can't wait for a replica", hint="say after= on the outermost")
         self._options = outer
         self._link, self._pool, self._depth = parent._link, parent._pool, parent._depth + 1
         self._generation = parent._generation
@@ -146,6 +152,8 @@ class Transaction(Executor):
         statement = compile_statement(sql, self.kind)
         values = statement.values(parameters)
         self._check_active()
+        if hints.read_only:
+            self._check_reads([statement], hints)
         try:
             result: tuple[list[Row], int]
             result = self._link.run(statement, values, rows, self._limit(timeout), hints)
@@ -153,10 +161,18 @@ class Transaction(Executor):
             self._fail(exc, operation)
         return result
 
+    def _check_reads(self, statements: Sequence[Statement], hints: Hints) -> None:
+        for statement in statements:
+            check_reads(statement)
+        if self._options.read_only and hints.after > self._options.after:
+            raise TransactionError("a statement can't wait for a replica", hint="say after= on the transaction")
+
     def _run_batch(
         self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
     ) -> list[list[Row]]:
         self._check_active()
+        if hints.read_only:
+            self._check_reads([statement for statement, _ in calls], hints)
         try:
             found: list[list[Row]] = self._link.run_batch(calls, False, self._limit(timeout), hints)
         except BaseException as exc:
@@ -199,10 +215,15 @@ class Transaction(Executor):
             self._fail(exc, operation)
 
     def transaction(
-        self, *, isolation: Isolation | None = None, read_only: bool = False, timeout: Duration | None = None
+        self,
+        *,
+        isolation: Isolation | None = None,
+        read_only: bool = False,
+        timeout: Duration | None = None,
+        after: str | None = None,
     ) -> Transaction:
         """Open a savepoint by ``with``: its failure undoes its own statements and leaves the rest."""
-        nested = self._database.transaction(isolation=isolation, read_only=read_only, timeout=timeout)
+        nested = self._database.transaction(isolation=isolation, read_only=read_only, timeout=timeout, after=after)
         nested._parent = self
         return nested
 
@@ -259,7 +280,7 @@ class Transaction(Executor):
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
         try:
-            self._link.script("COMMIT", self._limit(None))
+            self.position = self._database._commit(self._link, self._options, self._limit(None))
         except BaseException as exc:
             failure = self._database._failure(exc, "commit", self._pool)
             if self._link.is_usable():

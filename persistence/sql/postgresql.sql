@@ -6,6 +6,20 @@ SELECT pg_backend_pid() AS pid, CAST(current_setting('server_version_num') AS in
        pg_is_in_recovery() AS in_recovery, CAST(to_regtype('vector') AS oid) AS vector_oid,
        (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector;
 
+-- name: read_position
+-- What a replica must have replayed to show everything committed so far. A commit that didn't wait for the disk is
+-- behind what is flushed; anything else must not wait for what others have written and not committed.
+SELECT CAST(CASE WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
+                 ELSE pg_current_wal_flush_lsn() END AS text) AS position;
+
+-- name: read_replayed
+-- The same of a replica, and how old its last transaction is (seconds); a server that was promoted is asked as well.
+SELECT CAST(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS text)
+           AS position,
+       CAST(CASE WHEN pg_is_in_recovery()
+                 THEN EXTRACT(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END AS double precision)
+           AS age;
+
 -- name: find_vector
 -- A health poll of pgvector is this round trip.
 SELECT extversion FROM pg_extension WHERE extname = 'vector' ORDER BY extversion LIMIT 1;
