@@ -28,6 +28,10 @@ state of a thread's messages, ``Usage`` their tokens and cost, ``Query`` a quest
 topics, with a time to live and permissions to post, apart for each user (``for_user``). It works on Redis too, and as
 ``MemoryContextStore`` without a server.
 
+**Graph.** ``MemoryGraph`` remembers what agents know as ``Node`` and ``Edge`` records, in scopes with a ``ScopePolicy``
+each; it searches, walks (``neighbours``, ``shortest_path``), keeps every version, and holds configuration that changes
+while programs run.
+
 **Changes.** ``patch`` merges into the metadata atomically. An update of a record that somebody else changed since it
 was read is a ``persistence.ConflictError``.
 
@@ -35,40 +39,56 @@ was read is a ``persistence.ConflictError``.
 """
 
 from sessions._async.context import AsyncContextStore, AsyncMemoryContextStore
+from sessions._async.graph import AsyncMemoryGraph
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.sessions import AsyncSessionManager
 from sessions._async.state import AsyncStateStore
 from sessions._async.threads import AsyncThreadManager
 from sessions._async.users import AsyncUserData, AsyncUserStore
 from sessions._sync.context import ContextStore, MemoryContextStore
+from sessions._sync.graph import MemoryGraph
 from sessions._sync.messages import MessageStore
 from sessions._sync.sessions import SessionManager
 from sessions._sync.state import StateStore
 from sessions._sync.threads import ThreadManager
 from sessions._sync.users import UserData, UserStore
 from sessions.context import ContextAgent, ContextItem, ContextStats, NotPermittedError, lines_from_syntha
+from sessions.graph import ConfigVersion, Deleted, Edge, Found, GraphChange, GraphPath, Neighbour, Node
 from sessions.messages import Conversation, Message, Query, Usage
 from sessions.records import Session, Thread
+from sessions.scopes import Approval, ScopePolicy
 
 __all__ = [
+    "Approval",
     "AsyncContextStore",
     "AsyncMemoryContextStore",
+    "AsyncMemoryGraph",
     "AsyncMessageStore",
     "AsyncSessionManager",
     "AsyncStateStore",
     "AsyncThreadManager",
     "AsyncUserData",
     "AsyncUserStore",
+    "ConfigVersion",
     "ContextAgent",
     "ContextItem",
     "ContextStats",
     "ContextStore",
     "Conversation",
+    "Deleted",
+    "Edge",
+    "Found",
+    "GraphChange",
+    "GraphPath",
     "MemoryContextStore",
+    "MemoryGraph",
     "Message",
     "MessageStore",
+    "Neighbour",
+    "Node",
     "NotPermittedError",
     "Query",
+    "ScopePolicy",
     "Session",
     "SessionManager",
     "StateStore",

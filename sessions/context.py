@@ -22,7 +22,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class NotPermittedError(PersistenceError):
-    """An agent pushed to a topic that it may not post to."""
+    """An agent did what it may not: it pushed to a topic, or read or wrote in a scope, that is closed to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

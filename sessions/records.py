@@ -237,7 +237,8 @@ def page_values(limit: object, after: object, where: object = None) -> dict[str,
     return {**values, "after_time": moment, "after_id": check_id("the cursor's id", id)}
 
 
-def _time(dialect: Dialect, stored: Any) -> datetime:
+def record_time(dialect: Dialect, stored: Any) -> datetime:
+    """Return the time that a column holds, which is never NULL."""
     moment = dialect.moment(stored)
     if moment is None:
         raise CorruptError("a row without its time", hint="was it written by other means?")
@@ -254,8 +255,8 @@ def session_from_row(row: dict[str, Any], dialect: Dialect) -> Session:
         metadata=from_json(row["metadata"]),
         expires_at=dialect.moment(row["expires_at"]),
         sliding=None if sliding is None else timedelta(microseconds=sliding),
-        created_at=_time(dialect, row["created_at"]),
-        updated_at=_time(dialect, row["updated_at"]),
+        created_at=record_time(dialect, row["created_at"]),
+        updated_at=record_time(dialect, row["updated_at"]),
         version=row["version"],
     )
 
@@ -268,7 +269,7 @@ def thread_from_row(row: dict[str, Any], dialect: Dialect) -> Thread:
         user_id=row["user_id"],
         title=row["title"],
         metadata=from_json(row["metadata"]),
-        created_at=_time(dialect, row["created_at"]),
-        updated_at=_time(dialect, row["updated_at"]),
+        created_at=record_time(dialect, row["created_at"]),
+        updated_at=record_time(dialect, row["updated_at"]),
         version=row["version"],
     )
