@@ -28,6 +28,10 @@ class AsyncMessageStore(AsyncMessageHistory, AsyncMessageTransfer):
     which costs about as much again as the message itself. Every call commits before it returns, or joins the
     transaction that its task is in.
 
+    With ``notify`` an append wakes those who ``follow`` its thread (through stores that have ``notify`` too), by NOTIFY
+    on PostgreSQL and a channel on Redis: at most once in so many seconds for each thread and process, after the commit.
+    Such a follower holds a connection of its own. SQLite has no notices (``CapabilityError``).
+
     Redis is for conversations that may be lost. It joins no transaction, and search, sums, queries, retention and
     import are ``CapabilityError`` there.
     """
@@ -220,6 +224,7 @@ class AsyncMessageStore(AsyncMessageHistory, AsyncMessageTransfer):
         for _ in range(TRIES):
             row = await database.fetch_one(*self._prepared(database, "replace_messages", sent))
             if row is not None:
+                await self._tell(database, thread_id)
                 return as_stored(database, thread_id, given, [row], None)
             await self._checked_state("replace_tail", thread_id, values["expected"])
         raise self._overtaken("replace_tail", thread_id)

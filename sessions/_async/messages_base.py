@@ -7,9 +7,11 @@ from typing import Any, Self
 
 from persistence import AsyncDatabase, AsyncDatabaseManager
 from persistence.errors import CapabilityError, ConflictError, DuplicateError, NotFoundError, ValidationError
+from persistence.fields import Duration
 from persistence.validation import check_id, shown
 from sessions._async.redis_statements import AsyncRedisStatements
 from sessions._async.store import AsyncSessionsStore
+from sessions._async.wake_ups import AsyncWakeUps
 from sessions.messages import (
     Conversation,
     Message,
@@ -54,9 +56,11 @@ class AsyncMessagesBase(AsyncSessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         searchable: bool = False,
+        notify: Duration | None = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._searchable = searchable
+        self._wake_ups = None if notify is None else AsyncWakeUps(manager, name, tenant=tenant, every=notify)
         if searchable and manager.get(name).kind == "redis":
             raise CapabilityError("Redis keeps no words to search in", hint="use PostgreSQL or SQLite", connection=name)
 
@@ -144,11 +148,13 @@ class AsyncMessagesBase(AsyncSessionsStore):
                     raise
                 rows = []
             if rows:
+                await self._tell(database, thread_id)
                 return as_stored(database, thread_id, messages, rows, values.get("through")), True
             found = await self._state(thread_id, key)
             if found is None:
                 rows = await self._first_append(database, operation, thread_id, sql, parameters)
                 if rows:
+                    await self._tell(database, thread_id)
                     return as_stored(database, thread_id, messages, rows, values.get("through")), True
                 continue
             state, row = found
@@ -166,6 +172,10 @@ class AsyncMessagesBase(AsyncSessionsStore):
                     connection=self._name,
                 )
         raise self._overtaken(operation, thread_id)
+
+    async def _tell(self, database: AsyncDatabase, thread_id: str) -> None:
+        if self._wake_ups is not None:
+            await self._wake_ups.tell(thread_id, in_transaction=database.in_transaction)
 
     async def _first_append(
         self, database: AsyncDatabase, operation: str, thread_id: str, sql: str, parameters: dict[str, Any]

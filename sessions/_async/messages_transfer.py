@@ -8,12 +8,12 @@ from time import monotonic
 from typing import Any
 
 from persistence import AsyncDatabase, Row
-from persistence._async.compat import sleep
 from persistence.dialect import to_micros
 from persistence.errors import ConflictError, UnavailableError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole, shown
 from sessions._async.messages_base import AsyncMessagesBase, rows_json
+from sessions._async.wake_ups import AsyncWaiting
 from sessions.messages import Message, message_from_row
 from sessions.records import micros_of, thread_from_row, thread_values
 from sessions.transfer import Header, header_line, message_line, read_header, read_message
@@ -40,7 +40,8 @@ class AsyncMessageTransfer(AsyncMessagesBase):
 
         Each comes once and in order: it asks by the last number that it has seen, so nothing is missed or doubled
         while the database is away. It asks right after a message, then less and less often, down to every ``poll``
-        seconds. It ends ``timeout`` seconds after the last message (None: never). No connection is held in between.
+        seconds; a store with ``notify`` asks at once when a notice comes. It ends ``timeout`` seconds after the last
+        message (None: never). No connection of the pool is held in between.
 
         Raises:
             NotFoundError: there is no such thread, and ``after`` is None.
@@ -48,34 +49,34 @@ class AsyncMessageTransfer(AsyncMessagesBase):
         """
         check_id("the thread's id", thread_id)
         longest = micros_of("poll", poll) / 1e6
-        limit = None if timeout is None else micros_of("timeout", timeout) / 1e6
+        limit = float("inf") if timeout is None else micros_of("timeout", timeout) / 1e6
         bound = micros_of("patience", patience) / 1e6
-        if after is None:
-            seen = (await self._checked_state("follow", thread_id, None)).last_seq
-        else:
-            seen = check_whole("after", after, least=0)
-        wait, quiet_since = SHORTEST_WAIT, monotonic()
-        away_since: float | None = None
-        while True:
-            try:
-                page = await self._page(thread_id, seen)
-                away_since = None
-            except UnavailableError:
-                page = []
-                away_since = monotonic() if away_since is None else away_since
-                if monotonic() - away_since >= bound:
-                    raise
-            for message in page:
-                seen = message.seq or seen
-                yield message
-            if page:
-                wait, quiet_since = SHORTEST_WAIT, monotonic()
-                continue
-            left = float("inf") if limit is None else quiet_since + limit - monotonic()
-            if left <= 0:
-                return
-            await sleep(min(wait, left))
-            wait = min(wait * 2, longest)
+        seen = None if after is None else check_whole("after", after, least=0)
+        # It listens first, so that no notice falls between the first question and that.
+        async with AsyncWaiting(None) if self._wake_ups is None else self._wake_ups.listen(thread_id) as waiting:
+            if seen is None:
+                seen = (await self._checked_state("follow", thread_id, None)).last_seq
+            wait, quiet_since = SHORTEST_WAIT, monotonic()
+            away_since: float | None = None
+            while True:
+                try:
+                    page = await self._page(thread_id, seen)
+                    away_since = None
+                except UnavailableError:
+                    page = []
+                    away_since = monotonic() if away_since is None else away_since
+                    if monotonic() - away_since >= bound:
+                        raise
+                for message in page:
+                    seen = message.seq or seen
+                    yield message
+                if page:
+                    wait, quiet_since = SHORTEST_WAIT, monotonic()
+                    continue
+                left = quiet_since + limit - monotonic()
+                if left <= 0:
+                    return
+                wait = SHORTEST_WAIT if await waiting.wait(min(wait, left)) else min(wait * 2, longest)
 
     async def _page(self, thread_id: str, after: int) -> list[Message]:
         values = {"thread": thread_id, "after": after, "limit": PAGE}

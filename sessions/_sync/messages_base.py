@@ -8,9 +8,11 @@ from typing import Any, Self
 
 from persistence import Database, DatabaseManager
 from persistence.errors import CapabilityError, ConflictError, DuplicateError, NotFoundError, ValidationError
+from persistence.fields import Duration
 from persistence.validation import check_id, shown
 from sessions._sync.redis_statements import RedisStatements
 from sessions._sync.store import SessionsStore
+from sessions._sync.wake_ups import WakeUps
 from sessions.messages import (
     Conversation,
     Message,
@@ -55,9 +57,11 @@ class MessagesBase(SessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         searchable: bool = False,
+        notify: Duration | None = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._searchable = searchable
+        self._wake_ups = None if notify is None else WakeUps(manager, name, tenant=tenant, every=notify)
         if searchable and manager.get(name).kind == "redis":
             raise CapabilityError("Redis keeps no words to search in", hint="use PostgreSQL or SQLite", connection=name)
 
@@ -145,11 +149,13 @@ class MessagesBase(SessionsStore):
                     raise
                 rows = []
             if rows:
+                self._tell(database, thread_id)
                 return as_stored(database, thread_id, messages, rows, values.get("through")), True
             found = self._state(thread_id, key)
             if found is None:
                 rows = self._first_append(database, operation, thread_id, sql, parameters)
                 if rows:
+                    self._tell(database, thread_id)
                     return as_stored(database, thread_id, messages, rows, values.get("through")), True
                 continue
             state, row = found
@@ -167,6 +173,10 @@ class MessagesBase(SessionsStore):
                     connection=self._name,
                 )
         raise self._overtaken(operation, thread_id)
+
+    def _tell(self, database: Database, thread_id: str) -> None:
+        if self._wake_ups is not None:
+            self._wake_ups.tell(thread_id, in_transaction=database.in_transaction)
 
     def _first_append(
         self, database: Database, operation: str, thread_id: str, sql: str, parameters: dict[str, Any]

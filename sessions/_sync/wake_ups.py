@@ -1,0 +1,92 @@
+# Generated from ../_async/wake_ups.py by tests/unasync.py: edit that one.
+"""Wake-ups of those who follow a thread: a notice after an append, at most one in a while for each thread and process.
+
+Protocol: a notice is a hint. A follower that gets one asks at once, and for a moment often; so an append that comes
+soon after it needs none. Whoever misses a notice finds the message by asking, as without them.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
+from urllib.parse import quote
+
+from persistence import DatabaseManager, PubSub, Subscription
+from persistence._sync.compat import sleep
+from persistence.errors import PersistenceError, UnavailableError
+from persistence.fields import Duration
+from sessions.records import micros_of
+
+_log = logging.getLogger(__name__)
+_REMEMBERED = 10_000
+"""Of how many threads the last notice is remembered before those that are long past are forgotten."""
+
+
+class WakeUps:
+    """Tells of appends, on the connection that has the messages."""
+
+    def __init__(self, manager: DatabaseManager, name: str, *, tenant: str, every: Duration) -> None:
+        """Raise CapabilityError on SQLite, which has no notices."""
+        self._every = micros_of("notify", every) / 1e6
+        self._notices = PubSub(manager, name)
+        self._name = name
+        self._tenant = quote(tenant, safe="")
+        self._told: dict[str, float] = {}
+
+    def _channel(self, thread_id: str) -> str:
+        return f"messages:{self._tenant}:{thread_id}"
+
+    def tell(self, thread_id: str, *, in_transaction: bool) -> None:
+        """Send a notice, unless one was sent a moment ago; within a transaction it goes out as that commits.
+
+        The append is done: what fails here is logged, and costs its followers a wait.
+        """
+        channel = self._channel(thread_id)
+        if in_transaction:
+            self._notices.publish(channel)
+            return
+        now = monotonic()
+        last = self._told.get(thread_id)
+        if last is not None and now - last < self._every:
+            return
+        if len(self._told) >= _REMEMBERED:
+            self._told = {id: told for id, told in list(self._told.items()) if now - told < self._every}
+        self._told[thread_id] = now
+        try:
+            self._notices.publish(channel)
+        except PersistenceError as exc:
+            self._told.pop(thread_id, None)
+            _log.warning("%s: no notice of an append: %s", self._name, exc)
+
+    def listen(self, thread_id: str) -> Waiting:
+        """Return what waits for the notices of a thread."""
+        return Waiting(self._notices.subscribe(self._channel(thread_id)))
+
+
+class Waiting:
+    """Waits, and where there are notices, no longer than until the next one."""
+
+    def __init__(self, subscription: Subscription | None) -> None:
+        self._subscription = subscription
+
+    def __enter__(self) -> Waiting:
+        if self._subscription is not None:
+            self._subscription.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait that long, or until a notice, and tell whether there was one."""
+        if self._subscription is None:
+            sleep(seconds)
+            return False
+        with suppress(UnavailableError):  # the follower's next question meets the same server, and counts its patience
+            return self._subscription.get(timeout=seconds) is not None
+        return False
