@@ -14,10 +14,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import unquote
 
 from persistence.errors import ConfigError
 from persistence.fields import Duration, Secret, converters, reveal, seconds
-from persistence.urls import Url, hosts_and_ports, split_url
+from persistence.urls import Url, host_and_port, hosts_and_ports, split_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +101,11 @@ class PostgreSQLConfig(Config):
     """A PostgreSQL server and the pool of connections to it.
 
     ``host`` is a name, an address, a socket directory (it begins with ``/``) or several of these separated by commas,
-    tried in order. ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for
-    every other host. ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out).
-    ``timeout`` bounds each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling.
+    each with a port of its own if it says one (``db1:5433,db2``). They are tried in order, the one that was right the
+    last time first: with ``target_session_attrs="read-write"`` that finds the primary, and a new one after a failover.
+    ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for every other host.
+    ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out). ``timeout`` bounds
+    each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling of each host.
 
     ``replicas`` are streaming replicas, as configurations or URLs; what a URL leaves out is as here. One that is down
     or lags by more than ``max_replica_lag`` is not read from. They are looked at by reads, ``replica_check_interval``
@@ -154,8 +157,11 @@ class PostgreSQLConfig(Config):
     def _problems(self) -> Iterable[str]:
         if not self.host:
             yield "host is empty"
-        if not 1 <= self.port <= 65535:
-            yield f"port {self.port} is not within 1 and 65535"
+        for host, port in self.hosts:
+            if not 1 <= port <= 65535:
+                yield f"port {port} is not within 1 and 65535"
+            if not host:
+                yield "a host is empty"
         if not self.database:
             yield "database is empty"
         if self.max_connections < 1:
@@ -206,17 +212,26 @@ class PostgreSQLConfig(Config):
         hosts, ports = hosts_and_ports(parts.hosts)
         if hosts:
             given["host"] = hosts
-        if len(set(ports)) > 1:
-            raise ConfigError("hosts with different ports are not supported in one URL")
-        if ports:
+        if len(ports) > 1:
+            given["host"] = unquote(parts.hosts)
+        elif ports:
             given["port"] = ports[0]
         return given
 
-    def connection_parameters(self) -> dict[str, Any]:
-        """Return libpq's parameters for one connection; the password is in clear, so never log them."""
+    @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """Each host and its port, in the order in which they are tried."""
+        return tuple(host_and_port(entry, self.port) for entry in self.host.split(","))
+
+    def connection_parameters(self, *, first: int = 0) -> dict[str, Any]:
+        """Return libpq's parameters for one connection; the password is in clear, so never log them.
+
+        ``first`` is the place in ``hosts`` of the one to try first.
+        """
+        hosts = self.hosts[first:] + self.hosts[:first]
         given = {
-            "host": self.host,
-            "port": self.port,
+            "host": ",".join(host for host, _ in hosts),
+            "port": ",".join(str(port) for _, port in hosts) if len(hosts) > 1 else hosts[0][1],
             "dbname": self.database,
             "user": self.username,
             "password": reveal(self.password) or None,
@@ -242,7 +257,7 @@ class PostgreSQLConfig(Config):
         """Whether every host is a socket or a loopback address, where traffic leaves no machine."""
         return all(
             host.startswith(("/", "@")) or host in ("localhost", "::1") or host.startswith("127.")
-            for host in self.host.split(",")
+            for host, _ in self.hosts
         )
 
     @property

@@ -74,3 +74,11 @@ def hosts_and_ports(hosts: str) -> tuple[str, list[str]]:
         if match[2]:
             ports.append(match[2])
     return ",".join(names), ports
+
+
+def host_and_port(entry: str, default: int) -> tuple[str, int]:
+    """Return a host and its port, where the host may say its own: ``db1:5433``, ``[::1]:5433``; a path has none."""
+    match = None if entry.startswith("/") else re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::(\d{1,6}))?", entry.strip())
+    if match is None:
+        return entry.strip(), default
+    return match[1] or match[2] or "", int(match[3]) if match[3] else default

@@ -34,9 +34,10 @@ class ReplicaSet:
     Each server knows its name: ``SHOW cluster_name`` says ``primary``, ``replica-1`` and so on.
     """
 
-    def __init__(self, folder: Path, *, count: int = 2, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *, count: int = 2, primary: Mapping[str, str] | None = None) -> None:
+        """``primary`` are settings of the primary alone."""
         self._folder = folder
-        self._settings = {**_SETTINGS, **(settings or {})}
+        self._primary = dict(primary or {})
         self._count = count
         self.servers: list[EmbeddedPostgreSQL] = []
 
@@ -44,12 +45,12 @@ class ReplicaSet:
         """Start them, or attach to them."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with self._locked("making"):
-            self.servers.append(self._server("primary").start())
+            self.servers.append(self._server("primary", **self._primary).start())
             self.servers += [self._replica(f"replica-{number}") for number in range(1, self._count + 1)]
         return self
 
     def _server(self, name: str, **more: str) -> EmbeddedPostgreSQL:
-        return EmbeddedPostgreSQL(self._folder / name, settings={**self._settings, "cluster_name": name, **more})
+        return EmbeddedPostgreSQL(self._folder / name, settings={**_SETTINGS, "cluster_name": name, **more})
 
     def _replica(self, name: str) -> EmbeddedPostgreSQL:
         path, primary = self._folder / name, self.primary.config()

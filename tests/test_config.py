@@ -251,3 +251,39 @@ def test_no_password_shows_in_a_repr_or_in_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         PostgreSQLConfig(password="canary-secret\0")
     assert "canary" not in str(caught.value)
+
+
+def test_each_of_several_hosts_may_have_a_port_of_its_own() -> None:
+    by_url = PostgreSQLConfig.from_url("postgresql://u@db1:5433,db2,[::1]:5435/app?target_session_attrs=read-write")
+    assert by_url.hosts == (("db1", 5433), ("db2", 5432), ("::1", 5435))
+    assert by_url == PostgreSQLConfig(
+        host="db1:5433,db2,[::1]:5435", username="u", database="app", target_session_attrs="read-write"
+    )
+    parameters = by_url.connection_parameters(first=1)
+    assert (parameters["host"], parameters["port"]) == ("db2,::1,db1", "5432,5435,5433")
+    assert PostgreSQLConfig.from_url("postgresql://db1,db2:6000/app").hosts == (("db1", 6000), ("db2", 6000))
+    assert PostgreSQLConfig(host="/run/a:1,/run/b", port=6000).hosts == (("/run/a:1", 6000), ("/run/b", 6000))
+    assert PostgreSQLConfig(host="::1").hosts == (("::1", 5432),)
+    for wrong in ("db1:0", "db1:70000", "db1,,db2", "db1,"):
+        with pytest.raises(ConfigError):
+            PostgreSQLConfig(host=wrong)
+
+
+def test_replicas_are_configurations_or_urls() -> None:
+    secret = "h1dden"
+    made = PostgreSQLConfig.from_env(
+        environ={
+            "POSTGRESQL_URL": "postgresql://app:s3cret@db1/app?max_connections=7",
+            "POSTGRESQL_REPLICAS": f"postgresql://db2 postgresql://reader:{secret}@db3:5433/other",
+        }
+    )
+    assert secret not in repr(made)
+    assert [(each.host, each.port, each.database, each.username, each.max_connections) for each in made.replicas] == [
+        ("db2", 5432, "app", "app", 7),
+        ("db3", 5433, "other", "reader", 7),
+    ]
+    assert replace(made, replicas=()).replicas == ()
+    for wrong in ([made], [5], 5, ["db2"], ["redis://db2"], ["postgresql://db2?nonsense=1"]):
+        with pytest.raises(ConfigError) as caught:
+            PostgreSQLConfig(replicas=wrong)  # type: ignore[arg-type]
+        assert secret not in str(caught.value)

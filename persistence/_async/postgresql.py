@@ -52,6 +52,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()
+        self._first_host = 0
         self._home = current_home()
         self.dedicated: set[AsyncDedicated] = set()
         """Who holds a connection outside the pool."""
@@ -95,15 +96,18 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         return await self._connect(deadline)
 
     async def _connect(self, deadline: float) -> PostgreSQLLink:
-        deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout))
+        hosts = self.config.hosts
+        deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout) * len(hosts))
         pause = 0.01
         while True:
             try:
                 raw = await self._dial(deadline)
                 break
             except psycopg.Error as exc:
-                # A server that is starting up is about to answer: wait for it, within the deadline.
-                if "starting up" not in str(exc) or monotonic() + pause >= deadline:
+                # A server that is starting up is about to answer: wait for it, within the deadline. So is a replica
+                # that becomes the next primary, where there are several servers and one that writes is needed.
+                passing = "starting up" in str(exc) or (len(hosts) > 1 and _REPLICA in str(exc))
+                if not passing or monotonic() + pause >= deadline:
                     raise self._connect_error(exc) from exc
             await sleep(pause)
             pause = min(pause * 2, 0.2)
@@ -120,8 +124,8 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
     async def _dial(self, deadline: float) -> AsyncWireConnection:
         token = dial_deadline.set(deadline)
         try:
-            return await AsyncWireConnection.connect(
-                **self.config.connection_parameters(),
+            made = await AsyncWireConnection.connect(
+                **self.config.connection_parameters(first=self._first_host),
                 autocommit=True,
                 prepare_threshold=self.config.prepare_threshold,
                 cursor_factory=psycopg.AsyncRawCursor,
@@ -129,6 +133,10 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             )
         finally:
             dial_deadline.reset(token)
+        hosts, found = self.config.hosts, (made.info.host, made.info.port)
+        if found in hosts:
+            self._first_host = hosts.index(found)
+        return made
 
     async def _prepare(self, raw: AsyncWireConnection, deadline: float) -> None:
         """Make a new connection ready: what the server is, is asked on the first one only."""
@@ -368,6 +376,8 @@ class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):
 
 
 _QUERIES = load_queries("persistence", "postgresql")
+_REPLICA = "session is read-only"
+"""What libpq says of a server that it left, because it was to find one that writes."""
 
 
 def _adapters(vector_oid: int | None = None) -> AdaptersMap:

@@ -53,6 +53,7 @@ class PostgreSQLDatabase(Database):
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()
+        self._first_host = 0
         self._home = current_home()
         self.dedicated: set[Dedicated] = set()
         """Who holds a connection outside the pool."""
@@ -96,15 +97,18 @@ class PostgreSQLDatabase(Database):
         return self._connect(deadline)
 
     def _connect(self, deadline: float) -> PostgreSQLLink:
-        deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout))
+        hosts = self.config.hosts
+        deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout) * len(hosts))
         pause = 0.01
         while True:
             try:
                 raw = self._dial(deadline)
                 break
             except psycopg.Error as exc:
-                # A server that is starting up is about to answer: wait for it, within the deadline.
-                if "starting up" not in str(exc) or monotonic() + pause >= deadline:
+                # A server that is starting up is about to answer: wait for it, within the deadline. So is a replica
+                # that becomes the next primary, where there are several servers and one that writes is needed.
+                passing = "starting up" in str(exc) or (len(hosts) > 1 and _REPLICA in str(exc))
+                if not passing or monotonic() + pause >= deadline:
                     raise self._connect_error(exc) from exc
             sleep(pause)
             pause = min(pause * 2, 0.2)
@@ -121,8 +125,8 @@ class PostgreSQLDatabase(Database):
     def _dial(self, deadline: float) -> WireConnection:
         token = dial_deadline.set(deadline)
         try:
-            return WireConnection.connect(
-                **self.config.connection_parameters(),
+            made = WireConnection.connect(
+                **self.config.connection_parameters(first=self._first_host),
                 autocommit=True,
                 prepare_threshold=self.config.prepare_threshold,
                 cursor_factory=psycopg.RawCursor,
@@ -130,6 +134,10 @@ class PostgreSQLDatabase(Database):
             )
         finally:
             dial_deadline.reset(token)
+        hosts, found = self.config.hosts, (made.info.host, made.info.port)
+        if found in hosts:
+            self._first_host = hosts.index(found)
+        return made
 
     def _prepare(self, raw: WireConnection, deadline: float) -> None:
         """Make a new connection ready: what the server is, is asked on the first one only."""
@@ -369,6 +377,8 @@ class PgVectorDatabase(PostgreSQLDatabase):
 
 
 _QUERIES = load_queries("persistence", "postgresql")
+_REPLICA = "session is read-only"
+"""What libpq says of a server that it left, because it was to find one that writes."""
 
 
 def _adapters(vector_oid: int | None = None) -> AdaptersMap:

@@ -234,6 +234,22 @@ def test_reads_go_on_without_any_replica_and_without_the_primary(
         manager.close()
 
 
+def test_of_several_hosts_the_one_that_was_asked_for_is_found(
+    manager: DatabaseManager, replicated: PostgreSQLConfig
+) -> None:
+    first = replicated.replicas[0]
+    assert isinstance(first, PostgreSQLConfig)
+    config = replace(replicated, replicas=(), host=f"/nowhere,{first.host},{replicated.host}")
+    for wanted, name in (("read-write", PRIMARY), ("primary", PRIMARY), ("standby", FIRST), ("any", FIRST)):
+        database = manager.add_postgresql(wanted, replace(config, target_session_attrs=wanted))
+        assert database.fetch_value(WHO) == name
+    with pytest.raises(ConnectError, match="session is read-only"):
+        only = f"/nowhere,{first.host}"
+        manager.add_postgresql(
+            "x", replace(config, host=only, target_session_attrs="read-write", connect_timeout=0.1)
+        )
+
+
 def test_no_password_and_no_url_is_shown(manager: DatabaseManager, replicated: PostgreSQLConfig) -> None:
     secret = "S3cret-of-a-replica"
     urls = [f"postgresql://postgres:{secret}@/?host={replicated.host}", f"postgresql://:{secret}@127.0.0.1:1/x"]
