@@ -17,7 +17,10 @@ methods; ``close`` is ``aclose`` there.
 ``Transaction``, nested ones are savepoints; ``Database.run_transaction`` retries by a ``Backoff``. What is read with
 ``read_only=True`` may come from a replica (``PostgreSQLConfig.replicas``).
 
-**Schema.** A ``MigrationLine`` of numbered files, applied by a ``Migrator``. ``SQLStore`` is the base of stores.
+**Schema.** A ``MigrationLine`` of numbered files (``Migration``), applied and undone by a ``Migrator``, which tells how
+far a database is (``MigrationStatus``, ``AppliedMigration``), tries what it would do (``TriedMigration``) and finds
+where tables are not as they should be (``Difference``); ``Advice`` says what would stop a program in use. ``SQLStore``
+is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
@@ -49,6 +52,7 @@ from persistence._sync.redis import RedisClient, RedisConnection
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence._sync.transaction import Transaction
+from persistence.backups import Backup
 from persistence.capabilities import Capabilities
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
@@ -85,12 +89,16 @@ from persistence.errors import (
 )
 from persistence.fields import Secret
 from persistence.health import HealthStatus, PoolStats
-from persistence.migrations import Migration, MigrationLine
+from persistence.migration_advice import Advice
+from persistence.migrations import AppliedMigration, Migration, MigrationLine, MigrationStatus, TriedMigration
 from persistence.notices import Notice
 from persistence.retry import Backoff
+from persistence.schemas import Difference
 from persistence.secrets import Cipher
 
 __all__ = [
+    "Advice",
+    "AppliedMigration",
     "AsyncDatabase",
     "AsyncDatabaseManager",
     "AsyncMigrator",
@@ -104,6 +112,7 @@ __all__ = [
     "AsyncSubscription",
     "AsyncTransaction",
     "Backoff",
+    "Backup",
     "Capabilities",
     "CapabilityError",
     "Cipher",
@@ -120,6 +129,7 @@ __all__ = [
     "DatabaseManager",
     "DeadlineError",
     "DeadlockError",
+    "Difference",
     "DuplicateError",
     "EmbeddedPostgreSQL",
     "EmbeddedRedis",
@@ -129,6 +139,7 @@ __all__ = [
     "Migration",
     "MigrationError",
     "MigrationLine",
+    "MigrationStatus",
     "Migrator",
     "NotFoundError",
     "Notice",
@@ -156,6 +167,7 @@ __all__ = [
     "Subscription",
     "Transaction",
     "TransactionError",
+    "TriedMigration",
     "UnavailableError",
     "UnknownConnectionError",
     "ValidationError",

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "checkpoint.cli:ImportLangGraph",
         "take threads over from LangGraph's PostgresSaver or SqliteSaver",
     ),
+    "migrate": ("persistence.migrate_cli:Migrate", "bring a database's tables up to date or back, and check them"),
 }
 """Where each subcommand of the distribution is, and what ``--help`` says of it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -12,13 +13,14 @@ from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 from psycopg.types.json import JsonbDumper
 
-from persistence._async.compat import check_home, current_home, sleep
+from persistence._async.compat import Threads, check_home, current_home, in_background, sleep
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import NO_HINTS, Hints, Options, Parameters, Row, check_reads
 from persistence._async.link import PostgreSQLLink
 from persistence._async.pool import AsyncDedicated, AsyncPool
 from persistence._async.replicas import AsyncReplica, AsyncReplicas
 from persistence._async.wire import AsyncWireConnection, dial_deadline
+from persistence.backups import Program, connection_environment, find_program
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement, compile_statement
@@ -307,6 +309,24 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             UnavailableError: it can't be used now, with the reason.
         """
         await self._run_apart("ping", "SELECT 1", None, 1, timeout, NO_HINTS)
+
+    async def _dump(self, path: Path, timeout: float) -> None:
+        await self._run_program("pg_dump", ["--format=custom", f"--file={path}"], timeout)
+
+    async def _load(self, path: Path, timeout: float) -> None:
+        how = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error", "--no-owner"]
+        await self._run_program("pg_restore", [*how, f"--dbname={self.config.database}", str(path)], timeout)
+
+    async def _run_program(self, name: str, arguments: list[str], timeout: float) -> None:
+        major = (await self.capabilities()).server_version[0]
+        path = await in_background(lambda: find_program(name, major))
+        environment = connection_environment(self.config.connection_parameters())
+        program = Program([path, "--no-password", *arguments], environment)
+        threads = Threads(1, f"holdfast-{name}")
+        try:
+            await threads.run(program.stop, program.run, timeout)
+        finally:
+            threads.close()
 
     @property
     def server_version(self) -> str | None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -20,6 +21,7 @@ from persistence._async.compat import Threads
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import NO_HINTS, FailedPart, Hints, Options, Row, returns_no_rows, too_late
 from persistence._async.pool import AsyncPool
+from persistence.backups import copy_sqlite, restore_sqlite
 from persistence.capabilities import Capabilities
 from persistence.config import SQLiteConfig
 from persistence.copying import check_rows
@@ -212,6 +214,10 @@ class SQLiteLink:
         finally:
             self._settle()
 
+    async def through(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Run what takes the whole connection; it goes on to its end."""
+        await self._threads.run(_nothing, work, self.raw)
+
     async def roll_back(self, deadline: float) -> None:
         if self.raw.in_transaction:
             await self.script("ROLLBACK", deadline)
@@ -330,6 +336,18 @@ class AsyncSQLiteDatabase(AsyncDatabase):
             full_text_search="ENABLE_FTS5" in options,
         )
 
+    async def _dump(self, path: Path, timeout: float) -> None:
+        deadline = monotonic() + timeout
+        await self._lend(
+            "back_up", self._readers, deadline, lambda link: link.through(lambda raw: copy_sqlite(raw, path))
+        )
+
+    async def _load(self, path: Path, timeout: float) -> None:
+        deadline = monotonic() + timeout
+        await self._lend(
+            "restore", self._writer, deadline, lambda link: link.through(lambda raw: restore_sqlite(path, raw))
+        )
+
     async def ping(self, *, timeout: Duration | None = None) -> None:
         """Read from the file.
 
@@ -373,7 +391,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
 
 
 def _nothing() -> None:
-    """What interrupting an open means: let it end."""
+    """What interrupting an open or a copy means: let it end."""
 
 
 def _make_private(path: str) -> None:

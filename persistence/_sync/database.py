@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
-from persistence._sync.compat import current_owner, sleep
+from persistence._sync.compat import current_owner, in_background, sleep
 from persistence._sync.executor import (
     NO_HINTS,
     Executor,
@@ -28,6 +29,7 @@ from persistence._sync.executor import (
 )
 from persistence._sync.pool import Pool
 from persistence._sync.transaction import Transaction
+from persistence.backups import Backup, existing_file, new_file, put_in_place
 from persistence.capabilities import Capabilities
 from persistence.dialect import Dialect, Kind, Statement, compile_statement
 from persistence.errors import (
@@ -43,6 +45,9 @@ from persistence.health import PoolStats
 from persistence.retry import Backoff, is_transient
 
 T = TypeVar("T")
+
+BACKUP_SECONDS = 3600.0
+"""How long a backup, or a restore, may take."""
 
 
 class Database(Executor):
@@ -257,6 +262,20 @@ class Database(Executor):
         found = (self._run_apart("fetch_apart", sql, parameters, 1, None, NO_HINTS))[0]
         return found[0] if found else None
 
+    def run_apart(
+        self, sql: str, parameters: Parameters | None = None, *, answers: bool, timeout: Duration | None = None
+    ) -> list[Row]:
+        """Run a statement outside any transaction, also when this task is in one; ``answers``: return its rows.
+
+        It is for statements that can't run in a transaction, such as VACUUM or CREATE INDEX CONCURRENTLY.
+        """
+        if answers:
+            return (self._run_apart("run_apart", sql, parameters, None, timeout, NO_HINTS))[0]
+        deadline = self._deadline(timeout)
+        pool = self._transaction_pool(Options())
+        self._lend("run_apart", pool, deadline, lambda link: link.script(sql, deadline))
+        return []
+
     def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
         """Run a statement for each set of parameters, all or none, and return the number of rows affected."""
         with self.transaction(timeout=timeout) as transaction:
@@ -285,6 +304,59 @@ class Database(Executor):
         replicas every read sees what is committed, and it is ``0/0``.
         """
         return "0/0"
+
+    def back_up(self, path: str | Path, *, timeout: Duration = BACKUP_SECONDS) -> Backup:
+        """Write the whole database to a new file that its owner alone can read, beside readers and writers.
+
+        SQLite writes a database file by its online backup, and checks it; PostgreSQL writes an archive of ``pg_dump
+        --format=custom``, which ``pg_restore`` reads. The file has its name once it is whole and durable.
+
+        Raises:
+            ValidationError: the file is there already, or can't be written.
+            CapabilityError: there is no ``pg_dump``, or it is older than the server.
+            UnavailableError: it failed; the message is the program's.
+            DeadlineError: it took longer than ``timeout`` seconds (PostgreSQL).
+            TransactionError: called in a transaction.
+        """
+        target, draft = new_file(path)
+        try:
+            self._check_outside("back_up")
+            self._dump(draft, seconds(timeout))
+            return in_background(lambda: put_in_place(draft, target))
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def restore(self, path: str | Path, *, timeout: Duration = BACKUP_SECONDS) -> None:
+        """Replace what the database holds by what a backup of ``back_up`` holds, all or nothing.
+
+        PostgreSQL drops and makes again what the archive names, in one transaction; other objects stay. SQLite replaces
+        all that the file holds. Let nobody else use the database meanwhile.
+
+        Raises:
+            ValidationError: the file isn't there.
+            CorruptError: the file is damaged or no SQLite database; nothing was changed.
+            CapabilityError: there is no ``pg_restore``, or it is older than the server.
+            UnavailableError: it failed; the message is the program's, and nothing was changed.
+            TransactionError: called in a transaction.
+        """
+        source = existing_file(path)
+        self._check_outside("restore")
+        self._load(source, seconds(timeout))
+        self.migrated.clear()
+
+    def _check_outside(self, operation: str) -> None:
+        if self.in_transaction:
+            raise TransactionError(
+                f"{operation} in a transaction", hint="it sees what is committed: call it outside", connection=self.name
+            )
+
+    @abstractmethod
+    def _dump(self, path: Path, timeout: float) -> None:
+        """Write the whole database to an empty file."""
+
+    @abstractmethod
+    def _load(self, path: Path, timeout: float) -> None:
+        """Replace what the database holds by what the file holds."""
 
     def transaction(
         self,

@@ -1,14 +1,32 @@
 # Generated from ../_async/migrator.py by tests/unasync.py: edit that one.
-"""Applies migration lines: one lock, one transaction a migration, its record in the same transaction."""
+"""Applies and undoes migration lines: one lock, one transaction a migration, its record in the same transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from persistence._sync.database import Database
+from persistence._sync.executor import Parameters, Row
+from persistence._sync.schema import expected_schema, read_schema
 from persistence._sync.transaction import Transaction
+from persistence.dialect import compile_statement
 from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
 from persistence.fields import Duration, seconds
-from persistence.migrations import Migration, MigrationLine, pending
+from persistence.migrations import (
+    AppliedMigration,
+    Migration,
+    MigrationLine,
+    MigrationStatus,
+    TriedMigration,
+    applied_from_row,
+    pending,
+    to_apply,
+    to_undo,
+)
 from persistence.queries import load_queries
+from persistence.schemas import Difference, differences
+from persistence.validation import check_limit, check_whole
 
 LOCK_SECONDS = 60.0
 """How long to wait for another program that is migrating."""
@@ -18,11 +36,15 @@ STATEMENT_SECONDS = 3600.0
 
 
 class Migrator:
-    """Brings a database up to date with migration lines.
+    """Brings a database up to date with migration lines, or back.
 
     Each migration runs in a transaction of its own, which takes the lock (``pg_advisory_xact_lock``, or SQLite's write
     lock), looks again what was applied, and records what it does; so several programs may start at once, and one that
     is killed leaves whole migrations behind.
+
+    What a file marks ``-- no transaction`` runs statement by statement. PostgreSQL holds the lock meanwhile, on a
+    connection of its own; on SQLite, whose lock is the write lock, two programs may run it at once. It is recorded as
+    begun before, and when its program dies the next ``up`` runs it from its first statement again.
     """
 
     def __init__(self, database: Database) -> None:
@@ -31,25 +53,157 @@ class Migrator:
 
     def pending(self, line: MigrationLine) -> tuple[Migration, ...]:
         """Return what ``up`` would apply, in order; changes nothing."""
-        return pending(line.name, line.load(self._database.kind), self._applied(line))
+        return pending(line.name, self._load(line), self._applied(line))
 
-    def up(self, line: MigrationLine, *, lock_timeout: Duration = LOCK_SECONDS) -> tuple[Migration, ...]:
-        """Apply everything that is missing and return it.
+    def status(self, line: MigrationLine) -> MigrationStatus:
+        """Return how far the database is; changes nothing."""
+        known, applied = self._load(line), self._applied(line)
+        begun = None
+        if self._database.fetch_value(self._queries.has_begun):
+            found = self._database.fetch_one(self._queries.find_begun, {"line": line.name})
+            begun = None if found is None else f"{line.name}/{found['number']:04}_{found['name']}"
+        return MigrationStatus(
+            line.name, max(applied, default=0), len(known), pending(line.name, known, applied), begun
+        )
+
+    def history(self, line: MigrationLine, *, limit: int = 100) -> tuple[AppliedMigration, ...]:
+        """Return what was applied and not undone, the newest first."""
+        check_limit(limit)
+        if not self._database.fetch_value(self._queries.has_migrations):
+            return ()
+        rows = self._database.fetch_all(self._queries.list_history, {"line": line.name, "limit": limit})
+        return tuple(map(applied_from_row, rows))
+
+    def up(
+        self,
+        line: MigrationLine,
+        *,
+        to: int | None = None,
+        lock_timeout: Duration = LOCK_SECONDS,
+        backup: str | Path | None = None,
+    ) -> tuple[Migration, ...]:
+        """Apply everything that is missing, or what is up to number ``to``, and return it.
+
+        With ``backup`` the database is written to that file first, if there is anything to apply.
 
         Raises:
             MigrationError: an applied migration was edited or is unknown here, or one failed; those before it stay.
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
+            PersistenceError: the backup failed; nothing was applied.
         """
         done: list[Migration] = []
-        while self.pending(line):
-            with self._database.transaction() as transaction:
-                self._lock(transaction, seconds(lock_timeout))
-                transaction.execute(self._queries.create_migrations)
-                missing = pending(line.name, line.load(self._database.kind), self._applied(line))
-                if missing:
-                    self._apply(transaction, missing[0])
-                    done.append(missing[0])
+        while missing := to_apply(self.pending(line), to, len(self._load(line))):
+            if backup is not None and not done:
+                self._database.back_up(backup)
+            applied = self._apply_next(line, missing[0], seconds(lock_timeout))
+            done += applied
         return tuple(done)
+
+    def down(
+        self,
+        line: MigrationLine,
+        *,
+        to: int | None = None,
+        lock_timeout: Duration = LOCK_SECONDS,
+        backup: str | Path | None = None,
+    ) -> tuple[Migration, ...]:
+        """Undo the last migration, or all above number ``to`` (0: all), the newest first, and return them.
+
+        Each is undone in a transaction of its own; one that fails stays applied, and so do those below it. Nothing is
+        undone where one of them has no down part. With ``backup`` the database is written to that file first.
+
+        Raises:
+            MigrationError: one can't be undone or failed, or an applied one was edited or is unknown here.
+            LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
+        """
+        done: list[Migration] = []
+        least = None if to is None else check_whole("to", to, least=0)
+        while chosen := self._to_undo(line, least):
+            if backup is not None and not done:
+                self._database.back_up(backup)
+            least = chosen[-1].number - 1
+            if self._undo(line, chosen[0], seconds(lock_timeout)):
+                done.append(chosen[0])
+        self._database.migrated.discard(line.name)
+        return tuple(done)
+
+    def dry_run(
+        self, line: MigrationLine, *, down: bool = False, to: int | None = None, lock_timeout: Duration = LOCK_SECONDS
+    ) -> tuple[TriedMigration, ...]:
+        """Run what ``up`` or ``down`` would, in one transaction that is rolled back, and return its statements.
+
+        It takes the locks that the migrations take. A migration without a transaction can't be tried: it and those
+        after it are returned with ``tried=False``.
+
+        Raises:
+            MigrationError: one failed, as it would then.
+            LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
+        """
+        if down:
+            chosen = self._to_undo(line, to)
+        else:
+            chosen = to_apply(self.pending(line), to, len(self._load(line)))
+        alone = next((index for index, each in enumerate(chosen) if not each.in_transaction), len(chosen))
+        found: list[TriedMigration] = []
+        if chosen[:alone]:
+            try:
+                with self._database.transaction() as transaction:
+                    self._lock(transaction, seconds(lock_timeout))
+                    for migration in chosen[:alone]:
+                        statements = self._run(transaction, migration, down=down)
+                        found.append(TriedMigration(migration, tuple(statements), tried=True))
+                    raise _Tried
+            except _Tried:
+                pass
+        found += [TriedMigration(each, each.down if down else each.up, tried=False) for each in chosen[alone:]]
+        return tuple(found)
+
+    def adopt(self, line: MigrationLine, number: int, *, lock_timeout: Duration = LOCK_SECONDS) -> None:
+        """Record the migrations up to ``number`` as applied without running them: their tables are there already.
+
+        In one transaction, which also compares the tables with what the migrations make.
+
+        Raises:
+            MigrationError: the line has applied migrations already, or the tables differ; nothing was recorded.
+        """
+        known = self._load(line)
+        check_whole("number", number, least=1, most=len(known))
+        with self._database.transaction() as transaction:
+            self._lock(transaction, seconds(lock_timeout))
+            self._create_tables(transaction)
+            if self._applied(line):
+                raise MigrationError(
+                    f"line {line.name!r} has applied migrations already", hint="up() goes on from there"
+                )
+            found = self._differences(known[:number])
+            if found:
+                more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+                raise MigrationError(
+                    f"the tables are not as {known[number - 1]} leaves them: {'; '.join(map(str, found[:5]))}{more}",
+                    hint="mend them, or adopt a lower number",
+                    connection=self._database.name,
+                )
+            for migration in known[:number]:
+                self._record_applied(transaction, migration)
+
+    def validate(self, line: MigrationLine) -> tuple[Difference, ...]:
+        """Return how the tables differ from what the applied migrations make; nothing where they are the same.
+
+        What they make is found by running them: on PostgreSQL in a schema of its own, in a transaction that is rolled
+        back (this needs the right to create a schema), on SQLite in a database in memory. Tables, columns, types,
+        defaults, keys and indexes are compared. Tables and indexes that the migrations don't make are yours.
+
+        Raises:
+            MigrationError: an applied migration was edited or is unknown here.
+        """
+        known, applied = self._load(line), self._applied(line)
+        pending(line.name, known, applied)
+        return self._differences(known[: max(applied, default=0)])
+
+    def _differences(self, migrations: tuple[Migration, ...]) -> tuple[Difference, ...]:
+        if not migrations:
+            return ()
+        return differences(expected_schema(self._database, migrations), read_schema(self._database))
 
     def ensure(self, line: MigrationLine) -> None:
         """Apply what is missing, once for each database and line; then free of cost."""
@@ -74,12 +228,24 @@ class Migrator:
                 )
             self._database.migrated.add(line.name)
 
-    def _applied(self, line: MigrationLine) -> dict[int, tuple[str, str]]:
-        """Return (name, checksum) by number; nothing when not even the table exists."""
+    def _load(self, line: MigrationLine) -> tuple[Migration, ...]:
+        return line.load(self._database.kind)
+
+    def _applied(self, line: MigrationLine) -> dict[int, AppliedMigration]:
+        """Return what is recorded, by number; nothing when not even the table exists."""
         if not self._database.fetch_value(self._queries.has_migrations):
             return {}
         rows = self._database.fetch_all(self._queries.list_applied, {"line": line.name})
-        return {row["number"]: (row["name"], row["checksum"]) for row in rows}
+        return {row["number"]: applied_from_row(row) for row in rows}
+
+    def _to_undo(self, line: MigrationLine, to: int | None) -> tuple[Migration, ...]:
+        known, applied = self._load(line), self._applied(line)
+        pending(line.name, known, applied)
+        return to_undo(known, max(applied, default=0), to)
+
+    def _create_tables(self, transaction: Transaction) -> None:
+        transaction.execute(self._queries.create_migrations)
+        transaction.execute(self._queries.create_begun)
 
     def _lock(self, transaction: Transaction, limit: float) -> None:
         if self._database.kind == "sqlite":
@@ -100,18 +266,140 @@ class Migrator:
         row = self._database.fetch_apart(self._queries.find_lock_holder)
         return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
-    def _apply(self, transaction: Transaction, migration: Migration) -> None:
-        for statement in migration.up:
-            try:
-                transaction.script(statement, timeout=STATEMENT_SECONDS)
-            except PersistenceError as exc:
-                raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
+    def _apply_next(self, line: MigrationLine, expected: Migration, limit: float) -> list[Migration]:
+        """Apply the first one that is missing, once the lock is held; nothing where another program has."""
+        if not expected.in_transaction:
+            return self._apply_alone(line, expected, limit)
+        with self._database.transaction() as transaction:
+            self._lock(transaction, limit)
+            self._create_tables(transaction)
+            missing = self.pending(line)
+            if not missing or missing[0].number != expected.number:
+                return []
+            self._run(transaction, expected)
+            self._record_applied(transaction, expected)
+        return [expected]
+
+    def _undo(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
+        if not migration.in_transaction:
+            return self._undo_alone(line, migration, limit)
+        with self._database.transaction() as transaction:
+            self._lock(transaction, limit)
+            if max(self._applied(line), default=0) != migration.number:
+                return False
+            self._run(transaction, migration, down=True)
+            self._forget(transaction, migration)
+        return True
+
+    def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> list[Migration]:
+        self._check_apart(migration)
+        with self._database.transaction() as transaction:
+            self._lock(transaction, limit)
+            self._create_tables(transaction)
+            transaction.execute(self._queries.record_begun, _key(migration) | {"name": migration.name})
+
+        def is_next() -> bool:
+            missing = self.pending(line)
+            return bool(missing) and missing[0].number == migration.number
+
+        def settle(transaction: Transaction) -> None:
+            self._record_applied(transaction, migration)
+
+        return [migration] if self._alone(migration, limit, is_next, settle, down=False) else []
+
+    def _undo_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
+        self._check_apart(migration)
+
+        def is_last() -> bool:
+            return max(self._applied(line), default=0) == migration.number
+
+        def settle(transaction: Transaction) -> None:
+            self._forget(transaction, migration)
+
+        return self._alone(migration, limit, is_last, settle, down=True)
+
+    def _check_apart(self, migration: Migration) -> None:
+        if self._database.in_transaction:
+            raise MigrationError(
+                f"{migration} runs without a transaction, and this is in one", hint="migrate outside transactions"
+            )
+
+    def _alone(
+        self,
+        migration: Migration,
+        limit: float,
+        is_due: Callable[[], bool],
+        settle: Callable[[Transaction], None],
+        *,
+        down: bool,
+    ) -> bool:
+        """Run a migration outside transactions, and settle it in one; tell whether it was due."""
+        database = self._database
+        if database.kind == "sqlite":
+            if not is_due():
+                return False
+            self._run(None, migration, down=down)
+            with database.transaction() as transaction:
+                due = is_due()
+                if due:
+                    settle(transaction)
+                transaction.execute(self._queries.forget_begun, _key(migration))
+                return due
+        # Read committed: an idle transaction then has no snapshot that CREATE INDEX CONCURRENTLY would wait for.
+        with database.transaction(isolation="read committed") as transaction:
+            self._lock(transaction, limit)
+            due = is_due()
+            if due:
+                # As a script, whose end drops the portal of the statement before, and with it that one's snapshot.
+                transaction.script("SET LOCAL idle_in_transaction_session_timeout = 0")
+                self._run(None, migration, down=down)
+                settle(transaction)
+            transaction.execute(self._queries.forget_begun, _key(migration))
+            return due
+
+    def _run(
+        self, transaction: Transaction | None, migration: Migration, *, down: bool = False
+    ) -> list[str]:
+        """Run the steps of a migration, each outside transactions where there is none, and return their texts."""
+        ran: list[str] = []
+        steps = migration.steps(down=down)
+        try:
+            text, parameters = next(steps)
+            while True:
+                ran.append(text)
+                rows = self._step(transaction, text, parameters)
+                text, parameters = steps.send(rows)
+        except StopIteration:
+            return ran
+        except MigrationError:
+            raise
+        except PersistenceError as exc:
+            raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
+        finally:
+            steps.close()
+
+    def _step(self, transaction: Transaction | None, text: str, parameters: Parameters | None) -> list[Row]:
+        answers = parameters is not None or compile_statement(text, self._database.kind).reads
+        if transaction is None:
+            return self._database.run_apart(text, parameters, answers=answers, timeout=STATEMENT_SECONDS)
+        if answers:
+            return (transaction.fetch_batch([(text, parameters)], timeout=STATEMENT_SECONDS))[0]
+        transaction.script(text, timeout=STATEMENT_SECONDS)
+        return []
+
+    def _record_applied(self, transaction: Transaction, migration: Migration) -> None:
         transaction.execute(
             self._queries.record_migration,
-            {
-                "line": migration.line,
-                "number": migration.number,
-                "name": migration.name,
-                "checksum": migration.checksum,
-            },
+            {**_key(migration), "name": migration.name, "checksum": migration.checksum},
         )
+
+    def _forget(self, transaction: Transaction, migration: Migration) -> None:
+        transaction.execute(self._queries.forget_migration, _key(migration))
+
+
+class _Tried(Exception):
+    """Ends the transaction of a dry run."""
+
+
+def _key(migration: Migration) -> dict[str, object]:
+    return {"line": migration.line, "number": migration.number}

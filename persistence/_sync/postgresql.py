@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -13,13 +14,14 @@ from psycopg.adapt import AdaptersMap
 from psycopg.rows import dict_row
 from psycopg.types.json import JsonbDumper
 
-from persistence._sync.compat import check_home, current_home, sleep
+from persistence._sync.compat import Threads, check_home, current_home, in_background, sleep
 from persistence._sync.database import Database
 from persistence._sync.executor import NO_HINTS, Hints, Options, Parameters, Row, check_reads
 from persistence._sync.link import PostgreSQLLink
 from persistence._sync.pool import Dedicated, Pool
 from persistence._sync.replicas import Replica, Replicas
 from persistence._sync.wire import WireConnection, dial_deadline
+from persistence.backups import Program, connection_environment, find_program
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement, compile_statement
@@ -308,6 +310,24 @@ class PostgreSQLDatabase(Database):
             UnavailableError: it can't be used now, with the reason.
         """
         self._run_apart("ping", "SELECT 1", None, 1, timeout, NO_HINTS)
+
+    def _dump(self, path: Path, timeout: float) -> None:
+        self._run_program("pg_dump", ["--format=custom", f"--file={path}"], timeout)
+
+    def _load(self, path: Path, timeout: float) -> None:
+        how = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error", "--no-owner"]
+        self._run_program("pg_restore", [*how, f"--dbname={self.config.database}", str(path)], timeout)
+
+    def _run_program(self, name: str, arguments: list[str], timeout: float) -> None:
+        major = (self.capabilities()).server_version[0]
+        path = in_background(lambda: find_program(name, major))
+        environment = connection_environment(self.config.connection_parameters())
+        program = Program([path, "--no-password", *arguments], environment)
+        threads = Threads(1, f"holdfast-{name}")
+        try:
+            threads.run(program.stop, program.run, timeout)
+        finally:
+            threads.close()
 
     @property
     def server_version(self) -> str | None:

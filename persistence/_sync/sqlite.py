@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -21,6 +22,7 @@ from persistence._sync.compat import Threads
 from persistence._sync.database import Database
 from persistence._sync.executor import NO_HINTS, FailedPart, Hints, Options, Row, returns_no_rows, too_late
 from persistence._sync.pool import Pool
+from persistence.backups import copy_sqlite, restore_sqlite
 from persistence.capabilities import Capabilities
 from persistence.config import SQLiteConfig
 from persistence.copying import check_rows
@@ -213,6 +215,10 @@ class SQLiteLink:
         finally:
             self._settle()
 
+    def through(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Run what takes the whole connection; it goes on to its end."""
+        self._threads.run(_nothing, work, self.raw)
+
     def roll_back(self, deadline: float) -> None:
         if self.raw.in_transaction:
             self.script("ROLLBACK", deadline)
@@ -331,6 +337,18 @@ class SQLiteDatabase(Database):
             full_text_search="ENABLE_FTS5" in options,
         )
 
+    def _dump(self, path: Path, timeout: float) -> None:
+        deadline = monotonic() + timeout
+        self._lend(
+            "back_up", self._readers, deadline, lambda link: link.through(lambda raw: copy_sqlite(raw, path))
+        )
+
+    def _load(self, path: Path, timeout: float) -> None:
+        deadline = monotonic() + timeout
+        self._lend(
+            "restore", self._writer, deadline, lambda link: link.through(lambda raw: restore_sqlite(path, raw))
+        )
+
     def ping(self, *, timeout: Duration | None = None) -> None:
         """Read from the file.
 
@@ -374,7 +392,7 @@ class SQLiteDatabase(Database):
 
 
 def _nothing() -> None:
-    """What interrupting an open means: let it end."""
+    """What interrupting an open or a copy means: let it end."""
 
 
 def _make_private(path: str) -> None:

@@ -41,7 +41,44 @@ CREATE TABLE IF NOT EXISTS holdfast_migrations (
 
 -- name: list_applied
 -- A line has as many rows as it has files.
-SELECT number, name, checksum FROM holdfast_migrations WHERE line = :line ORDER BY number LIMIT 10000;
+SELECT line, number, name, checksum, applied_at FROM holdfast_migrations
+WHERE line = :line ORDER BY number LIMIT 10000;
+
+-- name: list_history
+-- The newest first; two of one moment by their numbers.
+SELECT line, number, name, checksum, applied_at FROM holdfast_migrations
+WHERE line = :line ORDER BY applied_at DESC, number DESC LIMIT :limit;
+
+-- name: forget_migration
+-- In the transaction that undid it.
+DELETE FROM holdfast_migrations WHERE line = :line AND number = :number;
+
+-- name: has_begun
+-- Made by the first migration without a transaction; most databases have none.
+SELECT to_regclass('holdfast_migrations_begun') IS NOT NULL;
+
+-- name: create_begun
+-- What runs without a transaction is recorded before and after, so that a program that died in between is seen.
+CREATE TABLE IF NOT EXISTS holdfast_migrations_begun (
+    line text COLLATE "C" NOT NULL,
+    number integer NOT NULL,
+    name text NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (line, number)
+);
+
+-- name: record_begun
+-- Also where a program died: the next one begins again.
+INSERT INTO holdfast_migrations_begun (line, number, name) VALUES (:line, :number, :name)
+ON CONFLICT (line, number) DO UPDATE SET begun_at = now();
+
+-- name: forget_begun
+-- In the transaction that records it as applied.
+DELETE FROM holdfast_migrations_begun WHERE line = :line AND number = :number;
+
+-- name: find_begun
+-- There is one at the most: a migration waits for the one before.
+SELECT number, name, begun_at FROM holdfast_migrations_begun WHERE line = :line ORDER BY number LIMIT 1;
 
 -- name: record_migration
 -- In the transaction of what it records.
@@ -64,3 +101,36 @@ WHERE l.locktype = 'advisory' AND l.granted
   AND CAST(l.objid AS bigint) = hashtextextended('holdfast_migrations', 0) & 4294967295
 ORDER BY a.pid
 LIMIT 1;
+
+-- name: list_columns
+-- One row a column of the tables in the first schema of the search path.
+SELECT c.relname AS "table", a.attname AS "column", format_type(a.atttypid, a.atttypmod) AS type,
+       a.attnotnull AS required, pg_get_expr(d.adbin, d.adrelid) AS "default"
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+     LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace) AND c.relkind IN ('r', 'p')
+      AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY c.relname, a.attnum
+LIMIT 100000;
+
+-- name: list_indexes
+-- An index that CREATE INDEX CONCURRENTLY left behind is not valid.
+SELECT t.relname AS "table", c.relname AS name, pg_get_indexdef(c.oid) AS definition, i.indisvalid AS valid
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
+WHERE t.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace) AND NOT t.relispartition
+ORDER BY t.relname, c.relname
+LIMIT 100000;
+
+-- name: list_constraints
+-- Not those that indexes and columns show already.
+SELECT t.relname AS "table", k.conname AS name, pg_get_constraintdef(k.oid) AS definition
+FROM pg_constraint AS k JOIN pg_class AS t ON t.oid = k.conrelid
+WHERE t.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace) AND k.contype IN ('c', 'f', 'p', 'u')
+      AND NOT t.relispartition
+ORDER BY t.relname, k.conname
+LIMIT 100000;
+
+-- name: enter_schema
+-- Local to the transaction, which is rolled back; extensions are still found behind it.
+SELECT set_config('search_path', :schema || ', ' || current_setting('search_path'), true),
+       current_schema() AS before;

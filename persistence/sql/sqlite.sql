@@ -17,8 +17,75 @@ CREATE TABLE IF NOT EXISTS holdfast_migrations (
 
 -- name: list_applied
 -- A line has as many rows as it has files.
-SELECT number, name, checksum FROM holdfast_migrations WHERE line = :line ORDER BY number LIMIT 10000;
+SELECT line, number, name, checksum, applied_at FROM holdfast_migrations
+WHERE line = :line ORDER BY number LIMIT 10000;
+
+-- name: list_history
+-- The newest first; two of one moment by their numbers.
+SELECT line, number, name, checksum, applied_at FROM holdfast_migrations
+WHERE line = :line ORDER BY applied_at DESC, number DESC LIMIT :limit;
+
+-- name: forget_migration
+-- In the transaction that undid it.
+DELETE FROM holdfast_migrations WHERE line = :line AND number = :number;
+
+-- name: has_begun
+-- As on PostgreSQL.
+SELECT count(*) FROM sqlite_master WHERE name = 'holdfast_migrations_begun';
+
+-- name: create_begun
+-- As on PostgreSQL.
+CREATE TABLE IF NOT EXISTS holdfast_migrations_begun (
+    line TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    begun_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    PRIMARY KEY (line, number)
+) WITHOUT ROWID;
+
+-- name: record_begun
+-- Also where a program died: the next one begins again.
+INSERT INTO holdfast_migrations_begun (line, number, name) VALUES (:line, :number, :name)
+ON CONFLICT (line, number) DO UPDATE SET begun_at = excluded.begun_at;
+
+-- name: forget_begun
+-- In the transaction that records it as applied.
+DELETE FROM holdfast_migrations_begun WHERE line = :line AND number = :number;
+
+-- name: find_begun
+-- There is one at the most: a migration waits for the one before.
+SELECT number, name, begun_at FROM holdfast_migrations_begun WHERE line = :line ORDER BY number LIMIT 1;
 
 -- name: record_migration
 -- In the transaction of what it records.
 INSERT INTO holdfast_migrations (line, number, name, checksum) VALUES (:line, :number, :name, :checksum);
+
+-- name: list_columns
+-- One row a column; a hidden column is a generated one, which counts too.
+SELECT m.name AS "table", c.name AS "column", c.type AS type, c."notnull" AS required, c.dflt_value AS "default"
+FROM sqlite_master AS m, pragma_table_xinfo(m.name) AS c
+WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\_%' ESCAPE '\'
+ORDER BY m.name, c.cid
+LIMIT 100000;
+
+-- name: list_indexes
+-- Those of keys are shown by the table's own text.
+SELECT tbl_name AS "table", name, sql AS definition, 1 AS valid FROM sqlite_master
+WHERE type IN ('index', 'trigger') AND sql IS NOT NULL
+ORDER BY tbl_name, name
+LIMIT 100000;
+
+-- name: list_constraints
+-- SQLite keeps them in the text of the table alone; the primary and foreign keys are told by pragmas.
+SELECT m.name AS "table", 'primary key' AS name, group_concat(c.name, ', ') AS definition
+FROM sqlite_master AS m, (SELECT t.name AS owner, x.name, x.pk FROM sqlite_master AS t, pragma_table_xinfo(t.name) AS x
+                          WHERE t.type = 'table' AND x.pk > 0 ORDER BY t.name, x.pk) AS c
+WHERE m.type = 'table' AND c.owner = m.name
+GROUP BY m.name
+UNION ALL
+SELECT m.name, 'foreign key ' || f.id || '.' || f.seq,
+       f."from" || ' references ' || f."table" || '.' || coalesce(f."to", '') || ' on delete ' || f.on_delete
+FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f
+WHERE m.type = 'table'
+ORDER BY 1, 2
+LIMIT 100000;

@@ -1,0 +1,89 @@
+"""Reads the tables that a database has, and finds those that migrations make by running them where nobody sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from persistence._async.database import AsyncDatabase
+from persistence._async.executor import AsyncExecutor
+from persistence._async.sqlite import AsyncSQLiteDatabase
+from persistence.config import SQLiteConfig
+from persistence.dialect import quote_identifier, tokens
+from persistence.errors import MigrationError, PersistenceError
+from persistence.migrations import Migration
+from persistence.queries import load_queries
+from persistence.schemas import Schema, schema_from_rows
+
+_SCRATCH = "holdfast_expected"
+_TIDYING = frozenset(("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "CHECKPOINT"))
+
+
+async def read_schema(database: AsyncDatabase) -> Schema:
+    """Return the tables of a SQLite file, or of the first schema of PostgreSQL's search path."""
+    own = None if database.kind == "sqlite" else await database.fetch_value("SELECT current_schema()")
+    return await _read(database, own)
+
+
+async def _read(executor: AsyncExecutor, own: str | None) -> Schema:
+    queries = load_queries("persistence", executor.kind)
+    columns, indexes, constraints = await executor.fetch_batch(
+        [(queries.list_columns, None), (queries.list_indexes, None), (queries.list_constraints, None)]
+    )
+    return schema_from_rows(columns, indexes, constraints, own=own)
+
+
+async def expected_schema(database: AsyncDatabase, migrations: Iterable[Migration]) -> Schema:
+    """Return the tables that migrations make, from nothing; the database is as it was afterwards.
+
+    Raises:
+        MigrationError: one of them doesn't run, or no schema can be made for it.
+    """
+    if database.kind == "sqlite":
+        scratch = AsyncSQLiteDatabase(database.name, SQLiteConfig(path=":memory:"))
+        try:
+            await _run_all(scratch, migrations)
+            return await _read(scratch, None)
+        finally:
+            await scratch.aclose()
+    found: Schema = {}
+    try:
+        async with database.transaction() as transaction:
+            await transaction.execute(f"CREATE SCHEMA {quote_identifier(_SCRATCH)}")
+            await transaction.execute(
+                load_queries("persistence", "postgresql").enter_schema, {"schema": quote_identifier(_SCRATCH)}
+            )
+            await _run_all(transaction, migrations)
+            found = await _read(transaction, _SCRATCH)
+            raise _Seen
+    except _Seen:
+        return found
+
+
+async def _run_all(executor: AsyncExecutor, migrations: Iterable[Migration]) -> None:
+    for migration in migrations:
+        steps = migration.steps()
+        try:
+            text, parameters = next(steps)
+            while True:
+                text = _within_transaction(text)
+                # An empty text is one that makes no schema.
+                rows = (await executor.fetch_batch([(text, parameters)]))[0] if text else []
+                text, parameters = steps.send(rows)
+        except StopIteration:
+            continue
+        except PersistenceError as exc:
+            raise MigrationError(
+                f"{migration} doesn't run from nothing: {exc.message}", connection=exc.connection, code=exc.code
+            ) from exc
+
+
+def _within_transaction(text: str) -> str:
+    """Return a statement without CONCURRENTLY, which makes the same index; empty for one that only tidies."""
+    words = [token.text.upper() for token in tokens(text) if token.kind == "word"]
+    if words and words[0] in _TIDYING:
+        return ""
+    return "".join(token.text for token in tokens(text) if token.text.upper() != "CONCURRENTLY")
+
+
+class _Seen(Exception):
+    """Ends the transaction in which migrations were run to be looked at."""

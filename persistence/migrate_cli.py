@@ -1,0 +1,228 @@
+"""The subcommand ``holdfast migrate``: status, up, down, history, validate, advice, create and adopt."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from persistence._sync.database import Database
+from persistence._sync.manager import DatabaseManager
+from persistence._sync.migrator import LOCK_SECONDS, Migrator
+from persistence.cli import DONE, NOT_AS_IT_SHOULD, WRONG_USAGE, Output
+from persistence.dialect import Kind
+from persistence.errors import CapabilityError
+from persistence.migration_advice import advice
+from persistence.migrations import Migration, MigrationLine
+
+PACKAGES = ("persistence", "checkpoint", "vectorstore", "sessions")
+"""Whose lines are migrated where no line is named."""
+
+
+class Migrate:
+    """Brings the tables of a database up to date or back, and says how they are."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add its arguments."""
+        url = os.environ.get("HOLDFAST_URL")
+        parser.epilog = "Exit code 3: something is pending (status), or not as it should be (validate, advice)."
+        parser.add_argument("action", choices=sorted(_ACTIONS), help="what to do")
+        parser.add_argument("what", nargs="?", metavar="NAME|N", help="the new file's name (create), or number (adopt)")
+        parser.add_argument(
+            "--url",
+            default=url,
+            required=url is None,
+            help="the database; may come from HOLDFAST_URL, unseen by others",
+        )
+        parser.add_argument(
+            "--line", action="append", metavar="NAME", help="only this line; may be given several times"
+        )
+        parser.add_argument("--folder", metavar="PATH", help="the folder of a line of your own, named by --line")
+        parser.add_argument("--to", type=int, metavar="N", help="stop at this number (up), or undo all above it (down)")
+        parser.add_argument("--dry-run", action="store_true", help="run it, roll it back, and print its statements")
+        parser.add_argument("--backup", metavar="FILE", help="where the backup before up and down goes")
+        parser.add_argument("--no-backup", action="store_true", help="go on without a backup")
+        parser.add_argument("--language", choices=("sql", "py"), default="sql", help="of the new file (create)")
+        parser.add_argument(
+            "--lock-timeout", type=float, default=LOCK_SECONDS, metavar="S", help="wait so long for another program"
+        )
+
+    def run(self, arguments: argparse.Namespace, output: Output) -> int:
+        """Do it, and return the exit code."""
+        wrong = _wrong(arguments)
+        if wrong:
+            output.error(wrong)
+            return WRONG_USAGE
+        with DatabaseManager() as manager:
+            manager.add("main", arguments.url)
+            return _ACTIONS[arguments.action](_Migration(manager.get_database("main"), arguments, output))
+
+
+def _wrong(arguments: argparse.Namespace) -> str | None:
+    needs_what = arguments.action in ("create", "adopt")
+    one_line = needs_what or arguments.folder is not None or (arguments.action == "down")
+    if needs_what != (arguments.what is not None):
+        return f"{arguments.action} {'needs its NAME or N' if needs_what else 'takes no NAME'}"
+    if arguments.action == "adopt" and not arguments.what.isdecimal():
+        return f"adopt needs a number, not {arguments.what!r}"
+    if one_line and len(arguments.line or ()) != 1:
+        return f"{'--folder' if arguments.folder else arguments.action} needs one --line"
+    if arguments.action == "create" and arguments.folder is None:
+        return "create needs --folder"
+    if arguments.folder is None:
+        unknown = [name for name in arguments.line or () if name not in PACKAGES]
+        if unknown:
+            return f"no line is called {unknown[0]!r}: name its --folder, or take one of {', '.join(PACKAGES)}"
+    return None
+
+
+class _Migration:
+    """What the actions have in common: the database, its migrator, the lines that were asked for."""
+
+    def __init__(self, database: Database, arguments: argparse.Namespace, output: Output) -> None:
+        self.database = database
+        self.arguments = arguments
+        self.output = output
+        self.migrator = Migrator(database)
+        self.kind: Kind = database.kind
+        if arguments.folder is not None:
+            self.lines = [MigrationLine(arguments.line[0], Path(arguments.folder))]
+        else:
+            self.lines = [MigrationLine.of_package(name) for name in arguments.line or PACKAGES if _has_line(name)]
+
+    def backup_path(self) -> Path | None:
+        """Return where to write the backup, None where none is wanted."""
+        if self.arguments.no_backup or self.arguments.dry_run:
+            return None
+        if self.arguments.backup is not None:
+            return Path(self.arguments.backup)
+        suffix = "db" if self.kind == "sqlite" else "dump"
+        return Path(f"holdfast-{datetime.now(UTC):%Y%m%dT%H%M%S}.{suffix}")
+
+    def told(self, values: Mapping[str, Any], lines: list[str], code: int = DONE) -> int:
+        """Write the result and return the exit code."""
+        self.output.result(values, "\n".join(lines))
+        return code
+
+
+def _has_line(package: str) -> bool:
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    return any((Path(folder) / "migrations").is_dir() for folder in folders or ())
+
+
+def _status(run: _Migration) -> int:
+    found = [run.migrator.status(line) for line in run.lines]
+    lines = []
+    for each in found:
+        begun = f"; {each.begun} was begun and has not ended" if each.begun else ""
+        lines.append(f"{each.line}: {each.current} of {each.target}{begun}")
+        lines += [f"  pending {migration}" for migration in each.pending]
+    values = {
+        each.line: {
+            "current": each.current,
+            "target": each.target,
+            "pending": [str(migration) for migration in each.pending],
+            "begun": each.begun,
+        }
+        for each in found
+    }
+    return run.told({"lines": values}, lines, NOT_AS_IT_SHOULD if any(each.pending for each in found) else DONE)
+
+
+def _up(run: _Migration) -> int:
+    return _move(run, down=False)
+
+
+def _down(run: _Migration) -> int:
+    return _move(run, down=True)
+
+
+def _move(run: _Migration, *, down: bool) -> int:
+    verb, timeout, to = "undone" if down else "applied", run.arguments.lock_timeout, run.arguments.to
+    if run.arguments.dry_run:
+        tried = [
+            each for line in run.lines for each in run.migrator.dry_run(line, down=down, to=to, lock_timeout=timeout)
+        ]
+        lines = []
+        for each in tried:
+            lines.append(f"-- {each.migration}{'' if each.tried else ' (not tried: it runs without a transaction)'}")
+            lines += [f"{text};" for text in each.statements]
+        values = [
+            {"migration": str(each.migration), "tried": each.tried, "statements": list(each.statements)}
+            for each in tried
+        ]
+        return run.told({"dry_run": values}, lines or ["nothing to do"])
+    backup, done = run.backup_path(), list[Migration]()
+    made: Path | None = None
+    for line in run.lines:
+        move: Callable[..., tuple[Migration, ...]] = run.migrator.down if down else run.migrator.up
+        try:
+            moved = move(line, to=to, lock_timeout=timeout, backup=None if made else backup)
+        except CapabilityError as exc:
+            exc.hint = f"{exc.hint}; or go on without a backup by --no-backup"
+            raise
+        made = made or (backup if moved and backup else None)
+        done += moved
+    lines = [f"{verb} {migration}" for migration in done] or ["nothing to do"]
+    values_done = {verb: [str(migration) for migration in done], "backup": None if made is None else str(made)}
+    return run.told(values_done, [*([f"backup in {made}"] if made else []), *lines])
+
+
+def _history(run: _Migration) -> int:
+    found = [each for line in run.lines for each in run.migrator.history(line)]
+    values = [{"migration": str(each), "applied_at": each.applied_at.isoformat()} for each in found]
+    return run.told(
+        {"history": values}, [f"{each.applied_at:%Y-%m-%d %H:%M:%S} {each}" for each in found] or ["nothing applied"]
+    )
+
+
+def _validate(run: _Migration) -> int:
+    found = [each for line in run.lines for each in run.migrator.validate(line)]
+    values = [
+        {"kind": each.kind, "table": each.table, "name": each.name, "expected": each.expected, "actual": each.actual}
+        for each in found
+    ]
+    lines = [str(each) for each in found] or ["every table is as its migrations make it"]
+    return run.told({"differences": values}, lines, NOT_AS_IT_SHOULD if found else DONE)
+
+
+def _advice(run: _Migration) -> int:
+    found = [each for line in run.lines for each in _pending_advice(run, line)]
+    values = [
+        {"migration": each.migration, "statement": each.statement, "problem": each.problem, "instead": each.instead}
+        for each in found
+    ]
+    lines = [f"{each.migration}: {each.statement}\n  {each.problem}; {each.instead}" for each in found]
+    return run.told({"advice": values}, lines or ["nothing to say"], NOT_AS_IT_SHOULD if found else DONE)
+
+
+def _pending_advice(run: _Migration, line: MigrationLine) -> list[Any]:
+    return [each for migration in run.migrator.pending(line) for each in advice(migration, run.kind)]
+
+
+def _create(run: _Migration) -> int:
+    path = run.lines[0].create(run.arguments.what, run.kind, language=run.arguments.language)
+    return run.told({"created": str(path)}, [str(path)])
+
+
+def _adopt(run: _Migration) -> int:
+    number = int(run.arguments.what)
+    run.migrator.adopt(run.lines[0], number, lock_timeout=run.arguments.lock_timeout)
+    return run.told({"adopted": number}, [f"{run.lines[0].name} is at {number}"])
+
+
+_ACTIONS: Mapping[str, Callable[[_Migration], int]] = {
+    "adopt": _adopt,
+    "advice": _advice,
+    "create": _create,
+    "down": _down,
+    "history": _history,
+    "status": _status,
+    "up": _up,
+    "validate": _validate,
+}
