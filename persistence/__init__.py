@@ -24,7 +24,8 @@ is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
-**Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``.
+**Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
+``StatementEvent``.
 
 **Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
 
@@ -92,6 +93,7 @@ from persistence.health import HealthStatus, PoolStats
 from persistence.migration_advice import Advice
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, MigrationStatus, TriedMigration
 from persistence.notices import Notice
+from persistence.observing import StatementEvent
 from persistence.retry import Backoff
 from persistence.schemas import Difference
 from persistence.secrets import Cipher
@@ -163,6 +165,7 @@ __all__ = [
     "SavepointError",
     "Secret",
     "SerializationError",
+    "StatementEvent",
     "StorageFullError",
     "Subscription",
     "Transaction",

@@ -39,6 +39,9 @@ class Config:
             except ValueError as exc:
                 shown = "" if "password" in name else f" {value!r}"
                 problems.append(f"{name}{shown} {exc}")
+        threshold = getattr(self, "slow_threshold", None)
+        if not problems and threshold is not None and threshold <= 0:
+            problems.append(f"slow_threshold {threshold} is not above 0")
         if not problems:
             problems.extend(self._problems())
         if problems:
@@ -106,6 +109,7 @@ class PostgreSQLConfig(Config):
     ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for every other host.
     ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out). ``timeout`` bounds
     each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling of each host.
+    A statement that takes ``slow_threshold`` or longer is logged, without its values.
 
     ``replicas`` are streaming replicas, as configurations or URLs; what a URL leaves out is as here. One that is down
     or lags by more than ``max_replica_lag`` is not read from. They are looked at by reads, ``replica_check_interval``
@@ -143,6 +147,7 @@ class PostgreSQLConfig(Config):
     max_replica_lag: Duration = 10.0
     replica_check_interval: Duration = 1.0
     replica_wait: Duration = 0.2
+    slow_threshold: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
     aliases: ClassVar[Mapping[str, str]] = {
@@ -333,6 +338,7 @@ class RedisConfig(Config):
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    slow_threshold: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "redis+unix", "unix")
     aliases: ClassVar[Mapping[str, str]] = {
@@ -406,6 +412,7 @@ class SQLiteConfig(Config):
     timeout: Duration = 30.0
     cache_size: int = 16384
     read_only: bool = False
+    slow_threshold: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("sqlite", "sqlite3")
     aliases: ClassVar[Mapping[str, str]] = {"db_path": "path", "name": "path", "database": "path"}

@@ -10,17 +10,19 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from itertools import islice
+from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from persistence.errors import ValidationError
 
 Kind = Literal["postgresql", "sqlite"]
+T = TypeVar("T")
 
 _TOKEN = re.compile(
     r"""
@@ -141,6 +143,19 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def chunked(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most ``size`` values, in order.
+
+    Raises:
+        ValidationError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise ValidationError(f"a batch of {size} holds nothing")
+    rest = iter(values)
+    while part := list(islice(rest, size)):
+        yield part
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -226,6 +241,25 @@ class Dialect:
     def json(self, parameter: str) -> str:
         """Return the expression that stores a JSON text parameter in a JSON column."""
         return f"CAST({parameter} AS jsonb)" if self.kind == "postgresql" else parameter
+
+    def among(self, column: str, parameter: str) -> str:
+        """Return the condition that a column is one of the values in a parameter that :meth:`keys` made."""
+        if self.kind == "postgresql":
+            return f"{column} = ANY({parameter})"
+        return f"{column} IN (SELECT value FROM json_each({parameter}))"
+
+    def keys(self, values: Sequence[Any]) -> Any:
+        """Return values as one parameter, whatever their number.
+
+        Raises:
+            ValidationError: on SQLite, one is neither text nor a whole number (bytes, say).
+        """
+        if self.kind == "postgresql":
+            return list(values)
+        for value in values:
+            if not isinstance(value, str | int):
+                raise ValidationError(f"a {type(value).__name__} can't be one of many keys on SQLite")
+        return to_json(list(values))
 
     def time(self, moment: datetime | None) -> Any:
         """Return a time as this database's column holds it."""

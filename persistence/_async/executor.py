@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from persistence._async.pool import Poolable
-from persistence.dialect import Dialect, Kind, Statement, compile_statement, quote_identifier
+from persistence.dialect import Dialect, Kind, Statement, chunked, compile_statement, quote_identifier
 from persistence.errors import DeadlineError, QueryError, ReadOnlyError, ValidationError
 from persistence.fields import Duration
 from persistence.routing import parse_position
@@ -309,6 +309,36 @@ class AsyncExecutor(ABC):
                 return
             place = {"page_size": batch_size, "page_after": page[-1][key]}
             page = await self.fetch_all(later, {**given, **place}, **source)
+
+    async def fetch_by_keys(
+        self,
+        table: str,
+        keys: Iterable[Any],
+        *,
+        key: str = "id",
+        columns: Sequence[str] | None = None,
+        batch_size: int = 1000,
+    ) -> list[Row]:
+        """Return the rows of a table whose column ``key`` is among ``keys``, however many, in no particular order.
+
+        Each of the keys is asked for once, ``batch_size`` of them in one statement; a statement's text does not depend
+        on their number. ``columns`` None are all columns.
+        """
+        wanted = ", ".join(quote_identifier(name) for name in columns) if columns else "*"
+        column = quote_identifier(key)
+        among = self.dialect.among(f"{quote_identifier(table)}.{column}", ":page_keys")
+        statement = f"SELECT {wanted} FROM {quote_identifier(table)} WHERE {among}"
+        found: list[Row] = []
+        for part in chunked(dict.fromkeys(keys), batch_size):
+            found += await self.fetch_all(statement, {"page_keys": self.dialect.keys(part)})
+        return found
+
+    async def existing_keys(
+        self, table: str, keys: Iterable[Any], *, key: str = "id", batch_size: int = 1000
+    ) -> set[Any]:
+        """Return those of ``keys`` that the column ``key`` of a table holds; asked as by ``fetch_by_keys``."""
+        rows = await self.fetch_by_keys(table, keys, key=key, columns=[key], batch_size=batch_size)
+        return {row[key] for row in rows}
 
     @abstractmethod
     def transaction(

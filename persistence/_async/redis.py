@@ -35,6 +35,7 @@ from persistence.errors import (
 )
 from persistence.fields import Duration, reveal, scrub, seconds
 from persistence.health import PoolStats
+from persistence.observing import Observation, Observers
 from persistence.scripts import Script
 from persistence.sockets import is_readable, shut_down
 
@@ -122,14 +123,18 @@ class AsyncRedisClient(driver.Redis):
         owner.check_usable()
         owner.requests += 1
         retries = owner.config.max_retries if str(args[0]).upper() in READS else 0
+        seen = owner.observers.begin(str(args[0]), str(args[0]))
         while True:
             try:
-                return await super().execute_command(*args, **options)
+                answer = await super().execute_command(*args, **options)
+                if seen is not None:
+                    seen.done(None)
+                return answer
             except DroppedError as exc:
                 if retries == 0 or owner.is_closed or "No connection available" in str(exc):
-                    raise owner.failure(exc, str(args[0])) from exc
+                    raise owner.failure(exc, str(args[0]), seen) from exc
             except RedisError as exc:
-                raise owner.failure(exc, str(args[0])) from exc
+                raise owner.failure(exc, str(args[0]), seen) from exc
             retries -= 1
             await sleep(0.01 + 0.02 * random.random())
 
@@ -149,12 +154,15 @@ class AsyncRedisPipeline(Pipeline):
         """Send the commands and return their answers in order."""
         self.owner.check_usable()
         self.owner.requests += 1
+        seen = self.owner.observers.begin_many("pipeline", (str(each[0][0]) for each in self.command_stack))
         try:
             answers: list[Any] = await super().execute(raise_on_error)
         except WatchError:
             raise
         except RedisError as exc:
-            raise self.owner.failure(exc, "pipeline") from exc
+            raise self.owner.failure(exc, "pipeline", seen) from exc
+        if seen is not None:
+            seen.done(None)
         return answers
 
 
@@ -167,6 +175,8 @@ class AsyncRedisConnection:
         self.name = name
         self.config = config
         self.requests = self.errors = 0
+        threshold = config.slow_threshold
+        self.observers = Observers(name, self.kind, None if threshold is None else seconds(threshold))
         self.is_closed = False
         self.dedicated: set[AsyncDedicated] = set()
         """Who holds a connection outside the pool."""
@@ -264,12 +274,18 @@ class AsyncRedisConnection:
             raise ClosedError("it was closed", hint="add it to a manager again", connection=self.name)
         check_home(self._home, self.name)
 
-    def failure(self, exc: RedisError, operation: str) -> PersistenceError:
+    def failure(self, exc: RedisError, operation: str, seen: Observation | None = None) -> PersistenceError:
         """Count an error and return ours for it."""
         self.errors += 1
         if self.is_closed:
-            return ClosedError("it was closed while this ran", operation=operation, connection=self.name)
-        return from_redis(exc, operation=operation, connection=self.name)
+            ours: PersistenceError = ClosedError(
+                "it was closed while this ran", operation=operation, connection=self.name
+            )
+        else:
+            ours = from_redis(exc, operation=operation, connection=self.name)
+        if seen is not None:
+            seen.failed(ours)
+        return ours
 
     async def run_script(
         self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Any] = (), *, reads: bool = False

@@ -227,7 +227,13 @@ class AsyncSQLiteDatabase(AsyncDatabase):
     """A named SQLite file; made by ``AsyncDatabaseManager.add_sqlite``."""
 
     def __init__(self, name: str, config: SQLiteConfig) -> None:
-        super().__init__(name, "sqlite", timeout=seconds(config.timeout), pool_timeout=seconds(config.pool_timeout))
+        super().__init__(
+            name,
+            "sqlite",
+            timeout=seconds(config.timeout),
+            pool_timeout=seconds(config.pool_timeout),
+            slow_threshold=None if config.slow_threshold is None else seconds(config.slow_threshold),
+        )
         self.config = config
         self._in_memory = config.path == ":memory:"
         self._threads = Threads(config.max_readers + 1, f"holdfast-{name}")

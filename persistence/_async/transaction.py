@@ -32,6 +32,7 @@ from persistence.errors import (
     TransactionError,
 )
 from persistence.fields import Duration
+from persistence.observing import Observation
 
 if TYPE_CHECKING:
     from persistence._async.database import AsyncDatabase
@@ -131,9 +132,11 @@ class AsyncTransaction(AsyncExecutor):
                 "a nested transaction is open", hint="run the statement on the nested one", connection=self.name
             )
 
-    def _fail(self, exc: BaseException, operation: str) -> NoReturn:
+    def _fail(self, exc: BaseException, operation: str, seen: Observation | None) -> NoReturn:
         """Mark the transaction as failed and raise the error."""
         failure = self._database._failure(exc, operation, self._pool)
+        if seen is not None:
+            seen.failed(failure)
         self._state, self._cause = "failed", failure
         if failure is exc:
             raise exc
@@ -153,11 +156,14 @@ class AsyncTransaction(AsyncExecutor):
         self._check_active()
         if hints.read_only:
             self._check_reads([statement], hints)
+        seen = self._database.observers.begin(operation, sql)
         try:
             result: tuple[list[Row], int]
             result = await self._link.run(statement, values, rows, self._limit(timeout), hints)
         except BaseException as exc:
-            self._fail(exc, operation)
+            self._fail(exc, operation, seen)
+        if seen is not None:
+            seen.done(len(result[0]) or result[1])
         return result
 
     def _check_reads(self, statements: Sequence[Statement], hints: Hints) -> None:
@@ -172,10 +178,13 @@ class AsyncTransaction(AsyncExecutor):
         self._check_active()
         if hints.read_only:
             self._check_reads([statement for statement, _ in calls], hints)
+        seen = self._database.observers.begin_many("fetch_batch", (each.text for each, _ in calls))
         try:
             found: list[list[Row]] = await self._link.run_batch(calls, False, self._limit(timeout), hints)
         except BaseException as exc:
-            self._fail(exc, "fetch_batch")
+            self._fail(exc, "fetch_batch", seen)
+        if seen is not None:
+            seen.done(sum(map(len, found)))
         return found
 
     async def _copy_into(
@@ -183,12 +192,15 @@ class AsyncTransaction(AsyncExecutor):
     ) -> int:
         self._check_active()
         self._copying = True
+        seen = self._database.observers.begin("copy_into", f"COPY {table} ({', '.join(columns)})")
         try:
             count: int = await self._link.copy_into(table, columns, rows, False, self._limit(timeout))
         except BaseException as exc:
-            self._fail(exc, "copy_into")
+            self._fail(exc, "copy_into", seen)
         finally:
             self._copying = False
+        if seen is not None:
+            seen.done(count)
         return count
 
     async def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
@@ -196,10 +208,13 @@ class AsyncTransaction(AsyncExecutor):
         statement = compile_statement(sql, self.kind)
         values = [statement.values(each) for each in parameters]
         self._check_active()
+        seen = self._database.observers.begin("execute_many", sql)
         try:
             count: int = await self._link.run_many(statement, values, self._limit(timeout))
         except BaseException as exc:
-            self._fail(exc, "execute_many")
+            self._fail(exc, "execute_many", seen)
+        if seen is not None:
+            seen.done(count)
         return count
 
     async def script(self, text: str, *, timeout: Duration | None = None) -> None:
@@ -208,10 +223,13 @@ class AsyncTransaction(AsyncExecutor):
 
     async def _command(self, operation: str, text: str, timeout: Duration | None = None) -> None:
         self._check_active()
+        seen = self._database.observers.begin(operation, text)
         try:
             await self._link.script(text, self._limit(timeout))
         except BaseException as exc:
-            self._fail(exc, operation)
+            self._fail(exc, operation, seen)
+        if seen is not None:
+            seen.done(None)
 
     def transaction(
         self,
@@ -278,10 +296,13 @@ class AsyncTransaction(AsyncExecutor):
             raise DeadlineError(
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
+        seen = self._database.observers.begin("commit", "COMMIT")
         try:
             self.position = await self._database._commit(self._link, self._options, self._limit(None))
         except BaseException as exc:
             failure = self._database._failure(exc, "commit", self._pool)
+            if seen is not None:
+                seen.failed(failure)
             if self._link.is_usable():
                 # The server refused it and said so. SQLite, when busy, keeps the transaction open.
                 await self._roll_back()
@@ -292,6 +313,8 @@ class AsyncTransaction(AsyncExecutor):
                 raise
             raise failure from exc
         self._pool.release(self._link)
+        if seen is not None:
+            seen.done(None)
 
     def _unknown(self, failure: BaseException) -> BaseException:
         if not isinstance(failure, PersistenceError) or isinstance(failure, TransactionError):

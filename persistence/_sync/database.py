@@ -42,6 +42,7 @@ from persistence.errors import (
 )
 from persistence.fields import Duration, seconds
 from persistence.health import PoolStats
+from persistence.observing import Observation, Observers
 from persistence.retry import Backoff, is_transient
 
 T = TypeVar("T")
@@ -53,10 +54,13 @@ BACKUP_SECONDS = 3600.0
 class Database(Executor):
     """A named connection to a SQL database; made by a manager, safe for every task at once."""
 
-    def __init__(self, name: str, kind: Kind, *, timeout: float, pool_timeout: float) -> None:
+    def __init__(
+        self, name: str, kind: Kind, *, timeout: float, pool_timeout: float, slow_threshold: float | None = None
+    ) -> None:
         self.name = name
         self.kind = kind
         self.dialect = Dialect(kind)
+        self.observers = Observers(name, kind, slow_threshold)
         self.migrated: set[str] = set()
         """The migration lines known to be up to date, so that a store asks only once."""
         self._timeout = timeout
@@ -134,8 +138,13 @@ class Database(Executor):
         # In a forked child the parent's transactions are not ours to join.
         return None if current is None or current.is_foreign else current
 
-    def _acquire(self, pool: Pool[Any], deadline: float) -> Any:
-        return pool.acquire(min(deadline, monotonic() + self._pool_timeout))
+    def _acquire(self, pool: Pool[Any], deadline: float, seen: Observation | None = None) -> Any:
+        try:
+            return pool.acquire(min(deadline, monotonic() + self._pool_timeout))
+        except BaseException as exc:
+            if seen is not None:
+                seen.failed(exc)
+            raise
 
     def _failure(self, exc: BaseException, operation: str, pool: Pool[Any]) -> BaseException:
         """Return the error to raise for one that came out of a driver connection."""
@@ -197,13 +206,16 @@ class Database(Executor):
         values = statement.values(parameters)
         deadline = self._deadline(timeout)
         pool = self._pool_for(statement)
-        link = self._acquire(pool, deadline)
+        seen = self.observers.begin(operation, sql)
+        link = self._acquire(pool, deadline, seen)
         try:
             result: tuple[list[Row], int] = link.run(statement, values, rows, deadline, hints)
         except BaseException as exc:
             pool.release(link, broken=not link.is_usable())
-            self._reraise(exc, operation, pool)
+            self._reraise(exc, operation, pool, seen)
         pool.release(link)
+        if seen is not None:
+            seen.done(len(result[0]) or result[1])
         return result
 
     def _run_batch(
@@ -222,9 +234,13 @@ class Database(Executor):
     ) -> list[list[Row]]:
         pool = self._pool_for(next((each for each, _ in calls if not each.reads), calls[0][0]))
         deadline = self._deadline(timeout)
-        return self._lend(
-            "fetch_batch", pool, deadline, lambda link: link.run_batch(calls, True, deadline, hints)
+        seen = self.observers.begin_many("fetch_batch", (each.text for each, _ in calls))
+        found: list[list[Row]] = self._lend(
+            "fetch_batch", pool, deadline, lambda link: link.run_batch(calls, True, deadline, hints), seen
         )
+        if seen is not None:
+            seen.done(sum(map(len, found)))
+        return found
 
     def _copy_into(
         self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], timeout: Duration | None
@@ -233,26 +249,38 @@ class Database(Executor):
         if current is not None:
             return current._copy_into(table, columns, rows, timeout)
         pool, deadline = self._transaction_pool(Options()), self._deadline(timeout)
+        seen = self.observers.begin("copy_into", f"COPY {table} ({', '.join(columns)})")
         count: int = self._lend(
-            "copy_into", pool, deadline, lambda link: link.copy_into(table, columns, rows, True, deadline)
+            "copy_into", pool, deadline, lambda link: link.copy_into(table, columns, rows, True, deadline), seen
         )
+        if seen is not None:
+            seen.done(count)
         return count
 
     def _lend(
-        self, operation: str, pool: Pool[Any], deadline: float, work: Callable[[Any], T]
+        self,
+        operation: str,
+        pool: Pool[Any],
+        deadline: float,
+        work: Callable[[Any], T],
+        seen: Observation | None = None,
     ) -> T:
         """Return what ``work`` does with a connection of its own."""
-        link = self._acquire(pool, deadline)
+        link = self._acquire(pool, deadline, seen)
         try:
             result = work(link)
         except BaseException as exc:
             pool.release(link, broken=not link.is_usable())
-            self._reraise(exc, operation, pool)
+            self._reraise(exc, operation, pool, seen)
         pool.release(link)
         return result
 
-    def _reraise(self, exc: BaseException, operation: str, pool: Pool[Any]) -> NoReturn:
+    def _reraise(
+        self, exc: BaseException, operation: str, pool: Pool[Any], seen: Observation | None = None
+    ) -> NoReturn:
         failure = self._failure(exc, operation, pool)
+        if seen is not None:
+            seen.failed(failure)
         if failure is exc:
             raise exc
         raise failure from (exc.error if isinstance(exc, FailedPart) else exc)

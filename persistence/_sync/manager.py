@@ -27,6 +27,7 @@ from persistence.errors import (
 )
 from persistence.fields import Duration, seconds
 from persistence.health import HealthStatus, PoolStats
+from persistence.observing import Listener
 
 Connection = Database | RedisConnection
 Server = EmbeddedPostgreSQL | EmbeddedRedis
@@ -45,6 +46,12 @@ class DatabaseManager:
     """
 
     def __init__(self) -> None:
+        self.on_statement: list[Listener] = []
+        """Who is told of each statement of each connection, as a ``StatementEvent``, when it has ended.
+
+        A listener is called where the statement ran, so it must not block; its own failure is logged, and goes no
+        further. While the list is empty nothing is measured.
+        """
         self._mutex = Mutex()
         self._connections: dict[str, Connection] = {}
         self._adding: set[str] = set()
@@ -137,6 +144,7 @@ class DatabaseManager:
 
     def _add(self, name: str, made: K, replace: bool, lazy: bool, server: Server | None) -> K:
         connection: Any = made
+        connection.observers.listeners = self.on_statement
         try:
             self._reserve(name, replace)
             try:

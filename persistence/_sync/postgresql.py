@@ -51,7 +51,13 @@ class PostgreSQLDatabase(Database):
     config: PostgreSQLConfig
 
     def __init__(self, name: str, config: PostgreSQLConfig) -> None:
-        super().__init__(name, "postgresql", timeout=seconds(config.timeout), pool_timeout=seconds(config.pool_timeout))
+        super().__init__(
+            name,
+            "postgresql",
+            timeout=seconds(config.timeout),
+            pool_timeout=seconds(config.pool_timeout),
+            slow_threshold=None if config.slow_threshold is None else seconds(config.slow_threshold),
+        )
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()

@@ -33,6 +33,7 @@ from persistence.errors import (
     TransactionError,
 )
 from persistence.fields import Duration
+from persistence.observing import Observation
 
 if TYPE_CHECKING:
     from persistence._sync.database import Database
@@ -132,9 +133,11 @@ class Transaction(Executor):
                 "a nested transaction is open", hint="run the statement on the nested one", connection=self.name
             )
 
-    def _fail(self, exc: BaseException, operation: str) -> NoReturn:
+    def _fail(self, exc: BaseException, operation: str, seen: Observation | None) -> NoReturn:
         """Mark the transaction as failed and raise the error."""
         failure = self._database._failure(exc, operation, self._pool)
+        if seen is not None:
+            seen.failed(failure)
         self._state, self._cause = "failed", failure
         if failure is exc:
             raise exc
@@ -154,11 +157,14 @@ class Transaction(Executor):
         self._check_active()
         if hints.read_only:
             self._check_reads([statement], hints)
+        seen = self._database.observers.begin(operation, sql)
         try:
             result: tuple[list[Row], int]
             result = self._link.run(statement, values, rows, self._limit(timeout), hints)
         except BaseException as exc:
-            self._fail(exc, operation)
+            self._fail(exc, operation, seen)
+        if seen is not None:
+            seen.done(len(result[0]) or result[1])
         return result
 
     def _check_reads(self, statements: Sequence[Statement], hints: Hints) -> None:
@@ -173,10 +179,13 @@ class Transaction(Executor):
         self._check_active()
         if hints.read_only:
             self._check_reads([statement for statement, _ in calls], hints)
+        seen = self._database.observers.begin_many("fetch_batch", (each.text for each, _ in calls))
         try:
             found: list[list[Row]] = self._link.run_batch(calls, False, self._limit(timeout), hints)
         except BaseException as exc:
-            self._fail(exc, "fetch_batch")
+            self._fail(exc, "fetch_batch", seen)
+        if seen is not None:
+            seen.done(sum(map(len, found)))
         return found
 
     def _copy_into(
@@ -184,12 +193,15 @@ class Transaction(Executor):
     ) -> int:
         self._check_active()
         self._copying = True
+        seen = self._database.observers.begin("copy_into", f"COPY {table} ({', '.join(columns)})")
         try:
             count: int = self._link.copy_into(table, columns, rows, False, self._limit(timeout))
         except BaseException as exc:
-            self._fail(exc, "copy_into")
+            self._fail(exc, "copy_into", seen)
         finally:
             self._copying = False
+        if seen is not None:
+            seen.done(count)
         return count
 
     def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:
@@ -197,10 +209,13 @@ class Transaction(Executor):
         statement = compile_statement(sql, self.kind)
         values = [statement.values(each) for each in parameters]
         self._check_active()
+        seen = self._database.observers.begin("execute_many", sql)
         try:
             count: int = self._link.run_many(statement, values, self._limit(timeout))
         except BaseException as exc:
-            self._fail(exc, "execute_many")
+            self._fail(exc, "execute_many", seen)
+        if seen is not None:
+            seen.done(count)
         return count
 
     def script(self, text: str, *, timeout: Duration | None = None) -> None:
@@ -209,10 +224,13 @@ class Transaction(Executor):
 
     def _command(self, operation: str, text: str, timeout: Duration | None = None) -> None:
         self._check_active()
+        seen = self._database.observers.begin(operation, text)
         try:
             self._link.script(text, self._limit(timeout))
         except BaseException as exc:
-            self._fail(exc, operation)
+            self._fail(exc, operation, seen)
+        if seen is not None:
+            seen.done(None)
 
     def transaction(
         self,
@@ -279,10 +297,13 @@ class Transaction(Executor):
             raise DeadlineError(
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
+        seen = self._database.observers.begin("commit", "COMMIT")
         try:
             self.position = self._database._commit(self._link, self._options, self._limit(None))
         except BaseException as exc:
             failure = self._database._failure(exc, "commit", self._pool)
+            if seen is not None:
+                seen.failed(failure)
             if self._link.is_usable():
                 # The server refused it and said so. SQLite, when busy, keeps the transaction open.
                 self._roll_back()
@@ -293,6 +314,8 @@ class Transaction(Executor):
                 raise
             raise failure from exc
         self._pool.release(self._link)
+        if seen is not None:
+            seen.done(None)
 
     def _unknown(self, failure: BaseException) -> BaseException:
         if not isinstance(failure, PersistenceError) or isinstance(failure, TransactionError):
