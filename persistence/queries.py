@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,6 +13,7 @@ from persistence.dialect import Kind
 from persistence.errors import ConfigError
 
 _NAME = re.compile(r"^-- name: ([a-z_][a-z0-9_]*)[ \t]*$", re.M)
+_PLACE = re.compile(r"/\* (\w+) \*/ (:?[\w.]+(?:\([^()]*\))?|[^\w\s]+)")
 
 
 def parse_queries(text: str) -> dict[str, str]:
@@ -43,3 +45,11 @@ def load_queries(package: str, kind: Kind) -> SimpleNamespace:
             raise ConfigError(f"two files share a statement's name: {', '.join(sorted(found.keys() & more.keys()))}")
         found |= more
     return SimpleNamespace(**found)
+
+
+def fill(sql: str, places: Mapping[str, str]) -> str:
+    """Return a statement with other text in its marked places: ``/* name */ word`` becomes ``places[name]``.
+
+    A ``…`` in the other text is the word that it replaces.
+    """
+    return _PLACE.sub(lambda match: places[match[1]].replace("…", match[2]) if match[1] in places else match[0], sql)

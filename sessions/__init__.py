@@ -32,6 +32,11 @@ topics, with a time to live and permissions to post, apart for each user (``for_
 each; it searches, walks (``neighbours``, ``shortest_path``), keeps every version, and holds configuration that changes
 while programs run.
 
+**Events.** ``EventLog`` keeps ``Event`` records in the order of their time: metrics, logs, audit events, correlations
+and kinds of your own. It queries, sums (``EventBucket``) and follows them, rolls up old ones by an ``EventPolicy``
+(with a ``RollUpReport``), and verifies chains of audit events (``ChainHead``, ``ChainReport``). ``EventPartition``
+tells how it grows.
+
 **Changes.** ``patch`` merges into the metadata atomically. An update of a record that somebody else changed since it
 was read is a ``persistence.ConflictError``.
 
@@ -39,6 +44,7 @@ was read is a ``persistence.ConflictError``.
 """
 
 from sessions._async.context import AsyncContextStore, AsyncMemoryContextStore
+from sessions._async.events import AsyncEventLog
 from sessions._async.graph import AsyncMemoryGraph
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.sessions import AsyncSessionManager
@@ -46,6 +52,7 @@ from sessions._async.state import AsyncStateStore
 from sessions._async.threads import AsyncThreadManager
 from sessions._async.users import AsyncUserData, AsyncUserStore
 from sessions._sync.context import ContextStore, MemoryContextStore
+from sessions._sync.events import EventLog
 from sessions._sync.graph import MemoryGraph
 from sessions._sync.messages import MessageStore
 from sessions._sync.sessions import SessionManager
@@ -53,6 +60,11 @@ from sessions._sync.state import StateStore
 from sessions._sync.threads import ThreadManager
 from sessions._sync.users import UserData, UserStore
 from sessions.context import ContextAgent, ContextItem, ContextStats, NotPermittedError, lines_from_syntha
+from sessions.event_chains import ChainHead, ChainReport
+from sessions.event_partitions import EventPartition
+from sessions.event_queries import EventBucket
+from sessions.event_retention import EventPolicy, RollUpReport
+from sessions.events import Event
 from sessions.graph import ConfigVersion, Deleted, Edge, Found, GraphChange, GraphPath, Neighbour, Node
 from sessions.messages import Conversation, Message, Query, Usage
 from sessions.records import Session, Thread
@@ -61,6 +73,7 @@ from sessions.scopes import Approval, ScopePolicy
 __all__ = [
     "Approval",
     "AsyncContextStore",
+    "AsyncEventLog",
     "AsyncMemoryContextStore",
     "AsyncMemoryGraph",
     "AsyncMessageStore",
@@ -69,6 +82,8 @@ __all__ = [
     "AsyncThreadManager",
     "AsyncUserData",
     "AsyncUserStore",
+    "ChainHead",
+    "ChainReport",
     "ConfigVersion",
     "ContextAgent",
     "ContextItem",
@@ -77,6 +92,11 @@ __all__ = [
     "Conversation",
     "Deleted",
     "Edge",
+    "Event",
+    "EventBucket",
+    "EventLog",
+    "EventPartition",
+    "EventPolicy",
     "Found",
     "GraphChange",
     "GraphPath",
@@ -88,6 +108,7 @@ __all__ = [
     "Node",
     "NotPermittedError",
     "Query",
+    "RollUpReport",
     "ScopePolicy",
     "Session",
     "SessionManager",

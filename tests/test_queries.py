@@ -26,7 +26,7 @@ from tests.unasync import PACKAGES, ROOT
 ROWS = 5000
 
 # What a column is filled with where its type doesn't tell: a CHECK, or a value that must mean something.
-SPECIAL: dict[tuple[str, str], str] = {}
+SPECIAL: dict[tuple[str, str], str] = {("holdfast_events", "retention"): "'raw'"}
 
 
 class Query(NamedTuple):
@@ -111,8 +111,17 @@ ORDER BY c.relname, a.attnum
 """
 
 
+PARTED_BY_RANGE = """
+SELECT c.relname FROM pg_class AS c JOIN pg_partitioned_table AS p ON p.partrelid = c.oid
+WHERE p.partstrat = 'r' ORDER BY c.relname
+"""
+
+
 def fill(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
     """Give each table ROWS rows, a parent before its children: row n of each refers to row n of the other."""
+    for (table,) in connection.execute(PARTED_BY_RANGE).fetchall():
+        rest = sql.SQL("CREATE TABLE {} PARTITION OF {} DEFAULT")
+        connection.execute(rest.format(sql.Identifier(f"{table}_rest"), sql.Identifier(table)))
     tables: dict[str, dict[str, str]] = {}
     for table, column, kind, modifier in connection.execute(COLUMNS):
         tables.setdefault(table, {})[column] = SPECIAL.get((table, column)) or value(column, kind, modifier)
@@ -152,6 +161,7 @@ def value(column: str, kind: str, modifier: int) -> str:
         "boolean": "(n % 2 = 0)",
         "json": "'{}'",
         "jsonb": "'{}'",
+        "xid8": "pg_current_xact_id()",
         "bytea": "convert_to('key ' || n, 'UTF8')",
         "uuid": "gen_random_uuid()",
         "interval": "n * INTERVAL '1 second'",

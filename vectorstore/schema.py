@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
@@ -13,6 +12,7 @@ from persistence.config import Metric
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, ConfigError
 from persistence.migrations import MigrationLine
+from persistence.queries import fill as fill
 from persistence.queries import load_queries
 from vectorstore.distance import BIT_METRICS, BitMetric
 from vectorstore.filters import parse_path
@@ -47,16 +47,6 @@ _OPERATORS: dict[str, str] = {
 _BYTES: dict[VectorType, float] = {"vector": 4, "halfvec": 2, "bit": 1 / 8, "sparsevec": 8}
 _INDEXED: dict[VectorType, int] = {"vector": 2000, "halfvec": 4000, "bit": 64000, "sparsevec": 16000}
 """pgvector indexes no longer ones of a type."""
-
-_PLACE = re.compile(r"/\* (\w+) \*/ (:?[\w.]+(?:\([^()]*\))?|[^\w\s]+)")
-
-
-def fill(sql: str, places: Mapping[str, str]) -> str:
-    """Return a statement with other text in its marked places: ``/* name */ word`` becomes ``places[name]``.
-
-    A ``…`` in the other text is the word that it replaces.
-    """
-    return _PLACE.sub(lambda match: places[match[1]].replace("…", match[2]) if match[1] in places else match[0], sql)
 
 
 def relation(collection: str) -> str:

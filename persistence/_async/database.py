@@ -62,6 +62,8 @@ class AsyncDatabase(AsyncExecutor):
         self.observers = Observers(name, kind, slow_threshold)
         self.migrated: set[str] = set()
         """The migration lines known to be up to date, so that a store asks only once."""
+        self.partitions: set[tuple[str, str]] = set()
+        """The partitions known to be there, each by its table and its suffix, so that a store asks only once."""
         self._timeout = timeout
         self._pool_timeout = pool_timeout
         self._joined: dict[object, AsyncTransaction] = {}

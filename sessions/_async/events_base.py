@@ -1,0 +1,99 @@
+"""What the parts of the event log share: its statements, and how events are written into partitions made as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from persistence import AsyncDatabase
+from persistence.dialect import compile_statement
+from persistence.errors import ConstraintError
+from persistence.queries import fill, load_queries
+from sessions._async.store import AsyncSessionsStore
+from sessions.event_chains import GENESIS, chained, content_of
+from sessions.event_partitions import suffixes_of
+from sessions.events import AUDIT, COLUMNS, EventRetention, row_values
+
+CHECK_VIOLATION = "23514"
+"""What PostgreSQL says of a row that no partition takes."""
+_AT, _RETENTION, _KIND, _CHAIN = (COLUMNS.index(name) for name in ("at", "retention", "kind", "chain"))
+
+
+class AsyncEventsBase(AsyncSessionsStore):
+    """The events of one tenant, on a PostgreSQL or SQLite connection of a manager."""
+
+    def _filled(
+        self, database: AsyncDatabase, name: str, values: dict[str, Any], places: Mapping[str, str]
+    ) -> tuple[str, dict[str, Any]]:
+        """Return a statement with its marked places filled, and those of the values that it takes then."""
+        sql = fill(getattr(load_queries("sessions", database.kind), name), places)
+        given = {"tenant": self._tenant, **values}
+        return sql, {parameter: given[parameter] for parameter in compile_statement(sql, database.kind).names}
+
+    async def _write(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+        """Store rows, all or none, and return what the store gave the last one, if that is an audit event.
+
+        A partition that another program dropped since this one saw it is made again, and the write repeated.
+        """
+        database = await self._database()
+        await self._make_partitions(database, rows)
+        try:
+            return await self._write_rows(database, rows)
+        except ConstraintError as exc:
+            if exc.code != CHECK_VIOLATION or database.kind != "postgresql":
+                raise
+            database.partitions.clear()
+            if database.in_transaction:
+                raise
+        await self._make_partitions(database, rows)
+        return await self._write_rows(database, rows)
+
+    async def _make_partitions(self, database: AsyncDatabase, rows: Sequence[tuple[Any, ...]]) -> None:
+        if database.kind != "postgresql":
+            return
+        wanted = suffixes_of((row[_RETENTION], row[_AT]) for row in rows)
+        for (retention, suffix), moment in wanted.items():
+            await self._make_partition(database, retention, suffix, moment)
+
+    async def _make_partition(
+        self, database: AsyncDatabase, retention: EventRetention, suffix: str, moment: datetime
+    ) -> None:
+        if (retention, suffix) in database.partitions:
+            return
+        sql = load_queries("sessions", "postgresql").make_event_partition
+        await database.fetch_value(sql, {"retention": retention, "moment": moment})
+        if not database.in_transaction:  # a transaction may still take it back
+            database.partitions.add((retention, suffix))
+
+    async def _write_rows(self, database: AsyncDatabase, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+        audits = [row for row in rows if row[_KIND] == AUDIT]
+        if len(rows) > 1 or (audits and database.kind == "sqlite"):
+            return await self._write_many(database, rows, audits)
+        if not audits:
+            await database.execute(*self._prepared(database, "append_event", row_values(rows[0])))
+            return {}
+        content = content_of(dict(zip(COLUMNS, rows[0], strict=True)))
+        values = {**row_values(rows[0]), "content": content, "genesis": GENESIS}
+        return await database.fetch_one(*self._prepared(database, "append_audit", values)) or {}
+
+    async def _write_many(
+        self, database: AsyncDatabase, rows: Sequence[tuple[Any, ...]], audits: list[tuple[Any, ...]]
+    ) -> dict[str, Any]:
+        """Store rows by COPY; with audit events among them, in one transaction with the heads of their chains."""
+        if not audits:
+            await database.copy_into("holdfast_events", COLUMNS, rows)
+            return {}
+        async with database.transaction():
+            done = [row for row in rows if row[_KIND] != AUDIT]
+            # In the order of their names, so that two batches never wait for each other.
+            for chain in sorted({row[_CHAIN] for row in audits}):
+                head = await database.fetch_one(
+                    *self._prepared(database, "lock_event_chain", {"chain": chain, "genesis": GENESIS})
+                )
+                if head is not None:
+                    done += chained([row for row in audits if row[_CHAIN] == chain], head["seq"], head["hash"])
+                    moved = {"chain": chain, "seq": done[-1][-2], "hash": done[-1][-1]}
+                    await database.execute(*self._prepared(database, "move_event_chain", moved))
+            await database.copy_into("holdfast_events", COLUMNS, done)
+        return {"chain_seq": done[-1][-2], "hash": done[-1][-1]}
