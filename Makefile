@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(s
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PEERS := $(VENV)/peers/bin/python -m pip --disable-pip-version-check --quiet
 PACKAGES := persistence checkpoint vectorstore sessions
 ARGS ?=
 WORKERS ?= 3
@@ -50,7 +51,8 @@ format: $(VENV)/.dev ## sort imports, mend what ruff can, format, then generate 
 	$(PY) -m tests.unasync
 
 # An interrupted run leaves a .venv without pip, and a moved checkout one whose interpreter is gone: both are made anew.
-# The pip that comes with Python 3.11 is older than --group, hence the upgrade. Wheels only: nobody needs a compiler.
+# The pip that comes with Python 3.11 is older than --group, hence the upgrade. Wheels only: nobody needs a compiler (vecs,
+# which has none, is Python alone). A benchmark names the peers that can't be installed.
 $(VENV)/.dev: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later not found: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
@@ -60,4 +62,7 @@ $(VENV)/.dev: pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) install --only-binary :all: --group bench
+	@$(PYTHON) -m venv --clear $(VENV)/peers
+	$(PEERS) install --only-binary :all: --upgrade 'pip>=25.1'
+	-$(PEERS) install --only-binary :all: --no-binary vecs --group peers
 	@touch $@

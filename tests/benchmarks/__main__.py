@@ -9,7 +9,8 @@ from inspect import signature
 
 from tests import benchmarks
 
-names = [each.name for each in pkgutil.iter_modules(benchmarks.__path__) if each.name not in ("__main__", "measure")]
+modules = [each.name for each in pkgutil.iter_modules(benchmarks.__path__) if not each.ispkg]
+names = [name for name in modules if name not in ("__main__", "measure")]
 options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
 chosen = [argument for argument in sys.argv[1:] if argument not in options] or names
 unknown = sorted(set(chosen) - set(names))

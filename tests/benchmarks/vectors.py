@@ -1,8 +1,10 @@
 """Vector stores: search, filters, many at once, loads and quality, beside plain SQL in the same run.
 
 The floor is psycopg with pgvector's own adapters: prepared statements, vectors in binary, settings made once for the
-connection. ``--data`` (or HOLDFAST_BENCH_DATA) is the folder of debian10k, cranfield and med, ``../shared/data`` when
-it is left out; ``--rows`` repeats debian10k with noise.
+connection. The peers run in turns with both, each in a process of its own, with their own options at the same
+ef_search; their searches give contents, metadata and scores as ours do. ``--data`` (or HOLDFAST_BENCH_DATA) is the
+folder of debian10k, cranfield and med, ``../shared/data`` when it is left out; ``--rows=100000`` repeats debian10k with
+noise.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -26,7 +29,8 @@ import psycopg
 from pgvector.psycopg import register_vector
 
 from persistence import DatabaseManager, EmbeddedPostgreSQL, PgVectorConfig
-from tests.benchmarks.measure import in_turns, report
+from tests.benchmarks.measure import block_of, blocks_in_turns, in_turns, report
+from tests.benchmarks.peers import Peer, PeerError, started
 from vectorstore import Document, PgVectorStore
 
 SETTINGS = {"shared_buffers": "512MB", "maintenance_work_mem": "512MB", "max_connections": "60"}
@@ -51,6 +55,9 @@ PASSES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "tenant150": lambda m: m["tenant"] == "t150",
 }
 CHOSEN: list[str] = []
+PEERS = ("langchain-postgres", "llama-index", "vecs")
+PEER_ROWS = 1000
+"""So many documents are loaded by a peer's own call; the others get into its table by COPY."""
 EF_SEARCH = 100
 K = 10
 
@@ -153,6 +160,24 @@ class Bench:
         self.floor = Floor(self.config, data)
         keys: dict[str, type] = {"bucket": int, "tenant": str, "section": str} if declared else {}
         self.store = PgVectorStore(self.manager, "main", keys=keys)
+        self.peers: dict[str, Peer] = {}
+        self._stack, self._folder = stack, folder
+
+    def with_peers(self) -> Bench:
+        """Start the peers that can be had; name the others."""
+        np.save(self._folder / "vectors.npy", self.data.vectors)
+        np.save(self._folder / "queries.npy", self.data.queries)
+        with (self._folder / "documents.jsonl").open("w", encoding="utf-8") as file:
+            for each in self.data.documents:
+                told = {"id": each.id, "content": each.content, "metadata": dict(each.metadata)}
+                print(json.dumps(told), file=file)
+        for name in PEERS:
+            try:
+                arguments = [name, self.server.url, str(self._folder)]
+                self.peers[name] = self._stack.enter_context(started("vector_stores.py", arguments))
+            except PeerError as exc:
+                print(f"  without {name}: {exc}")
+        return self
 
     def built(self) -> Bench:
         """Fill the store and make both indexes."""
@@ -161,6 +186,8 @@ class Bench:
         self.store.store_documents(self.data.documents)
         self.store.build_index()
         self.floor.index()
+        for peer in self.peers.values():
+            peer.call("index")
         self.floor.connection.execute("VACUUM ANALYZE")
         return self
 
@@ -175,45 +202,63 @@ def searches(bench: Bench, quick: bool) -> None:
     rounds, calls = (7, 50) if quick else (25, 100)
     ours, floors = turning(bench.data.queries), turning(bench.data.queries)
     truth = bench.data.truth(PASSES["all"])
-    for name, found in (
-        ("holdfast", [{each.id for each in bench.store.search(q, K)} for q in bench.data.queries]),
-        ("floor", [{row[0] for row in bench.floor.search(q)} for q in bench.data.queries]),
-    ):
-        print(f"  recall@10 {name:<10} {mean(len(a & b) / len(b) for a, b in zip(found, truth, strict=True)):.3f}")
-    ways: dict[str, Any] = {
-        "floor": lambda: bench.floor.search(next(floors)),
-        "holdfast": lambda: bench.store.search(next(ours), K),
+    found = {
+        "floor": [{row[0] for row in bench.floor.search(query)} for query in bench.data.queries],
+        "holdfast": [{each.id for each in bench.store.search(query, K)} for query in bench.data.queries],
+        **{name: list(map(set, peer.call("found"))) for name, peer in bench.peers.items()},
     }
-    report("search, 10 of all, one client", in_turns(ways, rounds=rounds, calls=calls), floor="floor", bound=1.15)
+    for name, sets in found.items():
+        print(f"  recall@10 {name:<20} {mean(len(a & b) / len(b) for a, b in zip(sets, truth, strict=True)):.3f}")
+    ways: dict[str, Callable[[int], float]] = {
+        "floor": block_of(lambda: bench.floor.search(next(floors))),
+        "holdfast": block_of(lambda: bench.store.search(next(ours), K)),
+        **{name: partial(peer.call, "search") for name, peer in bench.peers.items()},
+    }
+    times = blocks_in_turns(ways, rounds=rounds, calls=calls)
+    peers = {name: times.pop(name) for name in bench.peers}
+    report("search, 10 of all, one client (2.5 times as fast as the peers)", times, floor="floor", bound=1.15)
+    for name, seconds in peers.items():
+        beside = f"x{seconds / times['floor']:.2f}   holdfast x{seconds / times['holdfast']:.1f}"
+        print(f"  {name:<44} {seconds * 1e6:>10.1f} us   {beside}")
     eight_clients(bench, quick)
 
 
 def eight_clients(bench: Bench, quick: bool) -> None:
     seconds = 1.0 if quick else 2.0
     connections = [bench.floor.connect() for _ in range(8)]
-    ways: dict[str, Callable[[int, Any], Any]] = {
-        "floor": lambda n, query: bench.floor.search(query, connections[n]),
-        "holdfast": lambda n, query: bench.store.search(query, K),
+    ways: dict[str, Callable[[int, float], float]] = {
+        "floor": rate_of(bench, lambda n, query: bench.floor.search(query, connections[n])),
+        "holdfast": rate_of(bench, lambda n, query: bench.store.search(query, K)),
+        **{name: partial(peer.call, "clients") for name, peer in bench.peers.items()},
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    with ThreadPoolExecutor(8) as executor:
-        for _ in range(3 if quick else 7):
-            for name, way in ways.items():
-                end = perf_counter() + seconds
-
-                def run(n: int, way: Callable[[int, Any], Any] = way, end: float = end) -> int:
-                    count, queries = 0, turning(bench.data.queries[n:])
-                    while perf_counter() < end:
-                        way(n, next(queries))
-                        count += 1
-                    return count
-
-                rates[name].append(sum(executor.map(run, range(8))) / seconds)
-    print("\nsearch, 10 of all, eight threads: searches a second")
+    for _ in range(3 if quick else 7):
+        for name, way in ways.items():
+            rates[name].append(way(8, seconds))
+    print("\nsearch, 10 of all, eight threads: searches a second (bound 1.2 of the floor's time)")
     for name, found in rates.items():
         print(f"  {name:<44} {median(found):>10,.0f}   x{median(rates['floor']) / median(found):.2f} time")
     for connection in connections:
         connection.close()
+
+
+def rate_of(bench: Bench, way: Callable[[int, Any], Any]) -> Callable[[int, float], float]:
+    """Return what gives the searches a second of so many threads."""
+
+    def rate(count: int, seconds: float) -> float:
+        end = perf_counter() + seconds
+
+        def run(n: int) -> int:
+            done, queries = 0, turning(bench.data.queries[n:])
+            while perf_counter() < end:
+                way(n, next(queries))
+                done += 1
+            return done
+
+        with ThreadPoolExecutor(count) as executor:
+            return sum(executor.map(run, range(count))) / seconds
+
+    return rate
 
 
 def many(bench: Bench, quick: bool) -> None:
@@ -281,9 +326,13 @@ def loads(bench: Bench, quick: bool) -> None:
         started = perf_counter()
         bench.store.store_documents(documents)
         rates["holdfast"].append(len(documents) / (perf_counter() - started))
-    print("\nload, rows a second (bound 0.7 of the floor)")
+    rates |= {name: [PEER_ROWS / peer.call("load", PEER_ROWS)] for name, peer in bench.peers.items()}
+    print("\nload, rows a second (bound 0.7 of the floor, 30 times langchain-postgres)")
     for name, found in rates.items():
-        print(f"  {name:<44} {median(found):>10,.0f}   x{median(found) / median(rates['floor']):.2f}")
+        beside = (
+            "" if name in ("floor", "holdfast") else f"   holdfast x{median(rates['holdfast']) / median(found):.0f}"
+        )
+        print(f"  {name:<44} {median(found):>10,.0f}   x{median(found) / median(rates['floor']):.2f}{beside}")
 
 
 def quality(stack: ExitStack, folder: Path, bench: Bench) -> None:
@@ -331,6 +380,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--declared", action="store_true", help="declare the metadata keys")
     parser.add_argument("--only", choices=["search", "many", "filtered", "load", "quality"])
+    parser.add_argument("--no-peers", action="store_true", help="leave out the other libraries")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HOLDFAST_BENCH_DATA", "../shared/data")))
     options = parser.parse_args([] if arguments is None else arguments)
     if not (options.data / "debian10k").is_dir():
@@ -339,6 +389,8 @@ def main(arguments: list[str] | None = None) -> None:
     data = debian(options.data, options.rows)
     with ExitStack() as stack:
         bench = Bench(stack, data, options.declared)
+        if not options.no_peers and options.only in (None, "load", "search"):
+            bench.with_peers()
         if options.only in (None, "quality"):
             quality(stack, options.data, bench)
         if options.only in (None, "load"):
