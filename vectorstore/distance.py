@@ -27,6 +27,11 @@ _LARGEST = 8e37
 _SMALLEST = 1e-30
 """The smallest squared length whose parts float32 still tells from 0."""
 
+_ONE_THREAD = 9215
+"""OpenBLAS multiplies a matrix of fewer than 9,216 numbers with a vector on one thread, and takes dot products so."""
+_SHORT = 224
+"""Up to so many numbers a row, some rows at a time are quicker than each by itself."""
+
 
 def check_metric(metric: object, known: Sequence[str] = METRICS) -> Metric:
     """Return a metric's name, one of those that are ``known``.
@@ -88,6 +93,24 @@ def as_vectors(values: Sequence[Numbers], metric: Metric) -> Matrix | None:
     if not len(lengths) or not lengths.max() <= _LARGEST or (metric == "cosine" and lengths.min() < _SMALLEST):
         return None
     return vectors
+
+
+def products(rows: Matrix, query: Matrix) -> Matrix:
+    """Return the inner product of each row with a query, shape ``(n,)``, in float32, on the thread that calls.
+
+    In pieces of which each is too small for BLAS to start its threads, which fall over each other under many callers:
+    row by row, or, where rows are short, some rows at a time.
+    """
+    count, width = rows.shape
+    if width > _SHORT:
+        return np.asarray(np.matmul(rows[:, None, :], query)[:, 0])
+    found = np.empty(count, np.float32)
+    size = _ONE_THREAD // max(width, 1)
+    whole = count - count % size
+    if whole:
+        np.matmul(rows[:whole].reshape(-1, size, width), query, out=found[:whole].reshape(-1, size))
+    np.matmul(rows[whole:], query, out=found[whole:])
+    return found
 
 
 def score(distance: float, metric: Metric | BitMetric) -> float:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from persistence.config import Metric
-from vectorstore.distance import Matrix, Numbers, Positions, distances
+from vectorstore.distance import Matrix, Numbers, Positions, distances, products
 
 NEVER = 2**63 - 1
 """The end of a row that doesn't expire; a row that was taken out ended at 0."""
 FIRST_PASS_ROWS = 4096
 """Fewer rows are compared as they are: their shadows would cost more than they save."""
 _SAMPLE = 4096
-_ENERGY = (0.86, 0.93)
+_ENERGY = (0.9, 0.95)
 """How much of the rows' squared length the steps of their shadows must have; with less, too many rows pass."""
 _MARGIN = 1e-5
 """More than float32 rounding, relative to the lengths: nothing nearer is lost by a first pass in float32."""
@@ -206,19 +206,17 @@ class VectorMatrix:
             for start in range(0, len(vectors), 4096):  # in blocks, so that the differences stay in the cache
                 found[start : start + 4096] = -np.abs(vectors[start : start + 4096] - wanted).sum(axis=1)
             return found
-        # einsum never starts BLAS's threads, which fall over each other under many callers.
-        found = np.einsum("ij,j->i", vectors, wanted)
-        return self._finished(found, rows)
+        return self._finished(products(vectors, wanted), rows)
 
-    def _finished(self, products: Numbers, rows: Positions | None) -> Numbers:
+    def _finished(self, inner: Numbers, rows: Positions | None) -> Numbers:
         """Turn products with the query into closeness, in place."""
         squares = self._squares[: self.size] if rows is None else self._squares[rows]
         if self.metric == "cosine":
-            products /= np.sqrt(squares)
+            inner /= np.sqrt(squares)
         elif self.metric == "l2":
-            products *= 2
-            products -= squares
-        return products
+            inner *= 2
+            inner -= squares
+        return inner
 
     def _directions(self) -> Shadows | None:
         """Return the rows' shadows, made once some searches have shown that they are wanted; None where they don't pay.
@@ -245,16 +243,16 @@ class VectorMatrix:
         wanted = _scaled(wanted, self.metric)
         few = np.einsum("ij,i->j", shadows.basis, wanted)
         width, known_rows = shadows.first.shape[1], len(shadows.first)
-        products = np.einsum("ij,j->i", shadows.first, few[:width])
-        best = products + shadows.first_rests * _rest(wanted, few[:width])
+        inner = products(shadows.first, few[:width])
+        best = inner + shadows.first_rests * _rest(wanted, few[:width])
         if known_rows < self.size:
-            behind = np.einsum("ij,j->i", self.vectors[known_rows:], wanted)
+            behind = products(self.vectors[known_rows:], wanted)
             if self.metric == "cosine":
                 behind /= np.sqrt(self._squares[known_rows : self.size])
-            products, best = np.concatenate([products, behind]), np.concatenate([best, behind])
-        shown = products
+            inner, best = np.concatenate([inner, behind]), np.concatenate([best, behind])
+        shown = inner
         if self.metric == "l2":  # the shadows of a cosine's rows are those of rows of length 1
-            shown, best = self._finished(products.copy(), None), self._finished(best, None)
+            shown, best = self._finished(inner.copy(), None), self._finished(best, None)
         if rows is not None:
             shown, best = shown[rows], best[rows]
         first = _blockwise_places(shown, k)
@@ -263,7 +261,7 @@ class VectorMatrix:
         places = np.flatnonzero(best >= least)
         near = places if rows is None else rows[places]
         if 2 * k < len(near) < self.size // _CROWD:
-            near = self._second_step(near, products, few[width:], _rest(wanted, few), least, shadows)
+            near = self._second_step(near, inner, few[width:], _rest(wanted, few), least, shadows)
         if len(near) <= 2 * k:
             return near
         if _CROWD * len(near) > self.size:
@@ -271,11 +269,11 @@ class VectorMatrix:
         return near[self._within(wanted, k, self._closeness(wanted, near))]
 
     def _second_step(
-        self, near: Positions, products: Numbers, few: Numbers, rest: np.float32, least: float, shadows: Shadows
+        self, near: Positions, inner: Numbers, few: Numbers, rest: np.float32, least: float, shadows: Shadows
     ) -> Positions:
         """Return those of the rows that may still be near, and those that have no shadow."""
         known, others = near[near < len(shadows.first)], near[near >= len(shadows.first)]
-        best = products[known] + np.einsum("ij,j->i", shadows.second[known], few) + shadows.second_rests[known] * rest
+        best = inner[known] + products(shadows.second[known], few) + shadows.second_rests[known] * rest
         if self.metric == "l2":
             best = self._finished(best, known)
         return np.concatenate([known[best >= least], others])
