@@ -49,7 +49,7 @@ def check_header(line: str) -> None:
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ValidationError(
             f"line 1 is not that of an export: format {FORMAT!r}, version {VERSION}",
-            hint="import what export_graph() or networkx_lines() gave",
+            hint="import what export_graph() or from_networkx() gave",
         )
 
 

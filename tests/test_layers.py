@@ -17,6 +17,7 @@ ADAPTERS = {
     "sessions.google_adk",
     "sessions.langchain_history",
     "sessions.langgraph_store",
+    "sessions.networkx_graph",
 }
 ENTRIES = {"__init__", "__main__", "cli"}
 """Beside them, the subcommands: every module ``x_cli``."""
