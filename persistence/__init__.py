@@ -25,7 +25,8 @@ is the base of stores. ``Database.back_up`` writes a ``Backup``.
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
-``StatementEvent``.
+``StatementEvent``. A ``HealthMonitor`` polls,
+and tells of each ``HealthChange``.
 
 **Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
 
@@ -38,6 +39,7 @@ from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
+from persistence._async.monitor import AsyncHealthMonitor
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
 from persistence._async.pubsub import AsyncPubSub, AsyncSubscription
 from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
@@ -47,6 +49,7 @@ from persistence._async.transaction import AsyncTransaction
 from persistence._sync.database import Database
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
+from persistence._sync.monitor import HealthMonitor
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
 from persistence._sync.pubsub import PubSub, Subscription
 from persistence._sync.redis import RedisClient, RedisConnection
@@ -89,7 +92,7 @@ from persistence.errors import (
     WrongLoopError,
 )
 from persistence.fields import Secret
-from persistence.health import HealthStatus, PoolStats
+from persistence.health import HealthChange, HealthStatus, PoolStats
 from persistence.migration_advice import Advice
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, MigrationStatus, TriedMigration
 from persistence.notices import Notice
@@ -103,6 +106,7 @@ __all__ = [
     "AppliedMigration",
     "AsyncDatabase",
     "AsyncDatabaseManager",
+    "AsyncHealthMonitor",
     "AsyncMigrator",
     "AsyncPgVectorDatabase",
     "AsyncPostgreSQLDatabase",
@@ -136,6 +140,8 @@ __all__ = [
     "EmbeddedPostgreSQL",
     "EmbeddedRedis",
     "ForeignKeyError",
+    "HealthChange",
+    "HealthMonitor",
     "HealthStatus",
     "LockTimeoutError",
     "Migration",

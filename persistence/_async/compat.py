@@ -217,3 +217,38 @@ async def bounded(call: Callable[[], Coroutine[Any, Any, T]], timeout: float) ->
     """
     async with asyncio.timeout(timeout):
         return await call()
+
+
+class Background:
+    """A call that goes on beside its caller, from ``start`` until it is told to ``stop``: a task of the loop."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+        self._told = asyncio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._task is not None and not self._task.done()
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start it; it asks ``pause`` for how long to go on."""
+        self._told.clear()
+        self._task = asyncio.create_task(call(), name=self._name)
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait, and tell whether to go on: False at once when told to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def stop(self) -> None:
+        """Tell it to stop, and wait for its end; raise what ended it early."""
+        self._told.set()
+        task, self._task = self._task, None
+        if task is not None:
+            await task

@@ -189,3 +189,45 @@ def descriptor_of(connection: Any) -> int | None:
 def bounded(call: Callable[[], T], timeout: float) -> T:
     """Return the result of the call, which keeps its own deadlines: a thread can't be stopped from outside."""
     return call()
+
+
+class Background:
+    """A call that goes on beside its caller, from ``start`` until it is told to ``stop``: a thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._told = threading.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, call: Callable[[], None]) -> None:
+        """Start it; it asks ``pause`` for how long to go on."""
+        self._told.clear()
+        self._error = None
+        self._thread = threading.Thread(target=self._run, args=(call,), name=self._name, daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as exc:
+            self._error = exc  # raised by stop
+
+    def pause(self, seconds: float) -> bool:
+        """Wait, and tell whether to go on: False at once when told to stop."""
+        return not self._told.wait(seconds)
+
+    def stop(self) -> None:
+        """Tell it to stop, and wait for its end; raise what ended it early."""
+        self._told.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+            error, self._error = self._error, None
+            if error is not None:
+                raise error
