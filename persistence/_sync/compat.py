@@ -112,6 +112,7 @@ class Parallel:
 
 _SPIN_SECONDS = 0.0002
 """How long a thread looks for an answer before it sleeps."""
+_let_others_run = getattr(os, "sched_yield", lambda: None)
 _MANY_CORES = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 1
 
 
@@ -157,6 +158,7 @@ class SocketWatch:
             while self._soon and _waits.count == 1 and monotonic() - started < _SPIN_SECONDS:
                 if self._poll.poll(0) and self._arrived():
                     return True
+                _let_others_run()  # the server's process, when it was put on this very core
             while (left := deadline - monotonic()) > 0:
                 if self._poll.poll(min(left, 86400.0) * 1000) and self._arrived():
                     self._soon = _MANY_CORES and monotonic() - started < 2 * _SPIN_SECONDS

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from persistence._sync.pool import Poolable
@@ -34,12 +34,16 @@ class Options(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """How PostgreSQL is to treat a statement; ``after`` is a position in the log that a replica must have reached."""
+    """How PostgreSQL is to treat a statement.
+
+    ``after`` is a position in the log that a replica must have reached; ``meanwhile`` is done once it was sent.
+    """
 
     prepare: bool | None = None
     binary: bool = False
     read_only: bool = False
     after: int = 0
+    meanwhile: Callable[[], object] | None = None
 
 
 NO_HINTS = Hints()
@@ -152,9 +156,16 @@ class Executor(ABC):
         *,
         timeout: Duration | None = None,
         prepare: bool | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> int:
-        """Run a statement and return the number of rows it affected."""
-        return (self._run("execute", sql, parameters, 0, timeout, _hints(prepare, False)))[1]
+        """Run a statement and return the number of rows it affected.
+
+        ``meanwhile`` is work for the time that PostgreSQL takes to answer: a quick call, which neither waits nor uses
+        the database, made once the statement has been sent. It isn't made where there is no such time, and again when
+        the statement has to be sent again.
+        """
+        hints = _hints(prepare, False) if meanwhile is None else Hints(prepare, meanwhile=meanwhile)
+        return (self._run("execute", sql, parameters, 0, timeout, hints))[1]
 
     @abstractmethod
     def execute_many(self, sql: str, parameters: Iterable[Parameters], *, timeout: Duration | None = None) -> int:

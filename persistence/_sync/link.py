@@ -107,7 +107,7 @@ class PostgreSQLLink:
             results = (self._pipeline([call], deadline, hints.binary))[0]
         else:
             self._send(call, hints.binary)
-            results = self.raw.exchange(deadline)
+            results = self.raw.exchange(deadline, hints.meanwhile)
         failed = _failed(results)
         if failed is not None:
             if self._must_run_anew(failed, call):

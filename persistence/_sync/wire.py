@@ -9,6 +9,7 @@ psycopg dials, and finishes a message that is larger than the socket's buffer; i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, NoReturn
@@ -112,17 +113,18 @@ class WireConnection(psycopg.Connection[Row]):
             raise
         return self.exchange(deadline)
 
-    def exchange(self, deadline: float) -> list[PGresult]:
+    def exchange(self, deadline: float, meanwhile: Callable[[], object] | None = None) -> list[PGresult]:
         """Send what is queued and return the server's results for it; failures are results too.
 
-        On cancellation the server is asked to end the statement, and what it still says is read.
+        ``meanwhile`` is called once all is sent. When it raises, and on cancellation, the server is asked to end the
+        statement, and what it still says is read.
 
         Raises:
             DeadlineError: they had not come by ``deadline`` (monotonic seconds). The connection is closed.
             psycopg.OperationalError: the connection is lost.
         """
         self._results = []
-        self._converse(deadline)
+        self._converse(deadline, meanwhile)
         results, self._results = self._results, []
         if not results:
             raise psycopg.OperationalError("the connection was lost")
@@ -161,13 +163,15 @@ class WireConnection(psycopg.Connection[Row]):
         except psycopg.Error:
             self.hang_up()
 
-    def _converse(self, deadline: float) -> None:
+    def _converse(self, deadline: float, meanwhile: Callable[[], object] | None = None) -> None:
         try:
             if self.pgconn.flush():
                 self.deadline = deadline
                 self.wait(generators.send(self.pgconn))
                 if self._is_complete():
                     return  # it answered before it had heard everything
+            if meanwhile is not None:
+                meanwhile()
             if self._watch.until_arrived(deadline):
                 return
         except psycopg.Error:

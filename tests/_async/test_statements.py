@@ -224,6 +224,24 @@ async def test_a_connection_lost_in_a_transaction_leaves_its_place_to_the_next(
         assert await main.fetch_value("SELECT 1", timeout=5) == 1
 
 
+async def test_work_meanwhile_is_done_before_the_answer_and_its_failure_ends_the_statement(
+    main: AsyncPostgreSQLDatabase, other: AsyncPostgreSQLDatabase
+) -> None:
+    pid = await main.fetch_value("SELECT pg_backend_pid()")
+    done: list[float] = []
+    for statement in ("SELECT pg_sleep(0.2)", "INSERT INTO t SELECT 1, 'x' FROM pg_sleep(0.2)"):
+        started = monotonic()
+        await main.execute(statement, meanwhile=lambda: done.append(monotonic()))
+        assert done[-1] - started < 0.2 < monotonic() - started
+    assert len(done) == 2
+    started = monotonic()
+    with pytest.raises(ZeroDivisionError):
+        await main.execute("INSERT INTO t SELECT 2, 'y' FROM pg_sleep(30)", meanwhile=lambda: 1 / 0)
+    assert monotonic() - started < 5
+    assert await main.fetch_value("SELECT pg_backend_pid()") == pid
+    assert await other.fetch_all("SELECT * FROM t") == [{"id": 1, "body": "x"}]
+
+
 # [async-only]
 async def test_cancellation_ends_the_statement_and_keeps_the_connection(main: AsyncPostgreSQLDatabase) -> None:
     pid = await main.fetch_value("SELECT pg_backend_pid()")

@@ -224,3 +224,21 @@ def test_a_connection_lost_in_a_transaction_leaves_its_place_to_the_next(
         assert main.fetch_value("SELECT 1", timeout=5) == 1
 
 
+def test_work_meanwhile_is_done_before_the_answer_and_its_failure_ends_the_statement(
+    main: PostgreSQLDatabase, other: PostgreSQLDatabase
+) -> None:
+    pid = main.fetch_value("SELECT pg_backend_pid()")
+    done: list[float] = []
+    for statement in ("SELECT pg_sleep(0.2)", "INSERT INTO t SELECT 1, 'x' FROM pg_sleep(0.2)"):
+        started = monotonic()
+        main.execute(statement, meanwhile=lambda: done.append(monotonic()))
+        assert done[-1] - started < 0.2 < monotonic() - started
+    assert len(done) == 2
+    started = monotonic()
+    with pytest.raises(ZeroDivisionError):
+        main.execute("INSERT INTO t SELECT 2, 'y' FROM pg_sleep(30)", meanwhile=lambda: 1 / 0)
+    assert monotonic() - started < 5
+    assert main.fetch_value("SELECT pg_backend_pid()") == pid
+    assert other.fetch_all("SELECT * FROM t") == [{"id": 1, "body": "x"}]
+
+
