@@ -91,14 +91,22 @@ def source_of(value: object) -> object:
     return value if type(value) in _SOURCES else UNKNOWN
 
 
-def as_stored(content: bytes, value: object, part: Part | None = None, inline: int = INLINE_BYTES) -> Stored:
+def as_stored(
+    content: bytes,
+    value: object,
+    part: Part | None = None,
+    *,
+    inline: int = INLINE_BYTES,
+    quiet: bool | None = None,
+) -> Stored:
     """Return a channel that shares nothing; ``part`` is the piece that its bytes are, where there is one.
 
     Bytes no longer than ``inline`` are kept in the manifest.
     """
     source = source_of(value)
     size = len(content)
-    quiet = (size > 2 and content[1] == 0 and not has_marker(content)) if size <= _SMALL else None
+    if quiet is None and size <= _SMALL:
+        quiet = size > 2 and content[1] == 0 and not has_marker(content)
     if part is None and size <= inline:
         return Stored(content, 0, (), source, quiet, False, 512 + size)
     head = b"" if size < 3 or content[1] & BUFFERS else content[: 2 + _header_size(content[2])]
@@ -120,21 +128,26 @@ def with_source(stored: Stored, value: object) -> Stored:
     return stored if source is stored.source else stored._replace(source=source)
 
 
-def store(value: Any, before: Stored | None, serializer: Serializer, where: str, inline: int = INLINE_BYTES) -> Stored:
+def store(
+    value: Any, before: Stored | None, serializer: Serializer, channel: str, inline: int = INLINE_BYTES
+) -> Stored:
     """Return how a channel's value is stored, in parts of ``before`` as far as they are its bytes.
 
-    One that shares nothing and is no longer than ``inline`` is kept in the manifest.
+    ``before`` itself is returned when it is those bytes, made of the same object. A value that shares nothing and is no
+    longer than ``inline`` is kept in the manifest.
 
     Raises:
         ValidationError: it can't be stored faithfully.
     """
-    if before is not None and before.parts and type(value) in _CONTAINERS and not _is_small(before):
-        if before.quiet is None:
+    if before is not None and type(value) in _CONTAINERS:
+        if before.quiet is None and before.parts:
             before = before._replace(quiet=_is_quiet(before))
-        found = _store_quietly(value, before) if before.quiet else None
-        if found is not None:
-            return found
-    content = _dump_plain(value) or serializer.dumps(value, where=where)
+        if before.quiet:
+            small = _is_small(before)
+            found = _store_small(value, before, inline) if small else _store_quietly(value, before)
+            if found is not None:
+                return found
+    content = _dump_plain(value) or serializer.dumps(value, where=place_of(channel))
     if before is None:
         return as_stored(content, value, inline=inline)
     if not before.head or not before.parts or content[1] & BUFFERS:
@@ -146,6 +159,11 @@ def store(value: Any, before: Stored | None, serializer: Serializer, where: str,
     return found or as_stored(content, value, inline=inline)
 
 
+def place_of(channel: str) -> str:
+    """Return how messages name a channel's value."""
+    return f"state[{channel[:80]!r}]"
+
+
 def store_packed(value: object, packed: bytes, before: Stored) -> Stored | None:
     """Return how a value is stored that has changed and that msgpack alone packs so; None: store() must look at it."""
     if has_marker(packed):
@@ -154,7 +172,7 @@ def store_packed(value: object, packed: bytes, before: Stored) -> Stored | None:
         body = memoryview(before.parts[0].content)[before.skip :]
         if len(body) >= SHARED_BYTES and packed.startswith(body, _header_size(packed[0])):
             return None  # it has grown
-    return as_stored(_PREFIX + packed, value)
+    return as_stored(_PREFIX + packed, value, quiet=True)
 
 
 class _Local(threading.local):
@@ -169,7 +187,8 @@ _local = _Local()
 
 
 def _is_small(stored: Stored) -> bool:
-    return stored.is_whole and len(stored.parts[0].content) <= _SMALL
+    """Tell whether it is one small piece, or lies in the manifest."""
+    return not stored.parts or (stored.is_whole and len(stored.parts[0].content) <= _SMALL)
 
 
 def pack_plain(value: object) -> bytes | None:
@@ -187,22 +206,24 @@ def _dump_plain(value: object) -> bytes | None:
     return None if packed is None or has_marker(packed) else _PREFIX + packed[1:]
 
 
-def is_same(value: object, stored: Stored) -> bool:
-    """Tell at once of a small list or dict that it is what is stored; False where that takes a closer look."""
-    if not stored.quiet or type(value) not in _CONTAINERS:
-        return False
-    if stored.is_whole:
-        content = stored.parts[0].content
-        if len(content) > _SMALL:
-            return False
-    elif stored.parts:
-        return False
-    else:
-        content = stored.head
-    packed = pack_plain([value])
+def _store_small(value: Any, before: Stored, inline: int) -> Stored | None:
+    """Do what ``store`` does for a small list or dict in the fewest steps; None where that can't be told."""
+    packed = pack_plain([value])  # in a list, as in Packing.pack
     if packed is None:
-        return False
-    return len(packed) + 1 == len(content) and content.startswith(packed[1:], len(_PREFIX))
+        return None
+    content = before.parts[0].content if before.parts else before.head
+    if len(packed) + 1 == len(content) and content.startswith(packed[1:], len(_PREFIX)):
+        return before
+    if has_marker(packed):
+        return None
+    if before.parts:
+        start = 1 + _header_size(packed[1])
+        if packed.startswith(content[before.skip : before.skip + SHARED_BYTES], start):  # or they share too little
+            with memoryview(packed)[1:] as body:
+                found = _share(before, _PREFIX, body, value, quiet=True)
+            if found is not None:
+                return found
+    return as_stored(_PREFIX + packed[1:], value, inline=inline, quiet=True)
 
 
 def _store_quietly(value: Any, before: Stored) -> Stored | None:

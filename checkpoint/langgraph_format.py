@@ -13,7 +13,8 @@ A channel whose own name begins with ``langgraph.`` is kept as ``langgraph.=`` a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from checkpoint.records import Checkpoint
@@ -62,48 +63,48 @@ def config_of(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableCon
 
 
 class Seen(NamedTuple):
-    """A checkpoint of a thread as it was saved last: its version, and what the next one may have in common with it."""
+    """A checkpoint of a thread as it was saved last: what the next one may have in common with it."""
 
-    version: int | None
     versions: dict[str, Any]
     seen: dict[str, list[str]]
     layout: list[Any]
+    places: dict[str, int]
+    """The place of each channel among those that have a version."""
+    plain: frozenset[str]
+    """The channels among them that are kept under their own names."""
 
 
 def to_record(
+    place: tuple[str, str, str | None],
     config: RunnableConfig,
     graph: GraphCheckpoint,
     metadata: CheckpointMetadata,
     parent_version: int | None,
     before: Seen | None = None,
 ) -> tuple[Checkpoint, Seen]:
-    """Return our checkpoint for one of LangGraph's; the config names its thread and its parent.
+    """Return our checkpoint for one of LangGraph's; the config names its thread and its parent: ``place``.
 
     ``before`` is the parent, if it was the last to be saved: a channel of the same version has the same value.
     """
-    thread_id, namespace, parent_id = thread_of(config)
+    thread_id, namespace, parent_id = place
     described, more = _split(_merged(config, metadata))
     moment = _moment(graph["ts"])
-    versions, nodes = graph["channel_versions"], graph["versions_seen"]
-    seen = {node: [*channels] for node, channels in nodes.items()}
-    names = [*versions]
-    places = {name: place for place, name in enumerate(names)}
-    updated = graph.get("updated_channels")
-    state = {_inside(name): value for name, value in graph["channel_values"].items()}
+    values, versions, nodes = graph["channel_values"], graph["channel_versions"], graph["versions_seen"]
+    now, known_layout = _look(graph, before)
+    places = now.places
     unchanged: set[str] = set()
     if before is not None:
         known = before.versions
-        unchanged = {_inside(name) for name, version in versions.items() if known.get(name) == version}
-    if before is not None and before.layout[:2] == [graph["v"], names] and before.seen == seen:
-        layout = before.layout
-        unchanged.add(LAYOUT)
+        unchanged = {name for name, version in versions.items() if known.get(name) == version}
+    if len(now.plain) == len(versions) and now.plain.issuperset(values):
+        state = dict(values)
     else:
-        layout = [
-            graph["v"],
-            names,
-            [[node, [places.get(name, name) for name in channels]] for node, channels in seen.items()],
-        ]
-    state[LAYOUT] = layout
+        state = {_inside(name): value for name, value in values.items()}
+        unchanged = set(map(_inside, unchanged))
+    if known_layout:
+        unchanged.add(LAYOUT)
+    state[LAYOUT] = now.layout
+    updated = graph.get("updated_channels")
     state[STEP] = [
         parent_id,
         [*versions.values()],
@@ -112,9 +113,8 @@ def to_record(
         [places.get(name, name) for name in updated] if updated is not None else "updated_channels" in graph,
         graph["ts"] if moment is None else None,
     ]
-    rest = {name: value for name, value in graph.items() if name not in _KNOWN}
-    if rest or more:
-        state[MORE] = [rest, more]
+    if more or not _KNOWN.issuperset(graph):
+        state[MORE] = [{name: value for name, value in graph.items() if name not in _KNOWN}, more]
     step = described.get("step")
     record = Checkpoint(
         thread_id,
@@ -128,7 +128,20 @@ def to_record(
         unchanged=unchanged,
         volatile=_VOLATILE,
     )
-    return record, Seen(None, dict(versions), seen, layout)
+    return record, now
+
+
+def _look(graph: GraphCheckpoint, before: Seen | None) -> tuple[Seen, bool]:
+    """Return what the next checkpoint may have in common with this one, and whether its layout is that before."""
+    versions = dict(graph["channel_versions"])
+    names = [*versions]
+    seen = {node: [*channels] for node, channels in graph["versions_seen"].items()}
+    if before is not None and before.layout[1] == names and before.layout[0] == graph["v"] and before.seen == seen:
+        return Seen(versions, seen, before.layout, before.places, before.plain), True
+    places = {name: place for place, name in enumerate(names)}
+    shown = [[node, [places.get(name, name) for name in channels]] for node, channels in seen.items()]
+    plain = frozenset([name for name in names if not name.startswith(RESERVED)])
+    return Seen(versions, seen, [graph["v"], names, shown], places, plain), False
 
 
 def to_tuple(record: Checkpoint) -> CheckpointTuple:
@@ -149,11 +162,14 @@ def to_tuple(record: Checkpoint) -> CheckpointTuple:
     parent, versions, seen, updated, ts = state[STEP]
     rest, more = state.get(MORE, ({}, {}))
     flat = iter(seen)
+    values = {name: value for name, value in state.items() if not name.startswith(RESERVED)}
+    if len(values) + 2 + (MORE in state) < len(state):  # names that begin as ours do
+        values = {_outside(name): value for name, value in state.items() if not _is_ours(name)}
     graph: dict[str, Any] = {
         "v": v,
         "ts": ts if ts is not None or record.timestamp is None else record.timestamp.isoformat(),
         "id": record.key,
-        "channel_values": {_outside(name): value for name, value in state.items() if not _is_ours(name)},
+        "channel_values": values,
         "channel_versions": dict(zip(names, versions, strict=True)),
         "versions_seen": {node: {_name(name, names): next(flat) for name in channels} for node, channels in nodes},
         **rest,
@@ -202,19 +218,25 @@ def numbered(writes: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list
 
 def _merged(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
     """Return the metadata with what LangGraph takes along from the config; get_checkpoint_metadata would drop NULs."""
-    from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS
-
     merged: dict[str, Any] = dict(metadata)
+    left_out = _left_out()
     sources: tuple[Mapping[str, Any] | None, ...] = (config.get("metadata"), config.get("configurable"))
     for source in sources:
         for name, value in (source or {}).items():
-            if name in merged or name in EXCLUDED_METADATA_KEYS or name.startswith("__"):
+            if name in merged or name in left_out or name.startswith("__"):
                 continue
             plain = next((base for base in (bool, str, int, float) if isinstance(value, base)), None)
             if plain is not None:
                 # A member of a text enum, as it may stand in a config, counts as its text.
                 merged[name] = value if type(value) is plain else _PLAIN[plain](value)
     return merged
+
+
+@cache
+def _left_out() -> frozenset[str]:
+    from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS
+
+    return frozenset(EXCLUDED_METADATA_KEYS)
 
 
 def _split(metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -247,7 +269,7 @@ def _moment(ts: object) -> datetime | None:
         moment = datetime.fromisoformat(ts)
     except ValueError:
         return None
-    return moment if moment.utcoffset() == timedelta(0) and moment.isoformat() == ts else None
+    return moment if moment.tzinfo is UTC and moment.isoformat() == ts else None
 
 
 def _name(stored: int | str, names: list[str]) -> str:

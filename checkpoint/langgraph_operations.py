@@ -35,7 +35,9 @@ KNOWN_VERSIONS = 4096
 KNOWN_THREADS = 1024
 _COUNTERS = "counters_since_delta_snapshot"
 
+K = TypeVar("K")
 R = TypeVar("R")
+V = TypeVar("V")
 
 
 class Call(NamedTuple):
@@ -61,7 +63,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, str, str], int] = OrderedDict()
-        self._seen: OrderedDict[tuple[str, str], Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], tuple[int | None, Seen | None]] = OrderedDict()
         self._mutex = Lock()
 
     def get(self, config: RunnableConfig) -> Steps[CheckpointTuple | None]:
@@ -82,21 +84,18 @@ class Operations:
     def put(
         self, config: RunnableConfig, checkpoint: GraphCheckpoint, metadata: CheckpointMetadata
     ) -> Steps[RunnableConfig]:
-        thread_id, namespace, parent_id = thread_of(config)
-        parent = yield from self._version(thread_id, namespace, parent_id)
-        place = (thread_id, namespace)
+        place = thread_of(config)
+        thread_id, namespace, parent_id = place
         with self._mutex:
-            before = self._seen.get(place)
-        if before is not None and (parent is None or before.version != parent):
+            parent = None if parent_id is None else self._versions.get((thread_id, namespace, parent_id))
+            version, before = self._seen.get((thread_id, namespace), (None, None))
+        if parent is None and parent_id is not None:
+            parent = yield from self._version(thread_id, namespace, parent_id)
+        if parent is None or version != parent:
             before = None
-        record, seen = to_record(config, checkpoint, metadata, parent, before)
+        record, seen = to_record(place, config, checkpoint, metadata, parent, before)
         saved: Checkpoint = yield call("save_checkpoint", record)
-        self._note(saved)
-        with self._mutex:
-            self._seen[place] = seen._replace(version=saved.version)
-            self._seen.move_to_end(place)
-            if len(self._seen) > KNOWN_THREADS:
-                self._seen.popitem(last=False)
+        self._note(saved, seen)
         return config_of(thread_id, namespace, checkpoint["id"])
 
     def put_writes(
@@ -303,15 +302,15 @@ class Operations:
             entry["writes"].reverse()
         return history, walked
 
-    def _note(self, record: Checkpoint) -> None:
+    def _note(self, record: Checkpoint, seen: Seen | None = None) -> None:
+        """Remember the version of a checkpoint, and what the next one may have in common with it."""
         if record.key is None or record.version is None:
             return
+        place = (record.thread_id, record.namespace)
         with self._mutex:
-            place = (record.thread_id, record.namespace, record.key)
-            self._versions[place] = record.version
-            self._versions.move_to_end(place)
-            if len(self._versions) > KNOWN_VERSIONS:
-                self._versions.popitem(last=False)
+            _put(self._versions, (*place, record.key), record.version, KNOWN_VERSIONS)
+            if seen is not None:
+                _put(self._seen, place, (record.version, seen), KNOWN_THREADS)
 
     def _version(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Steps[int | None]:
         if checkpoint_id is None:
@@ -349,6 +348,14 @@ class Listing:
             found = found[: self.left]
             self.left -= len(found)
         return found
+
+
+def _put(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """Remember a value as the newest of at most so many."""
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > most:
+        known.popitem(last=False)
 
 
 def _gather(found: CheckpointTuple, history: dict[str, DeltaChannelHistory], remaining: set[str]) -> None:

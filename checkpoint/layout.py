@@ -60,6 +60,9 @@ def lay_out_changes(
     step = version - before.version << 8
     if step <= 0 or max(before.refs, default=0) + step > LARGEST_REF:
         return None
+    simple = _lay_out_one(before, changed, known, version, step)
+    if simple is not None:
+        return simple
     maker = _Maker(before, known, step)
     maker.version = version
     for place in changed:
@@ -68,6 +71,34 @@ def lay_out_changes(
         maker.set(place, stored)
     found = maker.finish()
     return None if 0 in maker.users else found
+
+
+def _lay_out_one(
+    before: Layout, changed: Mapping[int, Stored], known: Mapping[bytes, Place], version: int, step: int
+) -> tuple[Layout, Added] | None:
+    """Do it for the commonest save, whose one new piece takes the slot of the one before; None for any other.
+
+    What ``_Maker`` does of it takes twice as long, most of that in calls.
+    """
+    refs = [ref + step for ref in before.refs]
+    entries = [*before.entries]
+    added = NOTHING_ADDED
+    for place, stored in changed.items():
+        entry = entries[place]
+        if not stored.parts and type(entry) is bytes:
+            entries[place] = stored.head
+            continue
+        if added is not NOTHING_ADDED or not stored.is_whole or stored.parts[0].name or type(entry) is not int:
+            return None
+        slot = entry % MOST_SLOTS
+        framed = frame(stored.parts[0])  # which names it
+        name = stored.parts[0].name
+        if before.users[slot] != 1 or name in known:
+            return None
+        added = Added({name: (0, 0)}, framed, [])
+        refs[slot] = 0
+        entries[place] = slot
+    return Layout(version, refs, before.users, entries), added
 
 
 class _Maker:
@@ -84,7 +115,7 @@ class _Maker:
 
     def release(self, place: int) -> None:
         """Give up the slots of an entry."""
-        for number in _numbers(self.entries[place]):
+        for number in numbers_of(self.entries[place]):
             self.users[number % MOST_SLOTS] -= 1
 
     def set(self, place: int, stored: Stored) -> None:
@@ -94,7 +125,7 @@ class _Maker:
             return
         self._waiting[place] = stored
         for part in stored.parts:
-            if part.name not in self._frames and self._ref_of(part.name) is None:
+            if not part.name or (part.name not in self._frames and self._ref_of(part.name) is None):
                 framed = frame(part)  # which names it, if it is new
                 if self._ref_of(part.name) is None:
                     self._frames[part.name] = framed
@@ -119,10 +150,7 @@ class _Maker:
             ref, nth = own
         else:
             ref, nth = self._ref_of(name) or 0, self._known[name].nth
-        try:
-            slot = self.refs.index(ref)
-        except ValueError:
-            slot = self._slot_for(ref)
+        slot = self.refs.index(ref) if ref in self.refs else self._slot_for(ref)
         self.users[slot] += 1
         return nth * MOST_SLOTS + slot
 
@@ -142,12 +170,13 @@ def count_users(refs: Sequence[int], entries: Iterable[Entry]) -> list[int]:
     """Return how many numbers are in each slot."""
     users = [0] * len(refs)
     for entry in entries:
-        for number in _numbers(entry):
+        for number in numbers_of(entry):
             users[number % MOST_SLOTS] += 1
     return users
 
 
-def _numbers(entry: Entry) -> Sequence[int]:
+def numbers_of(entry: Entry) -> Sequence[int]:
+    """Return the numbers of an entry's pieces."""
     if isinstance(entry, list):
         return entry[3:]
     return () if isinstance(entry, bytes) else (entry,)

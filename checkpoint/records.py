@@ -56,6 +56,22 @@ class Checkpoint:
     volatile: Set[str] = field(default=frozenset(), repr=False, compare=False)
 
 
+def as_saved(checkpoint: Checkpoint, version: int, timestamp: datetime, parent_version: int | None) -> Checkpoint:
+    """Return a checkpoint as it was saved, without what is for the save alone; a third of what ``replace`` takes."""
+    return Checkpoint(
+        checkpoint.thread_id,
+        checkpoint.state,
+        metadata=checkpoint.metadata,
+        version=version,
+        timestamp=timestamp,
+        parent_version=parent_version,
+        namespace=checkpoint.namespace,
+        node=checkpoint.node,
+        step=checkpoint.step,
+        key=checkpoint.key,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
     """A checkpoint as it is listed: everything but its state."""

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar, overload
 
-import msgpack
 import numpy as np
 
 from checkpoint import arrays, codecs
-from checkpoint.packing import BUFFERS, FORMAT, PLAIN, TAGGED, TAKEN_SILENTLY, Packing
+from checkpoint.packing import ATOMS, BUFFERS, FORMAT, PLAIN, TAGGED, TAKEN_SILENTLY, Packing
 from checkpoint.refusals import explain
 from checkpoint.registry import Registry
-from checkpoint.unpacking import Unpacking, check_structure, load_scalar
+from checkpoint.unpacking import Unpacking, check_structure, unpack_plain
 from persistence.errors import CorruptError, PersistenceError, ValidationError
 
 Cls = TypeVar("Cls", bound=type)
@@ -147,6 +147,10 @@ class Serializer:
         except Exception as exc:
             raise CorruptError(f"the stored value is damaged: {type(exc).__name__} while reading it") from exc
 
+    def reader(self, data: bytes) -> Reader:
+        """Return a reader of a value that is wanted more than once."""
+        return Reader(self, data)
+
     def _loads(self, data: bytes | bytearray | memoryview) -> Any:
         view = memoryview(data)
         view = view.cast("B") if view.readonly and view.c_contiguous else memoryview(view.tobytes())
@@ -165,5 +169,30 @@ class Serializer:
             body, buffers = view[10:end], view[end + -end % arrays.ALIGNMENT :]
         check_structure(body)
         if not view[1] & TAGGED:
-            return msgpack.unpackb(body, ext_hook=load_scalar, strict_map_key=False, unicode_errors="surrogatepass")
+            return unpack_plain(body)
         return Unpacking(self._registry, buffers).unpack(body)
+
+
+class Reader:
+    """Stored bytes of which ``read()`` makes a value, the caller's own each time.
+
+    What :meth:`Serializer.loads` checks of the bytes is checked the first time only, and a value that can't be changed
+    is the same object each time.
+    """
+
+    __slots__ = ("_data", "_serializer", "read")
+
+    def __init__(self, serializer: Serializer, data: bytes) -> None:
+        self._serializer = serializer
+        self._data = data
+        self.read: Callable[[], Any] = self._read_first
+
+    def _read_first(self) -> Any:
+        value = self._serializer.loads(self._data)
+        if type(value) in ATOMS:
+            self.read = lambda: value
+        elif not self._data[1]:
+            self.read = partial(unpack_plain, memoryview(self._data)[2:])
+        else:
+            self.read = partial(self._serializer.loads, self._data)
+        return value

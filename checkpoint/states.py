@@ -6,7 +6,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from zlib import crc32
 
 import msgpack
@@ -21,12 +21,21 @@ from checkpoint.growth import (
     Stored,
     as_stored,
     in_parts,
-    is_same,
+    place_of,
     store,
     store_packed,
 )
-from checkpoint.layout import IN_PARTS, MOST_SLOTS, Entry, Layout, count_users, lay_out, lay_out_changes
-from checkpoint.serializer import Serializer
+from checkpoint.layout import (
+    IN_PARTS,
+    MOST_SLOTS,
+    Entry,
+    Layout,
+    count_users,
+    lay_out,
+    lay_out_changes,
+    numbers_of,
+)
+from checkpoint.serializer import Reader, Serializer
 from persistence.errors import CorruptError, ValidationError
 
 MANIFEST_FORMAT = 1
@@ -52,17 +61,18 @@ class Base(NamedTuple):
     layout: Layout
     places: Mapping[bytes, Place]
     packed: Packed | None
+    size: int
+    """How much memory it takes, about."""
 
-    @property
-    def size(self) -> int:
-        """How much memory it takes, about."""
-        packed = 0 if self.packed is None else len(self.packed.data)
-        return sum([stored.size for stored in self.channels.values()]) + 256 * len(self.places) + packed
+
+def _size(channels: Mapping[str, Stored], places: Mapping[bytes, Place], packed: Packed | None) -> int:
+    known = 0 if packed is None else len(packed.data)
+    return sum([stored.size for stored in channels.values()]) + 256 * len(places) + known
 
 
 def head_alone(stamp: int, counter: int, latest: int) -> Base:
     """Return the base of a save that knows of a thread no more than its head."""
-    return Base(stamp, counter, latest, {}, as_stored(b"", ()), Layout(counter, [], [], []), {}, None)
+    return Base(stamp, counter, latest, {}, as_stored(b"", ()), Layout(counter, [], [], []), {}, None, 0)
 
 
 class Written(NamedTuple):
@@ -113,7 +123,8 @@ class Encoded:
                 spare = [key for key in places if key not in mine][-SPARE_PLACES:]
                 places = {key: places[key] for key in (*spare, *mine)}
         latest = version if version == counter else None
-        return Base(stamp, counter, latest, self.channels, self.names, layout, places, self.packed)
+        size = _size(self.channels, places, self.packed)
+        return Base(stamp, counter, latest, self.channels, self.names, layout, places, self.packed, size)
 
 
 def serialize_state(state: Mapping[str, Any], serializer: Serializer) -> dict[str, bytes]:
@@ -122,7 +133,7 @@ def serialize_state(state: Mapping[str, Any], serializer: Serializer) -> dict[st
     Raises:
         ValidationError: a value can't be stored faithfully; the message says where it is.
     """
-    return {_checked(channel): serializer.dumps(value, where=_where(channel)) for channel, value in state.items()}
+    return {_checked(channel): serializer.dumps(value, where=place_of(channel)) for channel, value in state.items()}
 
 
 def encode_state(
@@ -142,21 +153,25 @@ def encode_state(
     """
     known = {} if base is None else base.channels
     is_like_base = base is not None and [*known] == [*state]
+    if is_like_base and not unchanged:
+        # Objects that never change are known again. Where most are such, the others are looked at one by one.
+        same = {channel for channel, value in state.items() if known[channel].source is value}
+        unchanged = same if 2 * len(same) >= len(state) else unchanged
     if base is not None and is_like_base and base.packed is not None and not unchanged:
         found = _encode_change(state, base, base.packed)
         if found is not None:
             return found
-    channels: dict[str, Stored] = {}
+    channels: dict[str, Stored] = {**known} if is_like_base else {}
     changed: dict[int, Stored] = {}
     for place, (channel, value) in enumerate(state.items(), 1):
         before = known.get(channel)
-        if before is not None and (before.source is value or channel in unchanged or is_same(value, before)):
+        if before is not None and (channel in unchanged or before.source is value):
             channels[channel] = before
             continue
         inline = VOLATILE_BYTES if channel in volatile else INLINE_BYTES
-        stored = store(value, before, serializer, _where(_checked(channel)), inline)
+        stored = store(value, before, serializer, _checked(channel), inline)
         channels[channel] = stored
-        if before is None or stored.parts != before.parts or stored.head != before.head:
+        if stored is not before and (before is None or stored.parts != before.parts or stored.head != before.head):
             changed[place] = stored
     packed = None if unchanged else pack_stored(channels.values())
     if base is not None and is_like_base:
@@ -183,10 +198,6 @@ def _encode_change(state: Mapping[str, Any], base: Base, packed: Packed) -> Enco
 def _names(channels: Mapping[str, Stored]) -> Stored:
     """Return the list of channels as it is stored: once, as long as it stays."""
     return as_stored(_pack([*channels]), ())
-
-
-def _where(channel: str) -> str:
-    return f"state[{channel[:80]!r}]"
 
 
 def _checked(channel: object) -> str:
@@ -231,26 +242,36 @@ def move_manifest(manifest: bytes, refs: Sequence[int], versions: int) -> tuple[
 
 
 class Decoded(NamedTuple):
-    """A state as it was loaded; ``opened`` are its entries, the list of channels first, with their pieces."""
+    """A state as it was loaded, the entries of its manifest, the list of channels first, and the blocks of refs."""
 
     state: dict[str, Any]
     version: int
     refs: Sequence[int]
     entries: list[Any]
-    opened: list[Opened]
+    blocks: Sequence[Block | CorruptError]
 
     def as_base(self, stamp: int, counter: int, latest: int) -> Base:
         """Return what to remember of it, the latest of its thread."""
         layout = Layout(self.version, [*self.refs], count_users(self.refs, self.entries), self.entries)
         places: dict[bytes, Place] = {}
-        for opened in self.opened:
-            for part, number in zip(opened.parts, opened.numbers, strict=True):
+        found = [_open_entry(entry, self.blocks) for entry in self.entries]
+        for entry, opened in zip(self.entries, found, strict=True):
+            for part, number in zip(opened.parts, numbers_of(entry), strict=True):
                 places[part.name] = layout.place(number)
         channels = {
             channel: opened.as_stored(value)
-            for (channel, value), opened in zip(self.state.items(), self.opened[1:], strict=True)
+            for (channel, value), opened in zip(self.state.items(), found[1:], strict=True)
         }
-        return Base(stamp, counter, latest, channels, self.opened[0].as_stored(()), layout, places, None)
+        names, size = found[0].as_stored(()), _size(channels, places, None)
+        return Base(stamp, counter, latest, channels, names, layout, places, None, size)
+
+
+class Shared:
+    """What checkpoints that are read together have in common: blocks, opened once, and readers of their channels."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[tuple[int, int], Block] = {}
+        self.readers: dict[Part | Opened, Reader] = {}
 
 
 def decode_state(
@@ -259,11 +280,12 @@ def decode_state(
     refs: Sequence[int],
     stored: Sequence[bytes | memoryview | None],
     serializer: Serializer,
-    opened: dict[tuple[int, int], Block] | None = None,
+    shared: Shared | None = None,
 ) -> Decoded:
     """Return the state of a version; ``stored`` are the blocks in the order of ``refs``.
 
-    ``opened`` takes the blocks as they are opened; one that is there already need not be in ``stored``.
+    ``shared`` is what it has in common with others that are read with it; a block that is there need not be in
+    ``stored``. Values are never shared, but for those that can't be changed.
 
     Raises:
         CorruptError: a piece is missing or damaged, or the manifest is.
@@ -271,22 +293,46 @@ def decode_state(
     if len(refs) != len(stored):
         raise CorruptError(f"it refers to {len(refs)} blocks, not {len(stored)}")
     entries, pieces = _unpack_manifest(manifest, refs)
-    blocks = open_blocks(refs, version, stored, {} if opened is None else opened)
-    found = [_open_entry(entries[0] if entries else None, blocks)]
-    names = _unpack(found[0].content())
+    blocks = open_blocks(refs, version, stored, {} if shared is None else shared.blocks)
+    first = _open_entry(entries[0] if entries else None, blocks)
+    names = _unpack(first.content())
     if type(names) is not list or len(names) != len(entries) - 1 or set(map(type, names)) - {str}:
         raise CorruptError("its manifest is damaged")
     state: dict[str, Any] = {}
+    named = [part.name for part in first.parts]
     for channel, entry in zip(names, entries[1:], strict=True):
         try:
-            each = _open_entry(entry, blocks)
-            state[channel] = serializer.loads(each.content())
+            state[channel] = _read_entry(entry, blocks, serializer, shared, named)
         except CorruptError as exc:
             raise CorruptError(f"channel {channel[:80]!r}: {exc.message}", hint=exc.hint) from exc
-        found.append(each)
-    if crc32(b"".join([part.name for each in found for part in each.parts])) != pieces:
+    if crc32(b"".join(named)) != pieces:
         raise CorruptError("its pieces are not those that it was saved with")
-    return Decoded(state, version, refs, entries, found)
+    return Decoded(state, version, refs, entries, blocks)
+
+
+def _read_entry(
+    entry: object,
+    blocks: Sequence[Block | CorruptError],
+    serializer: Serializer,
+    shared: Shared | None,
+    named: list[bytes],
+) -> Any:
+    """Return the value of an entry, and add the names of its pieces to ``named``."""
+    key: Part | Opened
+    if type(entry) is int:
+        key = _part(entry, blocks)
+        named.append(key.name)
+        content = key.content
+    else:
+        key = _open_entry(entry, blocks)
+        named += [part.name for part in key.parts]
+        content = b"" if shared is not None and key in shared.readers else key.content()
+    if shared is None:
+        return serializer.loads(content)
+    reader = shared.readers.get(key)
+    if reader is None:
+        reader = shared.readers[key] = serializer.reader(content)
+    return reader.read()
 
 
 def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dict[str, Any]:
@@ -298,12 +344,11 @@ def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dic
 
 
 class Opened(NamedTuple):
-    """An entry of a manifest with its pieces and their numbers; ``head`` and ``skip`` are those of ``Stored``."""
+    """An entry of a manifest with its pieces; ``head`` and ``skip`` are those of ``Stored``."""
 
     head: bytes
     skip: int
     parts: tuple[Part, ...]
-    numbers: Sequence[int]
 
     def content(self) -> bytes:
         """Return the channel's serialized bytes."""
@@ -325,21 +370,24 @@ class Opened(NamedTuple):
 
 def _open_entry(entry: object, blocks: Sequence[Block | CorruptError]) -> Opened:
     if isinstance(entry, bytes):
-        return Opened(entry, 0, (), ())
+        return Opened(entry, 0, ())
     if type(entry) is int:
-        return Opened(b"", 0, (_part(entry, blocks),), (entry,))
+        return Opened(b"", 0, (_part(entry, blocks),))
     if type(entry) is list and [*map(type, entry[:3])] == [int, bytes, int] and entry[0] == IN_PARTS and entry[3:]:
-        return Opened(entry[1], entry[2], tuple([_part(number, blocks) for number in entry[3:]]), entry[3:])
+        return Opened(entry[1], entry[2], tuple([_part(number, blocks) for number in entry[3:]]))
     raise _unknown()
 
 
 def _part(number: object, blocks: Sequence[Block | CorruptError]) -> Part:
-    if type(number) is not int or number < 0 or number % MOST_SLOTS >= len(blocks):
+    if type(number) is not int or number < 0:
         raise _unknown()
-    block = blocks[number % MOST_SLOTS]
-    if isinstance(block, CorruptError):
-        raise block
-    return block.part(number // MOST_SLOTS)
+    nth, slot = divmod(number, MOST_SLOTS)
+    if slot >= len(blocks):
+        raise _unknown()
+    block = blocks[slot]
+    if type(block) is Block:
+        return block.part(nth)
+    raise cast(CorruptError, block)
 
 
 def _unknown() -> CorruptError:

@@ -45,6 +45,11 @@ def load_scalar(code: int, data: bytes) -> Any:
     return load(data)
 
 
+def unpack_plain(body: memoryview) -> Any:
+    """Return the value of bytes whose structure was checked and that hold no tag."""
+    return msgpack.unpackb(body, ext_hook=load_scalar, strict_map_key=False, unicode_errors="surrogatepass")
+
+
 class _Tag:
     """The first item of a tagged list while it is unpacked."""
 

@@ -35,14 +35,14 @@ def check_checkpoint(checkpoint: object, expected_version: object) -> str:
         raise ValidationError(
             f"a state is a dict, not {type(checkpoint.state).__name__}", hint="dict(state), or {'value': state}"
         )
-    for value, what, least in (
-        (checkpoint.version, "the version", 1),
-        (checkpoint.parent_version, "the parent version", 1),
-        (checkpoint.step, "the step", -MAX_VERSION),
-        (expected_version, "the expected version", 0),
-    ):
-        if value is not None:
-            check_whole(what, value, least=least, most=MAX_VERSION)
+    if checkpoint.version is not None:
+        check_whole("the version", checkpoint.version, most=MAX_VERSION)
+    if checkpoint.parent_version is not None:
+        check_whole("the parent version", checkpoint.parent_version, most=MAX_VERSION)
+    if checkpoint.step is not None:
+        check_whole("the step", checkpoint.step, least=-MAX_VERSION, most=MAX_VERSION)
+    if expected_version is not None:
+        check_whole("the expected version", expected_version, least=0, most=MAX_VERSION)
     if checkpoint.node is not None:
         check_id("the node", checkpoint.node)
     if checkpoint.key is not None:
@@ -54,12 +54,15 @@ def check_checkpoint(checkpoint: object, expected_version: object) -> str:
 def check_key(thread_id: str, namespace: str, key: object, task_id: object = None) -> None:
     """Refuse a key, and a task id, that can't be an entry of an index together with the thread."""
     given = [thread_id, namespace, check_id("the key", key)]
-    what = "the thread id, the namespace and the key"
     if task_id is not None:
         given.append(check_id("the task id", task_id))
-        what = "the thread id, the namespace, the key and the task id"
-    size = sum(len(each.encode()) for each in given)
+    together = "".join(given)
+    # No character takes more than four bytes.
+    size = len(together) if 4 * len(together) <= KEYED_BYTES else len(together.encode())
     if size > KEYED_BYTES:
+        what = "the thread id, the namespace and the key"
+        if task_id is not None:
+            what = "the thread id, the namespace, the key and the task id"
         raise ValidationError(f"{what} have {size:,} bytes in UTF-8 together, more than the limit of {KEYED_BYTES:,}")
 
 
@@ -133,7 +136,7 @@ def check_durability(durability: object) -> Durability:
 
 
 def _check_timestamp(moment: object) -> None:
-    if moment is None:
+    if moment is None or (type(moment) is datetime and moment.tzinfo is UTC):
         return
     if not isinstance(moment, datetime):
         raise ValidationError(f"a timestamp is a datetime, not {type(moment).__name__}")

@@ -252,6 +252,21 @@ def test_a_value_comes_back_equal_and_of_the_same_type(saver: HoldfastSaver) -> 
     assert math.isnan(loaded(saver, {"nan": math.nan})["nan"])
 
 
+def test_a_channel_with_a_name_of_ours_goes_on_from_put_to_put(saver: HoldfastSaver) -> None:
+    config = named()
+    values: dict[str, Any] = {"a": ["x" * 100], "langgraph.step": ["y" * 100], "b": 1}
+    versions = {"a": 1, "langgraph.step": 1, "langgraph.layout": 1, "b": 1}
+    for n in range(2, 5):
+        values, versions = {**values, "b": n}, {**versions, "b": n}
+        if n == 4:
+            values, versions = {**values, "langgraph.step": ["z"]}, {**versions, "langgraph.step": 2}
+        saved = made(values, channel_versions=versions)
+        config = saver.put(config, saved, {"step": n}, {})
+        found = saver.get_tuple(config)
+        assert found is not None
+        assert found.checkpoint == saved
+
+
 def test_a_message_comes_back_whole(saver: HoldfastSaver) -> None:
     given = messages.AIMessage("x", name=None, foo={"a": (1,)}, response_metadata={"model": "m"})
     found = loaded(saver, {"m": [given, messages.HumanMessage("y")]})["m"]

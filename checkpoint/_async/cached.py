@@ -18,12 +18,12 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from checkpoint._async.sql import AsyncDatabaseCheckpointer
-from checkpoint._async.sql_base import BASE_THREADS
+from checkpoint._async.sql_base import BASE_THREADS, Attempt, Saved
 from checkpoint.caching import STORE, CacheStats, Entry, as_entry, fields_of, key_of, log
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, Durability, PendingWrite
 from checkpoint.serializer import Serializer
-from checkpoint.states import Base, Written
+from checkpoint.states import Base
 from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
@@ -145,17 +145,9 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             await self._store(place, None, row["stamp"], row["version"], row["refs"], row["refs"], blocks_there)
         return rows, pending
 
-    async def _write(
-        self,
-        database: AsyncDatabase,
-        version: int | None,
-        values: dict[str, Any],
-        written: Written,
-        base: Base | None,
-        expected: int | None,
-        relaxed: bool,
-    ) -> Any:
-        saved = await super()._write(database, version, values, written, base, expected, relaxed)
+    async def _write(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
+        values, written, base = attempt.values, attempt.written, attempt.base
+        saved = await super()._write(database, attempt)
         # A version below others is not the latest; and who knows what becomes of a transaction.
         if saved is not None and saved.version == saved.counter and not database.in_transaction:
             refs, added = written.refs, written.added

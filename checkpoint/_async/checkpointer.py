@@ -76,15 +76,7 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
         for _ in range(_TRIES):
             saved = await self._save(checkpoint, metadata, moment, expected_version, durable)
             if saved is not None:
-                return replace(
-                    checkpoint,
-                    version=saved[0],
-                    timestamp=moment,
-                    parent_version=saved[1],
-                    writes=(),
-                    unchanged=frozenset(),
-                    volatile=frozenset(),
-                )
+                return saved
             there = await self._load(checkpoint.thread_id, None, checkpoint.key, checkpoint.namespace, False)
             if there is not None:
                 return there
@@ -260,8 +252,8 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
     @abstractmethod
     async def _save(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
-    ) -> tuple[int, int | None] | None:
-        """Store it; return its version and parent, None when a checkpoint of its key is there."""
+    ) -> Checkpoint | None:
+        """Store it and return it as it was saved, None when a checkpoint of its key is there."""
 
     @abstractmethod
     async def _list(

@@ -15,7 +15,15 @@ from checkpoint._async.timetravel import newest_first
 from checkpoint._async.writes import Item
 from checkpoint.growth import INLINE_BYTES
 from checkpoint.matching import contains
-from checkpoint.records import Checkpoint, CheckpointInfo, Durability, PendingWrite, PruneReport, ThreadInfo
+from checkpoint.records import (
+    Checkpoint,
+    CheckpointInfo,
+    Durability,
+    PendingWrite,
+    PruneReport,
+    ThreadInfo,
+    as_saved,
+)
 from checkpoint.serializer import Serializer
 from checkpoint.states import serialize_state
 from checkpoint.validation import check_durability
@@ -111,7 +119,7 @@ class AsyncMemoryCheckpointer(AsyncCheckpointer):
 
     async def _save(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
-    ) -> tuple[int, int | None] | None:
+    ) -> Checkpoint | None:
         channels = serialize_state(checkpoint.state, self._serializer)
         with self._mutex:
             thread = self._alive(checkpoint.thread_id) or _Thread()
@@ -134,7 +142,7 @@ class AsyncMemoryCheckpointer(AsyncCheckpointer):
                 }
             kept = _Kept(channels, metadata, moment, parent, checkpoint.node, checkpoint.step, checkpoint.key)
             thread.saved(head, version, kept)
-        return version, parent
+        return as_saved(checkpoint, version, moment, parent)
 
     async def _load(
         self, thread_id: str, version: int | None, key: str | None, namespace: str, writes: bool

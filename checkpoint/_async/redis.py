@@ -33,7 +33,7 @@ from checkpoint._async.checkpointer import AsyncCheckpointer
 from checkpoint._async.redis_retention import AsyncRedisRetention
 from checkpoint._async.redis_timetravel import AsyncRedisTimeTravel
 from checkpoint.blocks import Added
-from checkpoint.records import Checkpoint, describe
+from checkpoint.records import Checkpoint, as_saved, describe
 from checkpoint.redis_format import NO_HEAD, Row, pack_record, pack_save, unpack_record
 from checkpoint.states import Base, encode_state, restore_state
 from persistence.errors import ConflictError, CorruptError, DuplicateError
@@ -56,7 +56,7 @@ class AsyncRedisCheckpointer(AsyncRedisTimeTravel, AsyncRedisRetention, AsyncChe
 
     async def _save(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
-    ) -> tuple[int, int | None] | None:
+    ) -> Checkpoint | None:
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
         hinted = base is not None and checkpoint.parent_version is not None and checkpoint.parent_version == base.latest
@@ -79,7 +79,7 @@ class AsyncRedisCheckpointer(AsyncRedisTimeTravel, AsyncRedisRetention, AsyncChe
             if outcome == b"saved":
                 made, counter = int(found[0]), int(found[2])
                 self._remember(thread_id, namespace, encoded.as_base(stamp, made, counter, written, base))
-                return made, None if found[1] == b"-" else int(found[1])
+                return as_saved(checkpoint, made, moment, None if found[1] == b"-" else int(found[1]))
             if outcome == b"kept":
                 return None
             if outcome == b"refused":

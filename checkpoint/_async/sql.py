@@ -33,18 +33,27 @@ import json
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from checkpoint._async.checkpointer import AsyncCheckpointer
 from checkpoint._async.redis import AsyncRedisCheckpointer
-from checkpoint._async.sql_base import clock, described
+from checkpoint._async.sql_base import Attempt, Saved, clock, described, next_saved
 from checkpoint._async.sql_retention import AsyncSQLRetention
 from checkpoint._async.sql_timetravel import AsyncSQLTimeTravel
-from checkpoint.blocks import LAST_ORDINAL, Block
+from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.pieces import cut
-from checkpoint.records import Checkpoint, PendingWrite, describe
+from checkpoint.records import Checkpoint, PendingWrite, as_saved, describe
 from checkpoint.sealing import SEALED
-from checkpoint.states import Base, Written, decode_state, encode_state, head_alone, restore_state
+from checkpoint.states import (
+    Base,
+    Encoded,
+    Shared,
+    Written,
+    decode_state,
+    encode_state,
+    head_alone,
+    restore_state,
+)
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.dialect import to_micros
@@ -57,12 +66,39 @@ _RELAXED = "set_config('synchronous_commit', 'off', true)"
 _RETURNING = "\nRETURNING "
 
 
-class _Saved(NamedTuple):
-    """What a save was given: its version, its parent, and the highest version given."""
+class _Outcome:
+    """What a save leaves behind: what this process remembers, and what its caller gets.
 
-    version: int
-    parent: int | None
-    counter: int
+    It is made while the server is at work, of what the save is about to be given, and holds if it was given that.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        moment: datetime,
+        encoded: Encoded,
+        written: Written,
+        base: Base | None,
+        stamp: int,
+    ) -> None:
+        self._given = checkpoint, moment, encoded, written, base, stamp
+        self._saved: Saved | None = None
+        self._made: tuple[Base, Checkpoint] | None = None
+
+    def foresee(self) -> None:
+        """Make it of the next version, as far as that is known."""
+        checkpoint, base = self._given[0], self._given[4]
+        if base is not None:
+            self.of(next_saved(base, checkpoint.parent_version))
+
+    def of(self, saved: Saved) -> tuple[Base, Checkpoint]:
+        """Return it of what the save was given."""
+        if self._made is None or self._saved != saved:
+            checkpoint, moment, encoded, written, base, stamp = self._given
+            remembered = encoded.as_base(stamp, saved.version, saved.counter, written, base)
+            self._made = remembered, as_saved(checkpoint, saved.version, moment, saved.parent)
+            self._saved = saved
+        return self._made
 
 
 class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncCheckpointer):
@@ -91,7 +127,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
 
     async def _save(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
-    ) -> tuple[int, int | None] | None:
+    ) -> Checkpoint | None:
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
         parent = checkpoint.parent_version
@@ -116,34 +152,31 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         saved = None
         if base is not None and (expected is None or expected == base.latest):
             written = encoded.write(base, checkpoint.version or base.counter + 1)
-            saved = await self._write_once(database, checkpoint.version, values, written, base, None, relaxed)
+            outcome = _Outcome(checkpoint, moment, encoded, written, base, stamp)
+            attempt = Attempt(checkpoint.version, values, written, base, None, relaxed, outcome.foresee)
+            saved = await self._write_once(database, attempt)
         if saved is None:
-            base, written = None, encoded.write(None, 0)
-            saved = await self._save_whole(database, checkpoint, values, written, expected, relaxed)
+            written = encoded.write(None, 0)
+            outcome = _Outcome(checkpoint, moment, encoded, written, None, stamp)
+            attempt = Attempt(checkpoint.version, values, written, None, expected, relaxed)
+            saved = await self._save_whole(database, checkpoint, attempt)
         if saved is None:
             return None
-        self._remember(thread_id, namespace, encoded.as_base(stamp, saved.version, saved.counter, written, base))
-        return saved.version, saved.parent
+        remembered, found = outcome.of(saved)
+        self._remember(thread_id, namespace, remembered)
+        return found
 
-    async def _save_whole(
-        self,
-        database: AsyncDatabase,
-        checkpoint: Checkpoint,
-        values: dict[str, Any],
-        written: Written,
-        expected: int | None,
-        relaxed: bool,
-    ) -> _Saved | None:
+    async def _save_whole(self, database: AsyncDatabase, checkpoint: Checkpoint, attempt: Attempt) -> Saved | None:
         """Save with every piece; where that changes nothing, say why. None: its key is there."""
         queries = load_queries("checkpoint", database.kind)
-        latest = 0
-        version = checkpoint.version
+        latest, expected = 0, attempt.expected
         for _ in range(_TRIES):
             guard = None
             if self._sealing.is_on:
                 guard, version = await self._foresee(database, checkpoint)
+                attempt = attempt._replace(base=guard, version=version)
             if guard is None or expected in (None, guard.latest):
-                saved = await self._write_once(database, version, values, written, guard, expected, relaxed)
+                saved = await self._write_once(database, attempt)
                 if saved is not None:
                     return saved
             keys = self._keys(checkpoint.thread_id, checkpoint.namespace, **clock(database))
@@ -161,7 +194,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 raise refusal
             if checkpoint.version is not None and found["stamp"] is not None:
                 # A lower version than the counter: free as long as nobody saves or deletes.
-                values = {**values, "base": found["stamp"]}
+                attempt = attempt._replace(values={**attempt.values, "base": found["stamp"]})
             await database.execute(queries.renew_head, keys)
         raise ConflictError(
             f"{describe(checkpoint.thread_id, checkpoint.namespace)} kept changing",
@@ -182,24 +215,19 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
             return None, checkpoint.version or 1
         return head_alone(head["stamp"], head["counter"], head["latest"]), checkpoint.version
 
-    async def _write_once(
-        self,
-        database: AsyncDatabase,
-        version: int | None,
-        values: dict[str, Any],
-        written: Written,
-        base: Base | None,
-        expected: int | None,
-        relaxed: bool,
-    ) -> _Saved | None:
+    async def _write_once(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
         """Store a checkpoint and its new blocks; None: the head is not as it was expected, or its key is there."""
+        values, base = attempt.values, attempt.base
         if self._sealing.is_on:
-            number = version or (1 if base is None else base.counter + 1)
-            written = self._sealing.seal_written(written, values["thread"], values["namespace"], number, values["key"])
+            number = attempt.version or (1 if base is None else base.counter + 1)
+            sealed = self._sealing.seal_written(
+                attempt.written, values["thread"], values["namespace"], number, values["key"]
+            )
+            attempt = attempt._replace(written=sealed)
         try:
             if database.kind == "sqlite":
-                return await self._write_sqlite(database, version, values, written, base, expected)
-            return await self._write(database, version, values, written, base, expected, relaxed)
+                return await self._write_sqlite(database, attempt)
+            return await self._write(database, attempt)
         except DuplicateError as exc:
             if not database.in_transaction:
                 return None
@@ -211,37 +239,28 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 code=exc.code,
             ) from exc
 
-    async def _write(
-        self,
-        database: AsyncDatabase,
-        version: int | None,
-        values: dict[str, Any],
-        written: Written,
-        base: Base | None,
-        expected: int | None,
-        relaxed: bool,
-    ) -> _Saved | None:
+    async def _write(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
         queries = load_queries("checkpoint", "postgresql")
+        version, values, written, base, expected, relaxed, meanwhile = attempt
         extra = written.added.extra
         values = {
             **values,
             "manifest": written.manifest,
-            "refs": f"{{{','.join(map(str, written.refs))}}}",
+            "refs": f"{{{str(written.refs)[1:-1]}}}",
             "data": written.added.beside,
         }
         is_next = base is not None and base.latest is not None and version is None and not extra
         # In a transaction a violation would undo it all, so a key is looked for.
         if is_next and base is not None and (values["key"] is None or not database.in_transaction):
+            saved = next_saved(base, values["parent"])
             values["base"] = base.stamp
-            values["parent"] = values["parent"] or base.latest or None
+            values["parent"] = saved.parent
             statement = queries.save_next + _RETURNING + _RELAXED if relaxed else queries.save_next
             if self._group is None or relaxed or database.in_transaction:
-                saved = bool(await database.execute(statement, values))
+                stored = bool(await database.execute(statement, values, meanwhile=meanwhile))
             else:
-                saved = await self._group.run(database, statement, values)
-            if not saved:
-                return None
-            return _Saved(base.counter + 1, values["parent"], base.counter + 1)
+                stored = await self._group.run(database, statement, values)
+            return saved if stored else None
         values.update(_cut_out(extra), version=version, expected=expected)
         if base is None and not expected and "base" not in values:
             statement = queries.save_first
@@ -249,29 +268,22 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
             statement = queries.save_any
             values.setdefault("base", None if base is None else base.stamp)
         row = await database.fetch_one(f"{statement}, {_RELAXED}" if relaxed else statement, values)
-        return None if row is None else _Saved(row["version"], row["parent_version"], row["counter"])
+        return None if row is None else Saved(row["version"], row["parent_version"], row["counter"])
 
-    async def _write_sqlite(
-        self,
-        database: AsyncDatabase,
-        version: int | None,
-        values: dict[str, Any],
-        written: Written,
-        base: Base | None,
-        expected: int | None,
-    ) -> _Saved | None:
+    async def _write_sqlite(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
         queries = load_queries("checkpoint", "sqlite")
+        version, values, written, base, expected, *_ = attempt
         keys = {name: values[name] for name in ("tenant", "thread", "namespace")}
         head = {**keys, "version": version, "stamp": values["stamp"], "key": values["key"], **clock(database)}
         extra = written.added.extra
         if base is not None and base.latest is not None and version is None and not (extra or database.in_transaction):
-            parent = values["parent"] or base.latest or None
+            saved = next_saved(base, values["parent"])
             moved = {**keys, "stamp": values["stamp"], "base": base.stamp, **clock(database)}
-            stored = {**values, "parent": parent, "manifest": written.manifest, "data": written.added.beside}
-            stored["refs"] = f"[{','.join(map(str, written.refs))}]"
+            stored = {**values, "parent": saved.parent, "manifest": written.manifest, "data": written.added.beside}
+            stored["refs"] = str(written.refs)
             calls = [(queries.advance_next, moved), (queries.save_next, stored)]
             found = await database.fetch_batch(calls)
-            return _Saved(base.counter + 1, parent, base.counter + 1) if found[1] else None
+            return saved if found[1] else None
         async with database.transaction():
             if base is None and not expected:
                 row = await database.fetch_one(queries.make_head, {**head, "expected": expected})
@@ -280,7 +292,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 row = await database.fetch_one(queries.advance_head, {**head, "expected": expected, "base": stamp})
             if row is None:
                 return None
-            saved = _Saved(version or row["counter"], values["parent"] or row["parent"], row["counter"])
+            saved = Saved(version or row["counter"], values["parent"] or row["parent"], row["counter"])
             if extra:
                 block = {**keys, "version": saved.version}
                 await database.execute_many(
@@ -292,7 +304,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 "version": saved.version,
                 "parent": saved.parent,
                 "manifest": written.manifest,
-                "refs": f"[{','.join(map(str, written.refs))}]",
+                "refs": str(written.refs),
                 "data": written.added.beside,
             }
             del stored["stamp"]
@@ -333,7 +345,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         namespace: str,
         rows: list[Row],
         pending: tuple[PendingWrite, ...],
-        opened: dict[tuple[int, int], Block] | None = None,
+        shared: Shared | None = None,
     ) -> Checkpoint:
         """Return the checkpoint that one row of PostgreSQL holds, or a row for each block of SQLite."""
         row = rows[0]
@@ -344,7 +356,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
             stored = [each["data"] for each in rows if each["place"] is not None]
         try:
             manifest, stored = self._unsealed(thread_id, namespace, row, refs, stored)
-            decoded = decode_state(row["version"], manifest, refs, stored, self._serializer, opened)
+            decoded = decode_state(row["version"], manifest, refs, stored, self._serializer, shared)
         except CorruptError as exc:
             raise CorruptError(
                 f"checkpoint {row['version']} of {describe(thread_id, namespace)}: {exc.message}",

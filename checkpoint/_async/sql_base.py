@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from checkpoint._async.group import AsyncGroupCommit
 from checkpoint.matching import contains
 from checkpoint.records import Durability
 from checkpoint.sealing import Sealing
 from checkpoint.serializer import Serializer
-from checkpoint.states import Base, Bases
+from checkpoint.states import Base, Bases, Written
 from checkpoint.validation import check_durability
 from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
@@ -28,6 +28,29 @@ from persistence.secrets import Cipher
 BASE_THREADS = 1024
 BASE_BYTES = 64 * 1024 * 1024
 """How much of the last checkpoints seen a checkpointer remembers, in order to send only what changed."""
+
+
+class Saved(NamedTuple):
+    """What a save was given: its version, its parent, and the highest version given."""
+
+    version: int
+    parent: int | None
+    counter: int
+
+
+class Attempt(NamedTuple):
+    """A save as it is tried once: what is stored, and what it has to find.
+
+    ``meanwhile`` may be called while the server is at it.
+    """
+
+    version: int | None
+    values: dict[str, Any]
+    written: Written
+    base: Base | None
+    expected: int | None
+    relaxed: bool
+    meanwhile: Callable[[], object] | None = None
 
 
 class AsyncCheckpointTables(AsyncSQLStore):
@@ -127,6 +150,11 @@ class AsyncCheckpointTables(AsyncSQLStore):
             found = len(rows), sum(row["size"] for row in rows + dropped) - sum(row["size"] for row in moved)
         await database.execute(queries.refresh_head, keys)
         return found
+
+
+def next_saved(base: Base, parent: int | None) -> Saved:
+    """Return what the next save on a base is given; ``parent`` is the one that it names."""
+    return Saved(base.counter + 1, parent or base.latest or None, base.counter + 1)
 
 
 def clock(database: AsyncDatabase) -> dict[str, int]:

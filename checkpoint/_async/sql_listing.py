@@ -8,9 +8,9 @@ from typing import Any
 
 from checkpoint._async.sql_base import clock, described
 from checkpoint._async.sql_writes import AsyncSQLWrites, with_writes
-from checkpoint.blocks import Block
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
+from checkpoint.states import Shared
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.dialect import from_json
@@ -77,7 +77,7 @@ class AsyncSQLListing(AsyncSQLWrites):
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace, **clock(database))
         # Neighbours have most blocks in common: PostgreSQL sends them once, and they are opened once.
-        opened: dict[tuple[int, int], Block] = {}
+        shared = Shared()
         if database.kind == "postgresql":
             statement = with_writes(queries.list_states, queries.with_writes) if writes else queries.list_states
             rows = await database.fetch_all(
@@ -85,7 +85,7 @@ class AsyncSQLListing(AsyncSQLWrites):
             )
             return [
                 self._loaded(
-                    database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), opened
+                    database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), shared
                 )
                 for row in rows
             ]
@@ -97,7 +97,7 @@ class AsyncSQLListing(AsyncSQLWrites):
                 if writes and row["key"] is not None:
                     named = {**keys, "key": row["key"]}
                     pending = tuple(self._opened(await database.fetch_all(queries.pending_writes, named), named))
-                found.append(self._loaded(database, thread_id, namespace, pieces, pending, opened))
+                found.append(self._loaded(database, thread_id, namespace, pieces, pending, shared))
         return found
 
     async def _list_threads(
@@ -138,6 +138,6 @@ class AsyncSQLListing(AsyncSQLWrites):
         namespace: str,
         rows: list[Row],
         pending: tuple[PendingWrite, ...],
-        opened: dict[tuple[int, int], Block] | None = None,
+        shared: Shared | None = None,
     ) -> Checkpoint:
         raise NotImplementedError

@@ -77,15 +77,7 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
         for _ in range(_TRIES):
             saved = self._save(checkpoint, metadata, moment, expected_version, durable)
             if saved is not None:
-                return replace(
-                    checkpoint,
-                    version=saved[0],
-                    timestamp=moment,
-                    parent_version=saved[1],
-                    writes=(),
-                    unchanged=frozenset(),
-                    volatile=frozenset(),
-                )
+                return saved
             there = self._load(checkpoint.thread_id, None, checkpoint.key, checkpoint.namespace, False)
             if there is not None:
                 return there
@@ -261,8 +253,8 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
     @abstractmethod
     def _save(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected: int | None, durable: bool
-    ) -> tuple[int, int | None] | None:
-        """Store it; return its version and parent, None when a checkpoint of its key is there."""
+    ) -> Checkpoint | None:
+        """Store it and return it as it was saved, None when a checkpoint of its key is there."""
 
     @abstractmethod
     def _list(

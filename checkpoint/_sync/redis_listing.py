@@ -13,11 +13,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from checkpoint._sync.redis_writes import RedisWrites
-from checkpoint.blocks import Block
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo
 from checkpoint.redis_format import Heads, Record, Row, tenant_keys, unpack_heads, unpack_record
-from checkpoint.states import decode_state
+from checkpoint.states import Shared, decode_state
 from persistence.errors import CorruptError
 
 _PAGE = 500
@@ -65,24 +64,22 @@ class RedisListing(RedisWrites):
     ) -> list[Checkpoint]:
         keys = self._keys(thread_id)
         # Neighbours have most blocks in common: the server sends them once, and they are opened once.
-        opened: dict[tuple[int, int], Block] = {}
+        shared = Shared()
         if wanted is None:
             found = self._run("rows", keys, namespace, before, limit, 1, int(writes))
-            return [self._loaded(thread_id, namespace, Row(row), opened) for row in found]
+            return [self._loaded(thread_id, namespace, Row(row), shared) for row in found]
         chosen = [record.version for record in self._list_records(thread_id, limit, before, wanted, namespace)]
         if not chosen:
             return []
         found = self._run("rows", keys, namespace, before, limit, 1, int(writes), *chosen)
-        return [self._loaded(thread_id, namespace, Row(row), opened) for row in found]
+        return [self._loaded(thread_id, namespace, Row(row), shared) for row in found]
 
-    def _loaded(
-        self, thread_id: str, namespace: str, row: Row, opened: dict[tuple[int, int], Block] | None = None
-    ) -> Checkpoint:
+    def _loaded(self, thread_id: str, namespace: str, row: Row, shared: Shared | None = None) -> Checkpoint:
         """Return a checkpoint with the state that its blocks hold, and remember it if it is the latest."""
         try:
             record = unpack_record(row.version, row.record)
             manifest, blocks = self._unsealed(thread_id, namespace, record, row.blocks)
-            decoded = decode_state(row.version, manifest, record.refs, blocks, self._serializer, opened)
+            decoded = decode_state(row.version, manifest, record.refs, blocks, self._serializer, shared)
         except CorruptError as exc:
             raise self._damaged(exc, row.version, thread_id, namespace) from exc
         if row.stamp is not None:

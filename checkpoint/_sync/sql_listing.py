@@ -9,9 +9,9 @@ from typing import Any
 
 from checkpoint._sync.sql_base import clock, described
 from checkpoint._sync.sql_writes import SQLWrites, with_writes
-from checkpoint.blocks import Block
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
+from checkpoint.states import Shared
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence.dialect import from_json
@@ -78,7 +78,7 @@ class SQLListing(SQLWrites):
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace, **clock(database))
         # Neighbours have most blocks in common: PostgreSQL sends them once, and they are opened once.
-        opened: dict[tuple[int, int], Block] = {}
+        shared = Shared()
         if database.kind == "postgresql":
             statement = with_writes(queries.list_states, queries.with_writes) if writes else queries.list_states
             rows = database.fetch_all(
@@ -86,7 +86,7 @@ class SQLListing(SQLWrites):
             )
             return [
                 self._loaded(
-                    database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), opened
+                    database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), shared
                 )
                 for row in rows
             ]
@@ -98,7 +98,7 @@ class SQLListing(SQLWrites):
                 if writes and row["key"] is not None:
                     named = {**keys, "key": row["key"]}
                     pending = tuple(self._opened(database.fetch_all(queries.pending_writes, named), named))
-                found.append(self._loaded(database, thread_id, namespace, pieces, pending, opened))
+                found.append(self._loaded(database, thread_id, namespace, pieces, pending, shared))
         return found
 
     def _list_threads(
@@ -139,6 +139,6 @@ class SQLListing(SQLWrites):
         namespace: str,
         rows: list[Row],
         pending: tuple[PendingWrite, ...],
-        opened: dict[tuple[int, int], Block] | None = None,
+        shared: Shared | None = None,
     ) -> Checkpoint:
         raise NotImplementedError

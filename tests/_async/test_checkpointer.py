@@ -224,6 +224,21 @@ async def test_threads_are_listed_by_id_with_a_cursor(checkpointer: AsyncCheckpo
     assert await checkpointer.list_threads(after="😀") == []
 
 
+async def test_listed_states_share_nothing_that_can_be_changed(checkpointer: AsyncCheckpointer) -> None:
+    kept = {"plain": {"deep": [LONG]}, "list": [{"role": "user", "content": LONG}], "set": {LONG}, "text": LONG}
+    for n in range(4):
+        grown = [LONG] * 3 + [f"{n} " * 40] * n
+        await checkpointer.save_checkpoint(Checkpoint("t", {**kept, "grown": grown, "n": n}))
+    first, *others = await checkpointer.list_checkpoints("t", states=True)
+    first.state["plain"]["deep"].append(1)
+    first.state["list"][0]["role"] = "nobody"
+    first.state["set"].add(1)
+    first.state["grown"].clear()
+    for n, found in zip((2, 1, 0), others, strict=True):
+        assert found.state == {**kept, "grown": [LONG] * 3 + [f"{n} " * 40] * n, "n": n}
+    assert (await checkpointer.load_checkpoint("t")).state["plain"] == kept["plain"]
+
+
 async def test_deleting_a_checkpoint_never_breaks_another_that_shares_its_pieces(
     checkpointer: AsyncCheckpointer,
 ) -> None:
