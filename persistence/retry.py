@@ -26,11 +26,14 @@ class Backoff:
         if self.retries < 0 or self.base <= 0 or self.cap < self.base or not 0 <= self.jitter <= 1:
             raise ConfigError(f"{self} can't be a schedule", hint="retries >= 0, 0 < base <= cap, 0 <= jitter <= 1")
 
+    def delay(self, attempt: int) -> float:
+        """Return the delay in seconds before the retry number ``attempt``, counted from 0."""
+        delay = min(self.cap, self.base * 2.0 ** min(attempt, 1000))
+        return delay * (1 + self.jitter * random.uniform(-1, 1))
+
     def delays(self) -> Iterator[float]:
         """Yield one delay in seconds for each retry."""
-        for attempt in range(self.retries):
-            delay = min(self.cap, self.base * 2.0**attempt)
-            yield delay * (1 + self.jitter * random.uniform(-1, 1))
+        yield from map(self.delay, range(self.retries))
 
 
 def is_transient(error: PersistenceError) -> bool:

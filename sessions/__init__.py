@@ -24,6 +24,9 @@ state of a thread's messages, ``Usage`` their tokens and cost, ``Query`` a quest
 
 **Users.** ``UserData`` exports and erases everything of one person, in other stores too (``UserStore``).
 
+**Tasks.** ``TaskStore`` keeps ``Task`` records: work that one owner does at a time, claimed for a lease, with
+priorities, retries, children and hand-over. ``TaskWorker`` does them by handlers.
+
 **Shared context.** ``ContextStore`` keeps ``ContextItem`` records that agents share: addressed to subscribers and
 topics, with a time to live and permissions to post, apart for each user (``for_user``). It works on Redis too, and as
 ``MemoryContextStore`` without a server.
@@ -49,6 +52,8 @@ from sessions._async.graph import AsyncMemoryGraph
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.sessions import AsyncSessionManager
 from sessions._async.state import AsyncStateStore
+from sessions._async.task_worker import AsyncTaskWorker
+from sessions._async.tasks import AsyncTaskStore
 from sessions._async.threads import AsyncThreadManager
 from sessions._async.users import AsyncUserData, AsyncUserStore
 from sessions._sync.context import ContextStore, MemoryContextStore
@@ -57,6 +62,8 @@ from sessions._sync.graph import MemoryGraph
 from sessions._sync.messages import MessageStore
 from sessions._sync.sessions import SessionManager
 from sessions._sync.state import StateStore
+from sessions._sync.task_worker import TaskWorker
+from sessions._sync.tasks import TaskStore
 from sessions._sync.threads import ThreadManager
 from sessions._sync.users import UserData, UserStore
 from sessions.context import ContextAgent, ContextItem, ContextStats, NotPermittedError, lines_from_syntha
@@ -69,6 +76,7 @@ from sessions.graph import ConfigVersion, Deleted, Edge, Found, GraphChange, Gra
 from sessions.messages import Conversation, Message, Query, Usage
 from sessions.records import Session, Thread
 from sessions.scopes import Approval, ScopePolicy
+from sessions.tasks import LeaseLostError, Task
 
 __all__ = [
     "Approval",
@@ -79,6 +87,8 @@ __all__ = [
     "AsyncMessageStore",
     "AsyncSessionManager",
     "AsyncStateStore",
+    "AsyncTaskStore",
+    "AsyncTaskWorker",
     "AsyncThreadManager",
     "AsyncUserData",
     "AsyncUserStore",
@@ -100,6 +110,7 @@ __all__ = [
     "Found",
     "GraphChange",
     "GraphPath",
+    "LeaseLostError",
     "MemoryContextStore",
     "MemoryGraph",
     "Message",
@@ -113,6 +124,9 @@ __all__ = [
     "Session",
     "SessionManager",
     "StateStore",
+    "Task",
+    "TaskStore",
+    "TaskWorker",
     "Thread",
     "ThreadManager",
     "Usage",

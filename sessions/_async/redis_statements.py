@@ -26,8 +26,8 @@ class AsyncRedisStatements:
     def __init__(self, connection: AsyncRedisConnection) -> None:
         self._connection = connection
 
-    async def fetch_all(self, name: str, values: dict[str, Any]) -> list[Row]:
-        """Return the rows of a statement by name."""
+    async def fetch_all(self, name: str, values: dict[str, Any], *, prepare: bool | None = None) -> list[Row]:
+        """Return the rows of a statement by name; there is no plan that ``prepare`` could be about."""
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
         answer = await self._connection.run_script(packaged_script("sessions", "sessions"), [root], given)

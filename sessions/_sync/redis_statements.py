@@ -27,8 +27,8 @@ class RedisStatements:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
 
-    def fetch_all(self, name: str, values: dict[str, Any]) -> list[Row]:
-        """Return the rows of a statement by name."""
+    def fetch_all(self, name: str, values: dict[str, Any], *, prepare: bool | None = None) -> list[Row]:
+        """Return the rows of a statement by name; there is no plan that ``prepare`` could be about."""
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
         answer = self._connection.run_script(packaged_script("sessions", "sessions"), [root], given)

@@ -1,0 +1,25 @@
+# Generated from ../_async/task_redis.py by tests/unasync.py: edit that one.
+"""Tasks on Redis: each statement about them is one call of one Lua script."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from persistence import Row
+from persistence.scripts import packaged_script
+from sessions._sync.redis_statements import RedisStatements
+from sessions.task_rows import task_arguments, task_rows
+
+
+class RedisTasks(RedisStatements):
+    """The face of a database that the task store uses, on a Redis connection."""
+
+    def fetch_all(self, name: str, values: dict[str, Any], *, prepare: bool | None = None) -> list[Row]:
+        """Return the rows of a statement by name."""
+        given = dict(values)
+        root = f"holdfast:{{{quote(given.pop('tenant'), safe='')}}}"
+        answer = self._connection.run_script(
+            packaged_script("sessions", "tasks"), [root], [name, *task_arguments(given)]
+        )
+        return task_rows(answer)

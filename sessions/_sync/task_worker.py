@@ -1,0 +1,291 @@
+# Generated from ../_async/task_worker.py by tests/unasync.py: edit that one.
+"""A worker on tasks: it claims them, renews their leases while handlers run, and lets go when it is told to stop.
+
+Protocol: as many lanes as handlers may run at once claim a task each, beside one that renews what is held and, where
+there are notices, one that listens. ``run`` returns when all of them have ended; nothing goes on behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+
+from persistence import PubSub, Subscription
+from persistence._sync.compat import Mutex, Parallel, Waiter, sleep, undisturbed
+from persistence.errors import (
+    ClosedError,
+    ConflictError,
+    NotFoundError,
+    PersistenceError,
+    UnavailableError,
+    ValidationError,
+)
+from persistence.fields import Duration, seconds
+from persistence.retry import Backoff
+from persistence.validation import check_whole
+from sessions._sync.tasks import TaskStore
+from sessions.tasks import Task, check_kind, check_owner, lease_micros
+
+T = TypeVar("T")
+Handler = Callable[[Task], Any]
+
+LANES = 60
+"""The most handlers that one worker runs at once."""
+
+_log = logging.getLogger(__name__)
+
+
+class Bell:
+    """Wakes those who wait; who looked before it rang doesn't wait at all."""
+
+    def __init__(self) -> None:
+        self._guard = Mutex()
+        self._waiters: set[Waiter[bool]] = set()
+        self.rung = 0
+
+    def ring(self) -> None:
+        """Wake all."""
+        with self._guard:
+            self.rung += 1
+            waiters, self._waiters = self._waiters, set()  # each is woken once
+        for waiter in waiters:
+            waiter.hand_over(True)
+
+    def wait(self, seen: int, timeout: float) -> None:
+        """Wait until it rings after it had rung ``seen`` times, but no longer than ``timeout`` seconds."""
+        waiter: Waiter[bool] = Waiter()
+        with self._guard:
+            if self.rung != seen:
+                return
+            self._waiters.add(waiter)
+        try:
+            waiter.wait(timeout)
+        finally:
+            with self._guard:
+                self._waiters.discard(waiter)
+
+
+class _Held(NamedTuple):
+    """A task, and when its lease began, in monotonic seconds."""
+
+    task: Task
+    since: float
+
+
+class TaskWorker:
+    """Does the tasks of some kinds, each by its handler, for one owner.
+
+    A handler takes the task; what it returns (any JSON) is the result. An exception of it fails the attempt, which is
+    tried again after the store's backoff. A handler may run twice where a lease was lost, but one of them completes.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        handlers: Mapping[str, Handler],
+        owner: str | None = None,
+        *,
+        concurrency: int = 1,
+        lease: Duration = 60.0,
+        poll: Duration = 5.0,
+        grace: Duration = 30.0,
+    ) -> None:
+        """``owner`` must be this worker's alone. ``concurrency`` is how many handlers run at once (up to 60).
+
+        A ``lease`` is renewed when a third of it has passed. Where there is nothing to claim, it looks again after
+        ``poll`` seconds, or at once when the store's ``notices`` say that there is something. When it is told to
+        stop, handlers have ``grace`` seconds to end; then their tasks are given back.
+        """
+        if not handlers:
+            raise ValidationError("a worker needs a handler")
+        if owner is None and tasks.owner is None:
+            raise ValidationError("a worker needs an owner", hint="owner=, or the store of for_owner()")
+        self._tasks = tasks if owner is None or tasks.owner is not None else tasks.for_owner(check_owner(owner))
+        self._handlers = {check_kind(kind): handler for kind, handler in handlers.items()}
+        self._lanes = check_whole("concurrency", concurrency, most=LANES)
+        lease_micros(lease)
+        self._lease, self._poll, self._grace = seconds(lease), seconds(poll), seconds(grace)
+        self._notices = self._tasks.notices
+        self._bell = Bell()
+        self._guard = Mutex()
+        self._held: dict[str, _Held] = {}
+        self._stopping = self._idle_ends = False
+        self._running = 0
+        self._error: Exception | None = None
+        self._subscription: Subscription | None = None
+        self.completed = 0
+        """How many tasks it has completed."""
+        self.failed = 0
+        """How many attempts have failed."""
+        self.lost = 0
+        """How many tasks it had to let go before their handlers had ended."""
+
+    def run(self, *, until_idle: bool = False) -> None:
+        """Work until ``stop`` is called, or with ``until_idle`` until there is nothing to claim.
+
+        It outlives an outage of the database. Whatever ends it, a cancellation too, what it holds is given back. Where
+        it was told to stop before, it returns at once; after it has returned, it can be run again.
+        """
+        self._idle_ends, self._running = until_idle, self._lanes
+        parts: list[Callable[[], None]] = [self._keep]
+        if self._notices is not None:
+            parts.append(partial(self._listen, self._notices))
+        parts += [self._lane] * self._lanes
+        calls: list[Callable[[], Any]] = [partial(self._part, part) for part in parts]
+        parallel = Parallel()
+        try:
+            parallel.run(calls)
+        finally:
+            self.stop()
+            parallel.close()
+            undisturbed(self._let_go)
+            self._stopping = False
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Claim no more; ``run`` returns when the handlers that run have ended. May be called from a signal handler."""
+        self._stopping = True
+        self._bell.ring()
+
+    def _part(self, part: Callable[[], None]) -> None:
+        """Run a part; its error ends the others too, and is raised when they have ended."""
+        try:
+            part()
+        except Exception as exc:
+            self._error = self._error or exc
+            self.stop()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _lane(self) -> None:
+        """Claim a task and do it, one after the other."""
+        try:
+            while not self._stopping:
+                seen = self._bell.rung
+                try:
+                    found = self._tasks.claim_next(list(self._handlers), lease=self._lease)
+                except UnavailableError as exc:
+                    _log.warning("tasks can't be claimed now: %s", exc)
+                    self._bell.wait(seen, self._poll)
+                    continue
+                for task in found:
+                    self._do(task)
+                if not found and self._idle_ends:
+                    return
+                if not found:
+                    self._bell.wait(seen, self._poll)
+        finally:
+            with self._guard:
+                self._running -= 1
+            self._bell.ring()
+            if not self._running and self._subscription is not None:
+                self._subscription.close()
+
+    def _do(self, task: Task) -> None:
+        task_id = task.id or ""
+        with self._guard:
+            self._held[task_id] = _Held(task, monotonic())
+        has_failed = False
+        try:
+            result = self._handlers[task.kind](task)
+        except Exception as exc:
+            _log.info("task %s failed: %s", task_id, type(exc).__name__)
+            has_failed, ending = True, partial(self._tasks.fail, task, exc)
+        else:
+            ending = partial(self._tasks.complete, task, result)
+        try:
+            try:
+                self._told(ending)
+            except ValidationError as exc:  # a result that can't be stored
+                has_failed = True
+                self._told(partial(self._tasks.fail, task, exc))
+        except (ConflictError, NotFoundError, UnavailableError) as exc:
+            _log.warning("task %s could not be ended: %s", task_id, exc)
+            self._count(lost=1)
+        else:
+            self._count(failed=1) if has_failed else self._count(completed=1)
+        with self._guard:
+            self._held.pop(task_id, None)
+
+    def _count(self, *, completed: int = 0, failed: int = 0, lost: int = 0) -> None:
+        with self._guard:
+            self.completed += completed
+            self.failed += failed
+            self.lost += lost
+
+    def _told(self, call: Callable[[], T]) -> T:
+        """Return the answer of a call that may be repeated, and is while the server is away."""
+        for delay in Backoff(base=0.05).delays():
+            try:
+                return call()
+            except UnavailableError:
+                sleep(delay)
+        return call()
+
+    def _keep(self) -> None:
+        """Renew what is held until the lanes have ended; past the grace, give it back instead."""
+        stopped: float | None = None
+        while self._running:
+            seen = self._bell.rung
+            if self._stopping and stopped is None:
+                stopped = monotonic()
+            if stopped is not None and monotonic() >= stopped + self._grace:
+                self._let_go()
+                return
+            left = self._lease / 3 if stopped is None else min(self._lease / 3, stopped + self._grace - monotonic())
+            self._bell.wait(seen, max(left, 0.001))
+            for held in self._snapshot():
+                if monotonic() >= held.since + self._lease / 3:
+                    self._renew(held.task)
+
+    def _snapshot(self) -> list[_Held]:
+        with self._guard:
+            return list(self._held.values())
+
+    def _renew(self, task: Task) -> None:
+        task_id = task.id or ""
+        try:
+            self._tasks.renew(task)
+        except UnavailableError as exc:
+            _log.warning("task %s can't be renewed now: %s", task_id, exc)
+        except PersistenceError as exc:
+            _log.warning("task %s is lost: %s", task_id, exc)
+            with self._guard:
+                self._held.pop(task_id, None)  # its handler is told when it ends
+        else:
+            with self._guard:
+                if task_id in self._held:
+                    self._held[task_id] = _Held(task, monotonic())
+
+    def _let_go(self) -> None:
+        """Give back what is still held."""
+        for held in self._snapshot():
+            try:
+                self._tasks.release(held.task)
+            except PersistenceError as exc:
+                _log.info("task %s was not given back: %s", held.task.id, exc)
+            with self._guard:
+                self._held.pop(held.task.id or "", None)
+
+    def _listen(self, notices: PubSub) -> None:
+        """Ring when there is something to claim; where notices can't be had, polling goes on."""
+        while self._running:
+            try:
+                with notices.subscribe(self._tasks.channel) as subscription:
+                    self._subscription = subscription
+                    self._bell.ring()  # for what came before it listened
+                    while self._running:
+                        if subscription.get(timeout=self._poll) is not None:
+                            self._bell.ring()
+            except ClosedError:
+                if self._running:
+                    raise  # the connection was closed, not by the last lane
+            except UnavailableError as exc:
+                _log.warning("tasks are polled for, notices can't be had: %s", exc)
+                self._bell.wait(self._bell.rung, self._poll)

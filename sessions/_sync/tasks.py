@@ -1,0 +1,265 @@
+# Generated from ../_async/tasks.py by tests/unasync.py: edit that one.
+"""Tasks, the work that exactly one owner does: added once, claimed by lease, handed on, kept in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from persistence.errors import ConflictError, DuplicateError, ForeignKeyError, ValidationError
+from persistence.fields import Duration
+from persistence.validation import check_id, check_limit, shown
+from sessions._sync.tasks_base import SHARED
+from sessions._sync.tasks_claims import TaskClaims
+from sessions.records import micros_of
+from sessions.tasks import (
+    BATCH,
+    OPEN,
+    Status,
+    Task,
+    check_owner,
+    check_status,
+    error_text,
+    names_of,
+    rows_json,
+    task_from_row,
+    task_row,
+)
+
+UPKEEP = 1000
+"""How many tasks one statement of the upkeep changes or deletes."""
+
+
+class TaskStore(TaskClaims):
+    """The tasks of one tenant, on a PostgreSQL or SQLite connection of a manager.
+
+    The store itself holds what all owners share; ``for_owner`` gives the store of one owner, which sees nothing of the
+    others, and ``all_owners`` sees all. Whoever claims a task gets it alone, for the time of a lease by the server's
+    clock (ours on SQLite), and a token that no earlier holder has.
+
+    Every call commits before it returns, or joins the transaction that its task is in.
+    """
+
+    def add(self, task: Task) -> Task:
+        """Store a new task and return it; where its key or id is there already, return that one, unchanged.
+
+        In the store of one owner it is the owner's own, otherwise shared.
+
+        Raises:
+            ForeignKeyError: its parent isn't there; the transaction that it is in has failed.
+            DuplicateError: the id is another owner's.
+            ValidationError: something in it can't be stored; nothing was written.
+        """
+        return (self.add_many([task]))[0]
+
+    def add_many(self, tasks: Sequence[Task]) -> list[Task]:
+        """Store up to 10,000 tasks, all or none, as ``add`` does, and return them in the same order.
+
+        A parent may be among them, before its children. Of equal priority, an earlier one is claimed first.
+        """
+        if not isinstance(tasks, list | tuple) or len(tasks) > BATCH:
+            raise ValidationError(f"the tasks are no list of at most {BATCH:,}")
+        rows = [task_row(task, self._owner) for task in tasks]
+        if not rows:
+            return []
+        database = self._database()
+        # Only an id that was given can be there already, and belong to somebody else.
+        if len(rows) == 1 or all(task.id is None and task.key is None for task in tasks):
+            return self._added(rows)
+        with database.transaction():
+            return self._added(rows)
+
+    def _added(self, rows: list[dict[str, Any]]) -> list[Task]:
+        distinct = list({row["id"]: row for row in reversed(rows)}.values())[::-1]
+        values = {"rows": rows_json(distinct), "owner": self._owner or SHARED}
+        try:
+            stored = self._read_all(task_from_row, "task_add", values)
+            self._tell(stored)
+        except ForeignKeyError as exc:
+            raise ForeignKeyError(
+                "the parent of a task isn't there",
+                hint="add the parent first, or before its children in one add_many",
+                operation="add",
+                connection=self._name,
+                code=exc.code,
+            ) from exc
+        found = {task.id: task for task in stored}
+        left = [row["id"] for row in distinct if row["id"] not in found]
+        if left:
+            found |= {task.id: task for task in self._by_id(left)}
+        for row in rows:
+            if row["id"] not in found:
+                raise DuplicateError(
+                    f"the id {shown(row['id'])} is that of a task that this store doesn't see",
+                    hint="leave id out to have one generated, or take a key: keys of owners are apart",
+                    operation="add",
+                    connection=self._name,
+                )
+        return [found[row["id"]] for row in rows]
+
+    def cancel(self, task_id: str, *, reason: str | None = None, with_children: bool = True) -> Task:
+        """End an open task, whoever holds it, and the open tasks below it; a holder finds its lease lost.
+
+        Raises:
+            NotFoundError: it isn't there, or is another owner's.
+            ConflictError: it was ended before.
+        """
+        values = {
+            "id": check_id("the task's id", task_id),
+            "error": None if reason is None else error_text(reason),
+            "with_children": _check_flag("with_children", with_children),
+            "view": self._view,
+        }
+        return self._change_open("task_cancel", "cancel", "cancelled", values)
+
+    def escalate(self, task_id: str) -> Task:
+        """Raise the level of an open task by one and return it; its status, owner and token stay.
+
+        Raises:
+            NotFoundError: it isn't there, or is another owner's.
+            ConflictError: it was ended.
+        """
+        values = {"id": check_id("the task's id", task_id), "view": self._view}
+        return self._change_open("task_escalate", "escalate", "cancelled", values)
+
+    def retry(self, task_id: str) -> Task:
+        """Begin a task anew that failed, is dead, was cancelled or rejected: pending, its attempts uncounted.
+
+        Raises:
+            NotFoundError: it isn't there, or is another owner's.
+            ConflictError: it is open, or completed.
+        """
+        values = {"id": check_id("the task's id", task_id), "view": self._view}
+        return self._change_open("task_retry", "retry", "pending", values)
+
+    def _change_open(self, name: str, operation: str, wanted: Status, values: dict[str, Any]) -> Task:
+        rows = self._read_all(task_from_row, name, values)
+        stored = next((task for task in rows if task.id == values["id"]), None)
+        if stored is not None:
+            self._tell([stored])
+            return stored
+        current = self._refused(operation, values["id"], wanted, self._view)
+        raise ConflictError(
+            f"task {shown(values['id'])} is {current.status}: {operation} is not for it",
+            hint="read it again",
+            operation=operation,
+            connection=self._name,
+        )
+
+    def transfer(
+        self, task_id: str, from_owner: str | None, to_owner: str | None, *, with_children: bool = True
+    ) -> Task:
+        """Give an open task to another owner if it still is the first one's, with the tasks below it that this one has.
+
+        None is nobody: anybody may claim it then. Who held it finds the lease lost; the task waits for its new owner,
+        the attempt uncounted. A shared task stays shared: ``latest`` and ``claim`` see it as before.
+
+        Raises:
+            NotFoundError: it isn't there.
+            ConflictError: it is not ``from_owner``'s, or was ended; nothing has moved.
+        """
+        if self._owner not in (None, from_owner):
+            raise ValidationError("the store of one owner gives away what is this owner's only")
+        values = {
+            "id": check_id("the task's id", task_id),
+            "from_owner": SHARED if from_owner is None else check_owner(from_owner),
+            "to_owner": SHARED if to_owner is None else check_owner(to_owner),
+            "with_children": _check_flag("with_children", with_children),
+        }
+        if values["from_owner"] == values["to_owner"]:
+            raise ValidationError("from_owner and to_owner are the same")
+        rows = self._read_all(task_from_row, "task_transfer", values)
+        stored = next((task for task in rows if task.id == task_id), None)
+        if stored is not None:
+            self._tell([stored])
+            return stored
+        current = self._get(task_id, None)
+        if current is None:
+            raise self._missing(task_id, "transfer")
+        said = f"is {current.status}" if not current.is_open else f"has the owner {shown(current.owner or 'nobody')}"
+        raise ConflictError(
+            f"task {shown(task_id)} {said}",
+            hint="read it again: somebody else was first",
+            operation="transfer",
+            connection=self._name,
+        )
+
+    def hand_over(self, owner: str | None = None, to: str | None = None) -> int:
+        """Let go of what an owner has, as it shuts down, and return how many tasks that were.
+
+        With ``to``, all that is open goes to that owner. Without, what is held goes back: shared tasks to anybody, the
+        owner's own to its own queue. No attempt is counted; whoever still works on one finds its lease lost.
+        """
+        values = {
+            "owner": self._holder(owner),
+            "to_owner": None if to is None else check_owner(to),
+            "limit": UPKEEP,
+        }
+        if values["owner"] == to:
+            raise ValidationError("owner and to are the same")
+        return self._repeated("task_hand_over", values, UPKEEP)
+
+    def release_expired(self, *, batch: int = UPKEEP) -> int:
+        """Make claimable what the clock has freed, ``batch`` tasks a statement, and return how many they were.
+
+        Those whose lease ran out become pending, or dead after their last attempt; deferred ones that are due become
+        pending. Every ``claim_next`` does the same for some: call it where nobody claims. No running work is touched.
+        """
+        self._check_wide("release_expired")
+        size = check_limit(batch)
+        return self._repeated("task_release_expired", {"limit": size}, size)
+
+    def delete_finished(
+        self, older_than: Duration, *, status: Status | Sequence[Status] | None = None, batch: int = UPKEEP
+    ) -> int:
+        """Delete tasks that ended ``older_than`` ago (seconds or a timedelta), and return how many they were.
+
+        ``batch`` of them a statement, of every owner; only those in ``status`` where it is given. One with children
+        goes after these: as long as one of them is open or too young, it stays. Open tasks are never touched.
+        """
+        self._check_wide("delete_finished")
+        size = check_limit(batch)
+        statuses = None if status is None else names_of("statuses", status, check_status)
+        if statuses is not None and OPEN.intersection(statuses):
+            raise ValidationError("an open task isn't finished", hint="cancel it first")
+        values = {"older_than": micros_of("older_than", older_than), "statuses": statuses, "limit": size}
+        return self._repeated("task_delete_finished", values, size, until_none=True)
+
+    def delete(self, task_id: str) -> bool:
+        """Delete a finished task without children, and tell whether it was there.
+
+        Raises:
+            ConflictError: it is open, or has children.
+        """
+        values = {"id": check_id("the task's id", task_id), "view": self._view}
+        if self._change("task_delete", values):
+            return True
+        current = self._get(task_id, self._view)
+        if current is None:
+            return False
+        raise ConflictError(
+            f"task {shown(task_id)} is {current.status if current.is_open else 'the parent of others'}",
+            hint="cancel it first" if current.is_open else "delete its children first, or delete_finished()",
+            operation="delete",
+            connection=self._name,
+        )
+
+    def _repeated(self, name: str, values: dict[str, Any], size: int, *, until_none: bool = False) -> int:
+        """Run a statement that changes at most ``size`` tasks until it changes fewer, or none."""
+        total = found = self._change(name, values)
+        while found and (until_none or found == size):
+            found = self._change(name, values)
+            total += found
+        return total
+
+    def _check_wide(self, operation: str) -> None:
+        if self._owner is not None:
+            raise ValidationError(
+                f"{operation} is not for the store of one owner", hint="call it on the tenant's store"
+            )
+
+
+def _check_flag(what: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValidationError(f"{what} is a {type(value).__name__}, not a bool")
+    return value

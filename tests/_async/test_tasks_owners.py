@@ -1,0 +1,228 @@
+"""The contract of owners: who sees, moves and deletes what, and that upkeep touches nobody's running work."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from persistence import ConflictError, NotFoundError
+from sessions import AsyncTaskStore, LeaseLostError, Task
+from tests._async import taskstores
+from tests._async.taskstores import Backend
+
+backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
+
+DAY = timedelta(days=1)
+
+
+async def test_an_owner_sees_changes_and_counts_nothing_of_another(
+    tasks: AsyncTaskStore, elsewhere: AsyncTaskStore
+) -> None:
+    mine, theirs = tasks.for_owner("i1"), elsewhere.for_owner("i2")
+    own = await mine.add(Task(kind="work", key="k", metadata={"n": 1}))
+    other = await theirs.add(Task(kind="work", key="k", metadata={"n": 1}))
+    common = await tasks.add(Task(kind="work", key="k"))
+    assert (own.owner, own.shared, mine.owner, tasks.owner) == ("i1", False, "i1", None)
+    assert [await store.find() for store in (mine, theirs, tasks)] == [[own], [other], [common]]
+    assert await tasks.all_owners().find() == [common, other, own]
+    assert [(await store.counts())["pending"] for store in (mine, theirs, tasks, tasks.all_owners())] == [1, 1, 1, 3]
+    assert await mine.get_many([own.id or "", other.id or "", "nobody"]) == [own]
+    assert await mine.get_many([]) == []
+    assert await mine.latest("work") == own
+    for call in (mine.get, mine.cancel, mine.escalate, mine.retry):
+        with pytest.raises(NotFoundError):
+            await call(other.id or "")
+    with pytest.raises(NotFoundError):
+        await mine.defer(other.id or "", 5)
+    assert await mine.delete(other.id or "") is False
+    (held,) = await theirs.claim_next("work", n=1)
+    assert held.id == other.id
+    for call in (mine.complete, mine.renew, mine.release):
+        with pytest.raises(NotFoundError):
+            await call(held)
+    assert [task.id for task in await mine.claim_next("work", n=9)] == [own.id, common.id]
+    assert await mine.find(status="active") == await mine.find()
+    assert await theirs.claim_next("work", n=9) == []
+    assert await theirs.get(other.id or "") == held
+
+
+async def test_tenants_are_apart(backend: Backend, tasks: AsyncTaskStore) -> None:
+    other = AsyncTaskStore(backend.manager, "main", tenant="other")
+    assert (await tasks.claim("WAKEUP", "i1", key="d"))[1] is True
+    assert (await other.claim("WAKEUP", "i1", key="d"))[1] is True
+    assert await other.find() == [await other.get("WAKEUP:d")]
+    assert await other.delete_finished(1) == await other.hand_over("i2") == 0
+
+
+async def test_a_transfer_takes_place_if_the_owner_still_is_the_one(tasks: AsyncTaskStore) -> None:
+    await tasks.for_owner("i1").add(Task(id="t", kind="work"))
+    (held,) = await tasks.for_owner("i1").claim_next("work")
+    for wrong in ("i2", None):
+        with pytest.raises(ConflictError, match="owner 'i1'"):
+            await tasks.transfer("t", wrong, "i3")
+    with pytest.raises(NotFoundError):
+        await tasks.transfer("nobody", "i1", "i2")
+    assert await tasks.all_owners().get("t") == held
+    moved = await tasks.transfer("t", "i1", "i2")
+    assert (moved.owner, moved.status, moved.attempts, moved.token) == ("i2", "pending", 0, held.token + 1)
+    with pytest.raises(LeaseLostError):
+        await tasks.complete(held)
+    with pytest.raises(ConflictError):
+        await tasks.transfer("t", "i1", "i2")
+    assert await tasks.claim_next("work", "i1") == []
+    assert [task.id for task in await tasks.claim_next("work", "i2")] == ["t"]
+
+
+async def test_a_transfer_takes_along_the_children_that_the_same_owner_has(tasks: AsyncTaskStore) -> None:
+    mine = tasks.for_owner("i1")
+    await mine.add_many([Task(id="t", kind="task"), Task(id="c1", kind="thought", parent_id="t")])
+    await mine.add_many([Task(id="c2", kind="thought", parent_id="c1"), Task(id="done", kind="d", parent_id="t")])
+    await tasks.for_owner("i3").add(Task(id="theirs", kind="thought", parent_id="t"))
+    await mine.complete((await mine.claim_next("d"))[0])
+    (held,) = await mine.claim_next("thought")
+    assert held.id == "c1"
+    await tasks.transfer("t", "i1", "i2")
+    everyone = {task.id: (task.owner, task.status) for task in await tasks.all_owners().find()}
+    assert everyone == {
+        "t": ("i2", "pending"),
+        "c1": ("i2", "pending"),
+        "c2": ("i2", "pending"),
+        "done": ("i1", "completed"),
+        "theirs": ("i3", "pending"),
+    }
+    await tasks.transfer("t", "i2", "i4", with_children=False)
+    assert [task.id for task in await tasks.for_owner("i4").find()] == ["t"]
+
+
+async def test_a_shared_task_is_seen_by_everybody_after_it_was_handed_on(tasks: AsyncTaskStore) -> None:
+    await tasks.claim("WAKEUP", "i1", key="d")
+    moved = await tasks.transfer("WAKEUP:d", "i1", "i2")
+    assert (moved.shared, moved.owner) == (True, "i2")
+    assert await tasks.latest("WAKEUP", within=DAY) == moved
+    assert await tasks.claim("WAKEUP", "i3", key="d") == (moved, False)
+    held, created = await tasks.claim("WAKEUP", "i2", key="d")
+    assert created
+    await tasks.complete(held)
+    assert await tasks.is_completed("WAKEUP", within=DAY) is True
+    assert await tasks.claim("WAKEUP", "i3", key="d") == (await tasks.get("WAKEUP:d"), False)
+
+
+async def test_an_owner_that_shuts_down_lets_go_of_what_it_holds(tasks: AsyncTaskStore) -> None:
+    mine = tasks.for_owner("i1")
+    await mine.add_many([Task(id="own", kind="work"), Task(id="waits", kind="work")])
+    await tasks.add(Task(id="shared", kind="work", priority=1))
+    held = await mine.claim_next("work", n=2)
+    assert [task.id for task in held] == ["shared", "own"]
+    assert await mine.hand_over() == 2
+    states = {task.id: (task.owner, task.status, task.attempts) for task in await tasks.all_owners().find()}
+    assert states == {
+        "own": ("i1", "pending", 0),
+        "waits": ("i1", "pending", 0),
+        "shared": (None, "pending", 0),
+    }
+    for task in held:
+        with pytest.raises(LeaseLostError):
+            await tasks.complete(task)
+    assert await mine.hand_over() == 0
+    assert await tasks.hand_over("i1", "i2") == 2
+    assert [task.id for task in await tasks.for_owner("i2").find()] == ["waits", "own"]
+    assert await mine.find() == []
+
+
+async def test_upkeep_touches_nobodys_running_work(tasks: AsyncTaskStore, backend: Backend) -> None:
+    kept = []
+    for owner in ("i1", "i2"):
+        store = tasks.for_owner(owner)
+        await store.add(Task(id=f"{owner} old", kind="work"))
+        await backend.age((await store.claim_next("work"))[0], 10 * 86400)
+        kept.append(await store.get(f"{owner} old"))
+    fresh = await tasks.add(Task(id="fresh", kind="work", priority=1))
+    await backend.age(fresh, 10 * 86400)
+    assert await tasks.release_expired() == 0
+    assert await tasks.delete_finished(1) == 0
+    assert [await tasks.all_owners().get(task.id or "") for task in kept] == kept
+    await backend.lapse(kept[0])
+    assert await tasks.release_expired() == 1
+    assert [(await tasks.all_owners().get(task.id or "")).status for task in kept] == ["pending", "active"]
+    assert (await tasks.complete(kept[1])).status == "completed"
+
+
+async def test_what_ended_long_ago_is_deleted_in_batches_children_first(
+    tasks: AsyncTaskStore, backend: Backend
+) -> None:
+    await tasks.add_many([Task(id=f"t{n}", kind="work") for n in range(5)])
+    await tasks.add_many([Task(id="child", kind="part", parent_id="t0"), Task(id="open", kind="p", parent_id="t1")])
+    for task in await tasks.claim_next(["work", "part"], "i1", 6):
+        await backend.age(await tasks.complete(task), 2 * 86400)
+    await backend.age(await tasks.get("t4"), 60)
+    assert await tasks.delete_finished(DAY, status="failed") == 0
+    assert await tasks.delete_finished(DAY, batch=2) == 4
+    assert {task.id for task in await tasks.find()} == {"t1", "open", "t4"}
+    assert await tasks.delete("t4") is True
+    assert await tasks.delete("t4") is False
+    for task_id in ("t1", "open"):
+        with pytest.raises(ConflictError):
+            await tasks.delete(task_id)
+
+
+async def test_latest_and_completed_look_at_one_kind_within_a_time(tasks: AsyncTaskStore, backend: Backend) -> None:
+    assert await tasks.latest("W_K", within=DAY) is None
+    assert await tasks.status("W_K") is None
+    await tasks.claim("WxK", "i1", key="d")
+    await tasks.claim("W_K_SHARED", "i1", key="d")
+    assert await tasks.latest("W_K") is None
+    first, _ = await tasks.claim("W_K", "i1", key="1")
+    assert (await tasks.status("W_K"), await tasks.is_completed("W_K")) == ("active", False)
+    done = await tasks.complete(first)
+    assert await tasks.latest("W_K", within=60) == done
+    assert await tasks.is_completed("W_K", within=60) is True
+    second, _ = await tasks.claim("W_K", "i2", key="2")
+    assert await tasks.latest("W_K") == second
+    assert await tasks.latest("W_K", status="completed") == done
+    await backend.age(done, 2 * 86400)
+    await backend.age(second, 100_000)
+    assert await tasks.latest("W_K", within=DAY) is None
+    assert await tasks.is_completed("W_K", within=DAY) is False
+    assert await tasks.is_completed("W_K", within=3 * DAY) is True
+
+
+async def test_counts_are_right_and_cover_every_status(tasks: AsyncTaskStore, backend: Backend) -> None:
+    none = dict.fromkeys(("pending", "active", "deferred", "completed", "failed", "cancelled", "rejected", "dead"), 0)
+    assert await tasks.counts() == none
+    await tasks.add_many([Task(kind="a") for _ in range(6)] + [Task(kind="b"), Task(kind="b", max_attempts=1)])
+    held = await tasks.claim_next("a", "i1", 5)
+    await tasks.complete(held[0])
+    await tasks.fail(held[1], "no")
+    await tasks.fail(held[2], "no", retry=False)
+    await tasks.reject(held[3], "no")
+    await tasks.cancel((await tasks.find(kind="b"))[1].id or "")
+    await tasks.fail((await tasks.claim_next("b", "i1"))[0], "no")
+    every = {**none, "pending": 1, "active": 1, "deferred": 1, "completed": 1, "failed": 1, "rejected": 1}
+    assert await tasks.counts() == {**every, "cancelled": 1, "dead": 1}
+    assert await tasks.counts(kind="a") == every
+    assert await tasks.counts(kind=["b", "c"]) == {**none, "cancelled": 1, "dead": 1}
+    for task in await tasks.find(kind="b"):
+        await backend.age(task, 2 * 86400)
+    assert await tasks.counts(within=DAY) == every
+
+
+async def test_tasks_are_found_by_every_filter_newest_first_in_pages(tasks: AsyncTaskStore, backend: Backend) -> None:
+    stored = await tasks.add_many(
+        [Task(kind="ab"[n % 2], level=n, metadata={"n": n, "even": n % 2 == 0}) for n in range(10)]
+    )
+    newest = stored[::-1]
+    assert await tasks.find() == newest
+    assert await tasks.find(limit=4) == newest[:4]
+    pages = await tasks.find(limit=4)
+    while more := await tasks.find(limit=4, after=pages[-1].cursor):
+        pages += more
+    assert pages == newest
+    assert await tasks.find(kind="a", level=5) == [task for task in newest if task.level in (6, 8)]
+    assert await tasks.find(kind=["a", "b"], where={"even": True, "n": 4.0}) == [stored[4]]
+    assert await tasks.find(where={"even": 1}) == []
+    (held,) = await tasks.claim_next("b", "i1")
+    assert await tasks.find(status="active") == [held]
+    assert await tasks.find(status=["active", "completed"], kind="a") == []
+    await backend.age(stored[0], 1000)
+    assert [task.id for task in await tasks.find(within=500)] == [task.id for task in newest[:-1]]
