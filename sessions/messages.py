@@ -365,12 +365,17 @@ def with_place(
 
 def query_from_row(row: dict[str, Any], dialect: Dialect) -> Query:
     """Return the question and answer that a row holds."""
-    answer = message_from_row(row, dialect)
+    question = None if row["question"] is None else decoded(row["question"])
+    return query_of(message_from_row(row, dialect), question, row["asked_by"])
+
+
+def query_of(answer: Message, question: Any, user_id: str) -> Query:
+    """Return the record of an answer and its question."""
     metadata = dict(answer.metadata)
     return Query(
-        question=None if row["question"] is None else decoded(row["question"]),
+        question=question,
         answer=answer.content,
-        user_id=row["asked_by"],
+        user_id=user_id,
         thread_id=answer.thread_id,
         mode=metadata.pop("mode", None),
         models=answer.models,

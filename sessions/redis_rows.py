@@ -8,9 +8,13 @@ from datetime import datetime
 from typing import Any, Literal, cast
 
 from persistence.dialect import to_micros
+from sessions.items import LABEL_END
 from sessions.messages import decoded, to_text
+from sessions.redis_usage import Used, usage_rows
 
-Result = Literal["sessions", "threads", "messages", "appended", "conversation", "value"]
+Result = Literal[
+    "sessions", "threads", "messages", "appended", "conversation", "value", "counts", "scope", "state", "items", "usage"
+]
 
 RESULTS: dict[str, Result] = {
     "create_session": "sessions",
@@ -39,6 +43,22 @@ RESULTS: dict[str, Result] = {
     "list_context": "messages",
     "last_message_seq": "value",
     "conversation": "conversation",
+    "import_messages": "value",
+    "cut_by_age": "value",
+    "cut_by_count": "value",
+    "cut_by_tokens": "value",
+    "prune_messages": "value",
+    "list_threads_to_prune": "value",
+    "list_usage": "usage",
+    "list_scope": "scope",
+    "erase_session": "counts",
+    "erase_user": "counts",
+    "export_user_sessions": "sessions",
+    "export_user_threads": "threads",
+    "export_user_items": "items",
+    "export_thread_messages": "messages",
+    "load_state": "state",
+    "update_state": "sessions",
 }
 """What the script answers to each statement that it knows."""
 
@@ -54,6 +74,8 @@ _MESSAGE = (
     "sources",
     "question_seq",
 )
+_USE = ("input_tokens", "output_tokens", "cost_nanos", "latency_micros")
+"""What stands before a message's JSON, with the models, so that the script needs no JSON to sum it up."""
 _SESSION = {"user_id": "user", "title": "title"}
 _TIMES = {"created_at": "created", "updated_at": "updated"}
 
@@ -63,10 +85,14 @@ def arguments(name: str, values: dict[str, Any]) -> list[str]:
     given = dict(values)
     pairs: list[str] = []
     if name == "append_message":
-        pairs += ("row", to_text({field: given.pop(field) for field in _MESSAGE if given[field] is not None}))
-        given = {field: value for field, value in given.items() if field not in _MESSAGE}
+        pairs += ("row", _body({field: given.pop(field) for field in _MESSAGE}))
+    for member in given.pop("members", ()):
+        pairs += ("row", member)
     for row in json.loads(given.pop("rows", "[]")):
-        pairs += ("row", to_text({field: value for field, value in row.items() if value is not None}))
+        if name == "update_state":
+            pairs += ("row", f"{row['scope']}\0{row['key']}\0{row['value'] or ''}")
+        else:
+            pairs += ("row", _body(row))
     for key in json.loads(given.pop("touched", None) or "{}"):
         pairs += ("unset", key)
     for key, value in json.loads(given.pop("metadata", None) or given.pop("changes", None) or "{}").items():
@@ -77,11 +103,40 @@ def arguments(name: str, values: dict[str, Any]) -> list[str]:
     return pairs
 
 
+def _body(row: dict[str, Any]) -> str:
+    """Return a message as it is kept: what it used, which the script sums up, and the rest as JSON."""
+    kept = {field: value for field, value in row.items() if value is not None}
+    use = ":".join(str(kept.pop(field, "")) for field in _USE)
+    models = kept.pop("models", "")
+    place = kept.pop("place", 0)
+    if "question_place" in kept:
+        # What the question's number is less than the answer's.
+        kept["question_before"] = place - kept.pop("question_place")
+    return f"{use}:{len(models.encode())}:{models}{to_text(kept)}"
+
+
+def imported_member(row: dict[str, Any]) -> str:
+    """Return a message of an export as it is kept: its number, version and time stand before the rest."""
+    fields = dict(row)
+    seq, version, through = fields.pop("seq"), fields.pop("version"), fields.pop("summary_through")
+    created = to_micros(fields.pop("created_at"))
+    return f"{seq}:{version}:{created}:{'' if through is None else through}:{_body(fields)}"
+
+
 def rows_of(name: str, answer: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows that the script answered."""
     kind = RESULTS[name]
     if kind == "value":
         return [{"value": value if isinstance(value, int) else _plain(value)} for value in answer]
+    if kind == "usage":
+        return usage_rows([_used(each) for each in answer], values)
+    if kind == "state":
+        return [row for each in answer for row in _state(each, values)]
+    if kind == "items":
+        return _items(answer, values)
+    if name == "export_user_sessions" or name == "export_user_threads":
+        found = sorted((_BUILDERS[kind](each, values) for each in answer), key=lambda row: str(row["id"]))
+        return [row for row in found if row["id"] > values["after"]][: values["limit"]]
     rows = [_BUILDERS[kind](each, values) for each in answer]
     return _page(rows, values) if name.startswith("list_") and kind in ("sessions", "threads") else rows
 
@@ -120,16 +175,70 @@ def _thread(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(answer: bytes, values: dict[str, Any]) -> dict[str, Any]:
-    seq, version, created, through, body = answer.decode().split(":", 4)
-    found = decoded(body)
+    seq, version, created, through, used_in, used_out, cost, latency, size, rest = answer.split(b":", 9)
+    models = rest[: int(size)]
+    found: dict[str, Any] = decoded(rest[int(size) :].decode())
+    get = found.get
     return {
-        **{field: found.get(field) for field in _MESSAGE},
+        "role": found["role"],
+        "content": found["content"],
+        "metadata": get("metadata"),
+        "input_tokens": int(used_in) if used_in else None,
+        "output_tokens": int(used_out) if used_out else None,
+        "cost_nanos": int(cost) if cost else None,
+        "latency_micros": int(latency) if latency else None,
+        "models": models.decode() if models else None,
+        "sources": get("sources"),
+        "question_seq": int(seq) - found["question_before"] if "question_before" in found else get("question_seq"),
         "thread_id": values["thread"],
         "seq": int(seq),
         "version": int(version),
         "created_at": int(created),
         "summary_through": int(through) if through else None,
     }
+
+
+def _flat(answer: list[bytes]) -> dict[str, str]:
+    parts = [part.decode() for part in answer]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _used(answer: Any) -> Used:
+    thread, session, user, sums = answer
+    return Used(thread.decode(), session.decode(), user.decode(), _flat(sums))
+
+
+def _counts(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return dict(zip(("messages", "threads", "sessions", "items"), answer, strict=False))
+
+
+def _scope(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
+    thread, count, user, copied = answer
+    return {"thread": thread.decode(), "messages": count, "user": user.decode(), "copied": int(copied)}
+
+
+def _state(answer: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the session with each key that it shares, as the join of the SQL databases does."""
+    session, namespace = _session(answer[0], values), values["namespace"]
+    app = [("app", key, value) for key, value in _flat(answer[1]).items()]
+    user = [
+        ("user", key.removeprefix(namespace), value)
+        for key, value in _flat(answer[2]).items()
+        if key.startswith(namespace)
+    ]
+    rows = [{**session, "scope": scope, "key": key, "value": value} for scope, key, value in app + user]
+    return rows or [{**session, "scope": None, "key": None, "value": None}]
+
+
+def _items(answer: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a page of a user's state as items, which have no times here."""
+    rows = []
+    for field, value in _flat(answer).items():
+        kind, app, key = field.split(LABEL_END, 2)
+        rows.append({"namespace": f"{kind}{LABEL_END}{app}{LABEL_END}", "key": key, "value": value})
+    after = values["after_namespace"], values["after_key"]
+    found = sorted((row for row in rows if (row["namespace"], row["key"]) > after), key=lambda row: tuple(row.values()))
+    return [{**row, "expires_at": None, "created_at": None, "updated_at": None} for row in found[: values["limit"]]]
 
 
 def _appended(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +269,8 @@ _BUILDERS: dict[Result, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "messages": _message,
     "appended": _appended,
     "conversation": _conversation,
+    "counts": _counts,
+    "scope": _scope,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from persistence.dialect import Dialect
 from persistence.errors import ValidationError
 from persistence.validation import check_whole
+from sessions.context import ContextItem
 from sessions.items import LABEL_END
 from sessions.messages import Message, check_moment, content_json, decoded, message_values
 from sessions.records import Session, Thread
@@ -116,6 +117,21 @@ def item_line(row: dict[str, Any], dialect: Dialect) -> str:
             "expires_at": _time(dialect.moment(row["expires_at"])),
             "created_at": _time(dialect.moment(row["created_at"])),
             "updated_at": _time(dialect.moment(row["updated_at"])),
+        }
+    )
+
+
+def context_item_line(item: ContextItem) -> str:
+    """Return the same for an item of the shared context."""
+    return content_json(
+        {
+            "kind": "item",
+            "namespace": ["context"],
+            "key": item.key,
+            "value": item.value,
+            "expires_at": _time(item.expires_at),
+            "created_at": _time(item.created_at),
+            "updated_at": _time(item.updated_at),
         }
     )
 

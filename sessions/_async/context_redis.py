@@ -119,6 +119,11 @@ class AsyncRedisContext:
         """Delete the keys."""
         return int(await self._call(user, "clear"))
 
+    async def erase(self, user: str) -> tuple[int, int]:
+        """Delete the keys, and return how many items and agents there were, expired or not."""
+        items, agents = await self._call(user, "erase")
+        return int(items), int(agents)
+
     async def restore(self, user: str, found: Sequence[Restored | ContextAgent]) -> None:
         """Write batch after batch."""
         for start in range(0, len(found), _BATCH):

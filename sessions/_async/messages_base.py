@@ -43,7 +43,7 @@ TRIES = 16
 
 
 class AsyncMessagesBase(AsyncSessionsStore):
-    """The messages of one tenant, or of one of its users, on a PostgreSQL or SQLite connection of a manager."""
+    """The messages of one tenant, or of one of its users, on a connection of a manager."""
 
     on_redis = True
     _user: str | None = None
@@ -61,8 +61,6 @@ class AsyncMessagesBase(AsyncSessionsStore):
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._searchable = searchable
         self._wake_ups = None if notify is None else AsyncWakeUps(manager, name, tenant=tenant, every=notify)
-        if searchable and manager.get(name).kind == "redis":
-            raise CapabilityError("Redis keeps no words to search in", hint="use PostgreSQL or SQLite", connection=name)
 
     def for_user(self, user_id: str) -> Self:
         """Return the same store, bound to a user: threads of others are not there for it.
@@ -81,7 +79,8 @@ class AsyncMessagesBase(AsyncSessionsStore):
     def _add_words(self, database: AsyncDatabase, messages: list[Message], rows: list[dict[str, Any]]) -> None:
         """Give the rows of messages their words, where this store keeps them."""
         for message, row in zip(messages, rows, strict=True):
-            row["words"] = words_value(database.dialect, words_of(message.content)) if self._searchable else None
+            kept = self._searchable and not self._is_on_redis
+            row["words"] = words_value(database.dialect, words_of(message.content)) if kept else None
 
     async def _state(self, thread_id: str, key: str | None = None) -> tuple[Conversation, dict[str, Any]] | None:
         """Return the state of a conversation, and the row that tells of the append with the key."""

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from persistence.errors import ValidationError
 from persistence.validation import check_id, check_limit, check_text, metadata_json
-from sessions._async.messages_base import AsyncMessagesBase, append_values
+from sessions._async.messages_base import append_values
+from sessions._async.messages_scan import AsyncMessageScan
 from sessions.messages import (
     Message,
     Query,
@@ -20,12 +21,14 @@ from sessions.messages import (
     message_values,
     place_values,
     query_from_row,
+    query_of,
     usage_from_row,
 )
+from sessions.redis_usage import check_days
 from sessions.words import search_words, words_of, words_value
 
 
-class AsyncMessageHistory(AsyncMessagesBase):
+class AsyncMessageHistory(AsyncMessageScan):
     """The part of the message store that reads across threads."""
 
     async def search(
@@ -58,6 +61,14 @@ class AsyncMessageHistory(AsyncMessagesBase):
             **place_values(limit, after),
         }
         self._check_searchable("search")
+        if self._is_on_redis:
+            wanted = set(words)
+            found = await self._scan(
+                "search",
+                values,
+                lambda message: role in (None, message.role) and wanted <= set(words_of(message.content)),
+            )
+            return [message for message, _ in found]
         database = await self._database()
         lexemes = " & ".join(words) if database.kind == "postgresql" else words_value(database.dialect, words)
         sql, parameters = self._prepared(database, "search_messages", {**values, "query": lexemes})
@@ -71,6 +82,8 @@ class AsyncMessageHistory(AsyncMessagesBase):
         """
         self._check_searchable("index_messages")
         values = {"after_thread": "", "after_seq": 0, "limit": check_limit(limit)}
+        if self._is_on_redis:
+            return 0
         database = await self._database()
         rows = await database.fetch_all(*self._prepared(database, "find_unindexed_messages", values))
         if not rows:
@@ -98,7 +111,6 @@ class AsyncMessageHistory(AsyncMessagesBase):
         ``since`` is within, ``until`` is not. A message that a fork copied counts where it was written.
         """
         values = self._usage_values(thread_id, session_id, user_id, since, until)
-        self._check_sql("usage")
         found = await self._usage({**values, "by": None, "after": None, "limit": 1})
         return found[0] if found else Usage()
 
@@ -122,7 +134,6 @@ class AsyncMessageHistory(AsyncMessagesBase):
         if by not in get_args(UsageBy):
             raise ValidationError(f"{str(by)[:80]!r} is no way to sum up", hint=", ".join(get_args(UsageBy)))
         values = self._usage_values(thread_id, session_id, user_id, since, until)
-        self._check_sql("usage_by")
         place = {"by": by, "after": _optional_id("after", after), "limit": check_limit(limit)}
         return await self._usage({**values, **place})
 
@@ -138,6 +149,10 @@ class AsyncMessageHistory(AsyncMessagesBase):
         }
 
     async def _usage(self, values: dict[str, Any]) -> list[Usage]:
+        self._check_scope("usage", values)
+        if self._is_on_redis:
+            check_days(values["since"], values["until"], self._name)
+            return await self._read_all(usage_from_row, "list_usage", values)
         database = await self._database()
         sql, parameters = self._prepared(database, "list_usage", values)
         rows = await database.fetch_all(sql, parameters, prepare=False)
@@ -177,7 +192,6 @@ class AsyncMessageHistory(AsyncMessagesBase):
         rows = [message_values(question), message_values(answer)]
         rows[1]["question_place"] = 1
         values = append_values(thread, key, None)
-        self._check_sql("save_query")
         store = self if self._user is not None else self.for_user(user)
         _, stored = await store._append_rows("save_query", thread, [question, answer], rows, values)
         return replace(query, thread_id=thread, cost=stored.cost, seq=stored.seq, created_at=stored.created_at)
@@ -200,11 +214,25 @@ class AsyncMessageHistory(AsyncMessagesBase):
             "thread": _optional_id("thread_id", thread_id),
             **place_values(limit, after),
         }
-        self._check_sql("recent_queries")
+        if self._is_on_redis:
+            return await self._scan_queries({**values, "user": values["asked_by"]})
         database = await self._database()
         sql, parameters = self._prepared(database, "list_queries", values)
         rows = await database.fetch_all(sql, parameters, prepare=False)
         return [query_from_row(row, database.dialect) for row in rows]
+
+    async def _scan_queries(self, values: dict[str, Any]) -> list[Query]:
+        """Return the newest answers with their questions; those that a fork copied are left out."""
+        found = await self._scan("recent_queries", values, lambda message: message.answers is not None)
+        queries = []
+        for answer, thread in found:
+            if (answer.seq or 0) <= thread["copied"]:
+                continue
+            asked = {"thread": thread["thread"], "after": (answer.answers or 1) - 1, "limit": 1}
+            first = await self._read_all(message_from_row, "list_messages_after", asked)
+            question = next((message.content for message in first if message.seq == answer.answers), None)
+            queries.append(query_of(answer, question, thread["user"]))
+        return queries
 
     def _scope(self, user_id: object) -> str | None:
         """Return the user to look at: the one given, or the one bound."""

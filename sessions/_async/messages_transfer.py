@@ -9,15 +9,17 @@ from typing import Any
 
 from persistence import AsyncDatabase, Row
 from persistence.dialect import to_micros
-from persistence.errors import ConflictError, UnavailableError, ValidationError
+from persistence.errors import CapabilityError, ConflictError, UnavailableError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole, shown
 from sessions._async.messages_base import AsyncMessagesBase, rows_json
 from sessions._async.wake_ups import AsyncWaiting
 from sessions.messages import Message, message_from_row
 from sessions.records import micros_of, thread_from_row, thread_values
+from sessions.redis_rows import imported_member
 from sessions.transfer import Header, header_line, message_line, read_header, read_message
 
+_Imported = tuple[Message, dict[str, Any]]
 PAGE = 500
 """How many messages are read or written at once."""
 SHORTEST_WAIT = 0.01
@@ -112,12 +114,18 @@ class AsyncMessageTransfer(AsyncMessagesBase):
         if keep_tokens is not None:
             cuts.append(("cut_by_tokens", {"keep": check_whole("keep_tokens", keep_tokens, least=0)}))
         left = check_limit(limit)
-        self._check_sql("prune")
         if thread_id is not None:
             return await self._prune_one(check_id("thread_id", thread_id), cuts, left)
+        if self._is_on_redis and self._user is None:
+            raise CapabilityError(
+                "prune on Redis is of a thread, or of a user's threads",
+                hint="name a thread_id, or bind the store by for_user()",
+                operation="prune",
+                connection=self._name,
+            )
         removed, after = 0, ""
         while removed < left:
-            names = await self._read_all(_id_of, "list_threads_to_prune", {"after": after, "limit": PAGE})
+            names = await self._threads_to_prune(after)
             for name in names:
                 removed += await self._prune_one(name, cuts, left - removed)
                 if removed >= left:
@@ -126,6 +134,13 @@ class AsyncMessageTransfer(AsyncMessagesBase):
                 break
             after = names[-1]
         return removed
+
+    async def _threads_to_prune(self, after: str) -> list[str]:
+        values = {"after": after, "limit": PAGE}
+        if not self._is_on_redis:
+            return await self._read_all(_id_of, "list_threads_to_prune", values)
+        names = await self._read_all(lambda row, _: str(row["value"]), "list_threads_to_prune", values)
+        return sorted(name for name in names if name > after)[:PAGE]
 
     async def _prune_one(self, thread_id: str, cuts: list[tuple[str, dict[str, Any]]], limit: int) -> int:
         found = [await self._read_value(name, {"thread": thread_id, **values}) for name, values in cuts]
@@ -163,11 +178,12 @@ class AsyncMessageTransfer(AsyncMessagesBase):
             ConflictError: the thread has messages of those numbers or later ones; nothing was written.
             ValidationError: a line is not what an export gives; it is named by its number, and nothing was written.
         """
-        self._check_sql("import_messages")
         numbered = iter(enumerate(lines, 1))
         header = read_header(next(numbered, (1, ""))[1])
         name = header.thread.id if thread_id is None else check_id("thread_id", thread_id)
         database = await self._database()
+        if self._is_on_redis:
+            return await self._import_at_once(database, name, header, _pages(numbered))
         count = 0
         async with database.transaction():
             await self._create_imported(database, name, header)
@@ -176,26 +192,44 @@ class AsyncMessageTransfer(AsyncMessagesBase):
                 rows = [_with_time(database, row) for _, row in page]
                 sent = {"thread": name, "rows": rows_json(rows)}
                 if await database.execute(*self._prepared(database, "import_messages", sent)) != len(page):
-                    raise ConflictError(
-                        f"thread {shown(name)} has messages of these numbers, or later ones",
-                        hint="import into another thread_id, or delete the thread first",
-                        operation="import_messages",
-                        connection=self._name,
-                    )
+                    raise self._numbers_taken(name)
                 count += len(page)
         return count
+
+    async def _import_at_once(
+        self, database: AsyncDatabase, thread_id: str, header: Header, pages: Iterator[list[_Imported]]
+    ) -> int:
+        """Import by one script, which is atomic: all messages are in this process at once."""
+        rows = sorted((row for page in pages for _, row in page), key=lambda row: int(row["seq"]))
+        if len({row["seq"] for row in rows}) < len(rows):
+            raise self._numbers_taken(thread_id)
+        values = self._imported_thread(thread_id, header)
+        sent = {**values, "thread": thread_id, "members": [imported_member(row) for row in rows]}
+        if await database.execute(*self._prepared(database, "import_messages", sent)) != len(rows):
+            raise self._numbers_taken(thread_id)
+        return len(rows)
+
+    def _numbers_taken(self, thread_id: str) -> ConflictError:
+        return ConflictError(
+            f"thread {shown(thread_id)} has messages of these numbers, or later ones",
+            hint="import into another thread_id, or delete the thread first",
+            operation="import_messages",
+            connection=self._name,
+        )
+
+    def _imported_thread(self, thread_id: str, header: Header) -> dict[str, Any]:
+        values = thread_values(header.thread) | {"id": thread_id, "session_id": None}
+        return values if self._user is None else values | {"user_id": self._user}
 
     async def _create_imported(self, database: AsyncDatabase, thread_id: str, header: Header) -> None:
         if await self._state(thread_id) is not None:
             return
-        values = thread_values(header.thread) | {"id": thread_id, "session_id": None}
-        if self._user is not None:
-            values["user_id"] = self._user
+        values = self._imported_thread(thread_id, header)
         if await database.fetch_one(*self._prepared(database, "create_thread", values)) is None:
             raise self._missing(thread_id, "import_messages")
 
 
-def _pages(numbered: Iterator[tuple[int, str]]) -> Iterator[list[tuple[Message, dict[str, Any]]]]:
+def _pages(numbered: Iterator[tuple[int, str]]) -> Iterator[list[_Imported]]:
     """Yield what the lines hold, as records and as rows, a page at a time."""
     for first in numbered:
         page = [read_message(*first)]

@@ -122,8 +122,9 @@ class AsyncSessionManager(AsyncSessionsStore):
         transaction; ``delete_session`` does the same in one, and doesn't count.
         """
         values = {"id": check_id("the session's id", session_id)}
-        self._check_sql("erase_session")
         database = await self._database()
+        if self._is_on_redis:
+            return await database.fetch_one(*self._prepared(database, "erase_session", values)) or {}
         async with database.transaction():
             return {
                 "messages": await self._change("erase_session_messages", values),

@@ -15,7 +15,7 @@ from persistence import (
     Row,
 )
 from persistence.dialect import Dialect, compile_statement
-from persistence.errors import CapabilityError, ConflictError, NotFoundError
+from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
 from persistence.validation import check_tenant, shown
 from sessions._async.redis_statements import AsyncRedisStatements
@@ -29,7 +29,7 @@ class AsyncSessionsStore(AsyncSQLStore):
 
     line = MigrationLine.of_package("sessions")
     on_redis: ClassVar[bool] = False
-    """Whether a Redis connection will do: sessions, threads and messages, but not what sums up or searches."""
+    """Whether a Redis connection will do."""
 
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
@@ -38,6 +38,10 @@ class AsyncSessionsStore(AsyncSQLStore):
             self._manager, self._name, self._tenant = manager, name, check_tenant(tenant)
         else:
             super().__init__(manager, name, tenant=tenant, migrate=migrate)
+
+    @property
+    def _is_on_redis(self) -> bool:
+        return self.on_redis and self._manager.get(self._name).kind == "redis"
 
     async def _database(self) -> AsyncDatabase:
         connection = self._manager.get(self._name)
@@ -57,15 +61,6 @@ class AsyncSessionsStore(AsyncSQLStore):
             given["now"] = datetime.now(UTC)
         # PostgreSQL's and SQLite's statements of one name need not take the same.
         return sql, {parameter: given[parameter] for parameter in compile_statement(sql, database.kind).names}
-
-    def _check_sql(self, operation: str) -> None:
-        if self._manager.get(self._name).kind == "redis":
-            raise CapabilityError(
-                f"{operation} needs a SQL database",
-                hint="search, usage, queries, retention and import are for PostgreSQL and SQLite",
-                operation=operation,
-                connection=self._name,
-            )
 
     async def _read_one(self, build: Callable[[Row, Dialect], R], name: str, values: dict[str, Any]) -> R | None:
         database = await self._database()

@@ -10,10 +10,11 @@ from persistence import AsyncDatabase, AsyncDatabaseManager, Row
 from persistence.dialect import Dialect
 from persistence.errors import ValidationError
 from persistence.validation import check_id
+from sessions._async.context_redis import AsyncRedisContext
 from sessions._async.store import AsyncSessionsStore
 from sessions.messages import message_from_row
 from sessions.records import session_from_row, thread_from_row
-from sessions.transfer import item_line, message_record, record_line, session_record, thread_record
+from sessions.transfer import context_item_line, item_line, message_record, record_line, session_record, thread_record
 
 PAGE = 500
 """How many rows are read at once."""
@@ -39,12 +40,14 @@ class AsyncUserStore(Protocol):
 
 
 class AsyncUserData(AsyncSessionsStore):
-    """What is stored of the users of one tenant, on a PostgreSQL or SQLite connection of a manager.
+    """What is stored of the users of one tenant, on a PostgreSQL, SQLite or Redis connection of a manager.
 
     A user has sessions, threads, the messages of these, and items: shared context, state and memory. ``stores`` are
     those of yours that keep more of users: checkpointers and vector stores (what has the user's id as ``user_id`` in
     its metadata), services of other frameworks, and any that has the two methods of ``AsyncUserStore``.
     """
+
+    on_redis = True
 
     def __init__(
         self,
@@ -85,10 +88,17 @@ class AsyncUserData(AsyncSessionsStore):
             for store in self._stores:
                 for kind, count in (await store.erase_user(user)).items():
                     counts[kind] += count
-            for kind, name in _ERASED:
-                counts[kind] += await self._change(name, {"user": user})
-            await self._change("erase_user_questions", {"user": user})
+            counts.update(await self._erase_own(database, user))
         return dict(counts)
+
+    async def _erase_own(self, database: AsyncDatabase, user: str) -> dict[str, int]:
+        if self._is_on_redis:
+            found = await database.fetch_one(*self._prepared(database, "erase_user", {"user": user})) or {}
+            items, agents = await AsyncRedisContext(self._manager, self._name, tenant=self._tenant).erase(user)
+            return {**found, "items": found["items"] + items, "agents": agents}
+        counts = {kind: await self._change(name, {"user": user}) for kind, name in _ERASED}
+        await self._change("erase_user_questions", {"user": user})
+        return counts
 
     async def export_user(self, user_id: str) -> AsyncIterator[str]:
         """Yield everything of a user as JSON lines, each with its ``kind``: session, thread, message or item.
@@ -114,9 +124,20 @@ class AsyncUserData(AsyncSessionsStore):
             if len(rows) < PAGE:
                 break
             place = {"after_namespace": rows[-1]["namespace"], "after_key": rows[-1]["key"]}
+        if self._is_on_redis:
+            async for line in self._context_on_redis(user):
+                yield line
         for store in self._stores:
             async for line in store.export_user(user):
                 yield line
+
+    async def _context_on_redis(self, user: str) -> AsyncIterator[str]:
+        """Yield the user's shared context, which lies beside the script's keys."""
+        context, after = AsyncRedisContext(self._manager, self._name, tenant=self._tenant), ""
+        while page := await context.items(user, None, None, after, PAGE):
+            for item in page:
+                yield context_item_line(item)
+            after = page[-1].key
 
     async def _pages(
         self, name: str, values: dict[str, Any], *, after: Any, key: str

@@ -120,6 +120,11 @@ class RedisContext:
         """Delete the keys."""
         return int(self._call(user, "clear"))
 
+    def erase(self, user: str) -> tuple[int, int]:
+        """Delete the keys, and return how many items and agents there were, expired or not."""
+        items, agents = self._call(user, "erase")
+        return int(items), int(agents)
+
     def restore(self, user: str, found: Sequence[Restored | ContextAgent]) -> None:
         """Write batch after batch."""
         for start in range(0, len(found), _BATCH):

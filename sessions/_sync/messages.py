@@ -33,8 +33,9 @@ class MessageStore(MessageHistory, MessageTransfer):
     on PostgreSQL and a channel on Redis: at most once in so many seconds for each thread and process, after the commit.
     Such a follower holds a connection of its own. SQLite has no notices (``CapabilityError``).
 
-    Redis is for conversations that may be lost. It joins no transaction, and search, sums, queries, retention and
-    import are ``CapabilityError`` there.
+    Redis is for conversations that may be lost, and joins no transaction. Sums are kept there as counters, by whole
+    days; ``search`` and ``recent_queries`` read every message, at most 10,000. They, and ``prune``, are of a thread, a
+    session or a user there: what is of all threads is ``CapabilityError``.
     """
 
     def append(

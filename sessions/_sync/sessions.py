@@ -123,8 +123,9 @@ class SessionManager(SessionsStore):
         transaction; ``delete_session`` does the same in one, and doesn't count.
         """
         values = {"id": check_id("the session's id", session_id)}
-        self._check_sql("erase_session")
         database = self._database()
+        if self._is_on_redis:
+            return database.fetch_one(*self._prepared(database, "erase_session", values)) or {}
         with database.transaction():
             return {
                 "messages": self._change("erase_session_messages", values),

@@ -14,12 +14,14 @@ from sessions.state import merged_state, split_state, state_namespace
 
 
 class StateStore(SessionsStore):
-    """The state of one application of one tenant, on a PostgreSQL or SQLite connection of a manager.
+    """The state of one application of one tenant, on a PostgreSQL, SQLite or Redis connection of a manager.
 
     A key that begins with ``app:`` is shared by all users of the application, one with ``user:`` by all sessions of a
     user, and one with ``temp:`` is never stored. Every other key is the session's own: it lies in the session's
     metadata, and ends with it. What is the user's stays when a session ends, until ``UserData.erase_user``.
     """
+
+    on_redis = True
 
     def __init__(
         self,
@@ -69,6 +71,9 @@ class StateStore(SessionsStore):
             **parts.patch,
         }
         database = self._database()
+        if self._is_on_redis:  # which has no transaction, but one script
+            self._change_session("update_state", values)
+            return {**self.load(session_id), **parts.temporary}
         with database.transaction():
             self._change_session("patch_session", values)
             if parts.shared:

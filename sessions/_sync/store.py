@@ -16,7 +16,7 @@ from persistence import (
     Row,
 )
 from persistence.dialect import Dialect, compile_statement
-from persistence.errors import CapabilityError, ConflictError, NotFoundError
+from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
 from persistence.validation import check_tenant, shown
 from sessions._sync.redis_statements import RedisStatements
@@ -30,7 +30,7 @@ class SessionsStore(SQLStore):
 
     line = MigrationLine.of_package("sessions")
     on_redis: ClassVar[bool] = False
-    """Whether a Redis connection will do: sessions, threads and messages, but not what sums up or searches."""
+    """Whether a Redis connection will do."""
 
     def __init__(
         self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
@@ -39,6 +39,10 @@ class SessionsStore(SQLStore):
             self._manager, self._name, self._tenant = manager, name, check_tenant(tenant)
         else:
             super().__init__(manager, name, tenant=tenant, migrate=migrate)
+
+    @property
+    def _is_on_redis(self) -> bool:
+        return self.on_redis and self._manager.get(self._name).kind == "redis"
 
     def _database(self) -> Database:
         connection = self._manager.get(self._name)
@@ -58,15 +62,6 @@ class SessionsStore(SQLStore):
             given["now"] = datetime.now(UTC)
         # PostgreSQL's and SQLite's statements of one name need not take the same.
         return sql, {parameter: given[parameter] for parameter in compile_statement(sql, database.kind).names}
-
-    def _check_sql(self, operation: str) -> None:
-        if self._manager.get(self._name).kind == "redis":
-            raise CapabilityError(
-                f"{operation} needs a SQL database",
-                hint="search, usage, queries, retention and import are for PostgreSQL and SQLite",
-                operation=operation,
-                connection=self._name,
-            )
 
     def _read_one(self, build: Callable[[Row, Dialect], R], name: str, values: dict[str, Any]) -> R | None:
         database = self._database()

@@ -243,6 +243,12 @@ function commands.clear()
     return live
 end
 
+function commands.erase()
+    local found = {redis.call('HLEN', items), redis.call('HLEN', agents)}
+    redis.call('DEL', items, order, expiry, agents)
+    return found
+end
+
 function commands.stats()
     local live, open = count_live()
     local listening = 0

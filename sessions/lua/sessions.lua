@@ -3,9 +3,12 @@
 --   :session:<id>          hash: user, title, version, sliding, expires, created, updated, m:<key of metadata> as JSON
 --   :session-threads:<id>  set of thread ids            :user-sessions:<user>, :user-threads:<user>  sets of ids
 --   :thread:<id>           hash: as a session's, and session, last, mversion, window, summary, parent, parent_seq
---   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<JSON>
+--   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<use><JSON>
 --   :message-keys:<id>     hash: key -> <seq>:<version>:<created>
+--   :usage:<id>            hash: sums over the thread's own messages, <part>:<day since 1970>:<models as JSON>
+--   :app-state:<namespace>, :user-state:<user>  hashes: key, or namespace and key -> value as JSON
 --   :expiry                sorted set: session id by the microsecond it ends
+-- <use> is <input tokens>:<output tokens>:<cost>:<latency>:<bytes of models>:<models>, each '' where there is none.
 -- Times are microseconds of the server's clock. A session that has ended is not there, whether its keys are gone or not;
 -- they go a minute later, those of its threads with them.
 local root = KEYS[1]
@@ -49,7 +52,7 @@ end
 local function row(kind, id) return {id, redis.call('HGETALL', key(kind, id))} end
 
 local function each_key_of_thread(id, call, ...)
-    for _, kind in ipairs({'thread', 'messages', 'message-keys'}) do redis.call(call, key(kind, id), ...) end
+    for _, kind in ipairs({'thread', 'messages', 'message-keys', 'usage'}) do redis.call(call, key(kind, id), ...) end
 end
 
 -- A minute after the session ended, but not before now: the record is still to be read.
@@ -72,19 +75,26 @@ local function keep_session(id)
     for _, thread in ipairs(redis.call('SMEMBERS', key('session-threads', id))) do keep_thread(thread, id) end
 end
 
+-- Return how many messages went.
 local function drop_thread(id)
+    local gone = redis.call('ZCARD', key('messages', id))
     local user, session = unpack(redis.call('HMGET', key('thread', id), 'user', 'session'))
     if user then redis.call('SREM', key('user-threads', user), id) end
     if session then redis.call('SREM', key('session-threads', session), id) end
     each_key_of_thread(id, 'DEL')
+    return gone
 end
 
+-- Return how many messages, threads and sessions went.
 local function drop_session(id)
-    for _, thread in ipairs(redis.call('SMEMBERS', key('session-threads', id))) do drop_thread(thread) end
+    local messages, threads = 0, redis.call('SMEMBERS', key('session-threads', id))
+    for _, thread in ipairs(threads) do messages = messages + drop_thread(thread) end
     local user = redis.call('HGET', key('session', id), 'user')
     if user then redis.call('SREM', key('user-sessions', user), id) end
-    redis.call('DEL', key('session', id), key('session-threads', id))
+    local was_there = redis.call('DEL', key('session', id))
+    redis.call('DEL', key('session-threads', id))
     redis.call('ZREM', root .. ':expiry', id)
+    return messages, #threads, was_there
 end
 
 local function put(name, field, value)
@@ -253,6 +263,38 @@ local function parts(member)
     return tonumber(seq), version, created, tonumber(through)
 end
 
+local function use_of(member)
+    local input, output, cost, latency, size, place =
+        string.match(member, '^%d+:%d+:%d+:%d*:(%d*):(%d*):(%d*):(%d*):(%d*):()')
+    local models = size ~= '' and string.sub(member, place, place + size - 1) or ''
+    return {input = input, output = output, cost = cost, latency = latency, models = models}
+end
+
+-- Add a message's use to the sums of its thread, or take it away (sign -1). A sum may be longer than a counter, so that
+-- each is kept as two: of what is above 10^9, and of what is below. What a fork copied counts where it was written.
+local function count(thread, found, member, sign)
+    local seq, _, created = parts(member)
+    if seq <= tonumber(found.parent_seq or 0) then return end
+    local name, use = key('usage', thread), use_of(member)
+    local place = ':' .. text(math.floor(created / 86400000000)) .. ':' .. use.models
+    local function change(part, number)
+        if number ~= 0 and redis.call('HINCRBY', name, part .. place, text(sign * number)) == 0 then
+            redis.call('HDEL', name, part .. place)
+        end
+    end
+    change('messages', 1)
+    if use.latency ~= '' then change('timed', 1) end
+    for _, part in ipairs({'input', 'output', 'cost', 'latency'}) do
+        change(part .. '+', tonumber(string.sub(use[part], 1, -10)) or 0)
+        change(part, tonumber(string.sub(use[part], -9)) or 0)
+    end
+end
+
+local function remove(thread, found, member)
+    redis.call('ZREM', key('messages', thread), member)
+    count(thread, found, member, -1)
+end
+
 local function add(thread, found, through)
     local name, base = key('messages', thread), tonumber(found.last)
     local version, created = text(found.mversion + 1), later(found.updated)
@@ -260,6 +302,7 @@ local function add(thread, found, through)
     for place, body in ipairs(rows) do
         local seq = text(base + place)
         redis.call('ZADD', name, seq, seq .. kept .. body)
+        count(thread, found, seq .. kept .. body, 1)
     end
     redis.call('HSET', key('thread', thread), 'last', text(base + #rows), 'mversion', version, 'updated', created)
     return {{text(base + 1), version, created}}
@@ -312,7 +355,7 @@ local function cut(thread, found, first)
     local name = key('messages', thread)
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', name, first, '+inf')) do
         local _, _, _, through = parts(member)
-        if not through or through >= first then redis.call('ZREM', name, member) end
+        if not through or through >= first then remove(thread, found, member) end
     end
     if tonumber(found.window) < first then return end
     local window, summary = 0, false
@@ -384,6 +427,159 @@ function run.fork_thread()
     put(name, 'summary', summary)
     if found.session then keep_session(found.session) end
     return {row('thread', v.id)}
+end
+
+-- Messages of an export: their numbers, versions, times and summaries stand before them already.
+function run.import_messages()
+    local found = live_thread(v.thread, v.user)
+    if not found then
+        if live_thread(v.thread) or not v.user_id then return {0} end
+        drop_thread(v.thread)
+        new_thread(v.thread, v.user_id)
+        patch(key('thread', v.thread))
+        found = live_thread(v.thread)
+    end
+    if #rows > 0 and parts(rows[1]) <= tonumber(found.last) then return {0} end
+    local last, version, window, summary = found.last, tonumber(found.mversion), found.window, found.summary
+    for _, member in ipairs(rows) do
+        local seq, its_version, _, through = parts(member)
+        redis.call('ZADD', key('messages', v.thread), text(seq), member)
+        count(v.thread, found, member, 1)
+        last, version = text(seq), math.max(version, tonumber(its_version))
+        if through then window, summary = text(through), text(seq) end
+    end
+    local name = key('thread', v.thread)
+    redis.call('HSET', name, 'last', last, 'mversion', text(version), 'window', window, 'updated', later(found.updated))
+    put(name, 'summary', summary)
+    keep_thread(v.thread, found.session)
+    return {#rows}
+end
+
+-- The ids of the threads of a thread, a session or a user.
+local function in_scope()
+    if v.thread then return {v.thread} end
+    return redis.call('SMEMBERS', v.session and key('session-threads', v.session) or key('user-threads', v.user))
+end
+
+function run.list_usage()
+    local answer = {}
+    for _, id in ipairs(in_scope()) do
+        local found = live_thread(id, v.user)
+        if found and (not v.session or found.session == v.session) then
+            answer[#answer + 1] = {id, found.session or '', found.user, redis.call('HGETALL', key('usage', id))}
+        end
+    end
+    return answer
+end
+
+function run.list_scope()
+    local answer = {}
+    for _, id in ipairs(in_scope()) do
+        local found = live_thread(id, v.user)
+        if found and (not v.session or found.session == v.session) then
+            answer[#answer + 1] = {id, redis.call('ZCARD', key('messages', id)), found.user, found.parent_seq or '0'}
+        end
+    end
+    return answer
+end
+
+function run.list_threads_to_prune() return redis.call('SMEMBERS', key('user-threads', v.user)) end
+
+function run.cut_by_count()
+    local member = redis.call('ZREVRANGE', key('messages', v.thread), v.keep, v.keep)[1]
+    return member and {text((parts(member)))} or {}
+end
+
+-- Times grow with the numbers: the newest message before a moment is found by halving.
+function run.cut_by_age()
+    local name, from, below = key('messages', v.thread), 0, redis.call('ZCARD', key('messages', v.thread))
+    local found
+    while from < below do
+        local middle = math.floor((from + below) / 2)
+        local seq, _, created = parts(redis.call('ZRANGE', name, middle, middle)[1])
+        if tonumber(created) < tonumber(v.moment) then found, from = seq, middle + 1 else below = middle end
+    end
+    return found and {text(found)} or {}
+end
+
+function run.cut_by_tokens()
+    local name, sum, skipped = key('messages', v.thread), 0, 0
+    while true do
+        local page = redis.call('ZREVRANGE', name, skipped, skipped + 99)
+        for _, member in ipairs(page) do
+            local use = use_of(member)
+            sum = sum + (tonumber(use.input) or 0) + (tonumber(use.output) or 0)
+            if sum > tonumber(v.keep) then return {text((parts(member)))} end
+        end
+        if #page < 100 then return {} end
+        skipped = skipped + 100
+    end
+end
+
+function run.prune_messages()
+    local found, gone = live_thread(v.thread, v.user), 0
+    if not found then return {0} end
+    local page = redis.call('ZRANGEBYSCORE', key('messages', v.thread), '-inf', v.cut, 'LIMIT', 0, v.limit + 1)
+    for _, member in ipairs(page) do
+        if gone < tonumber(v.limit) and text((parts(member))) ~= found.summary then
+            remove(v.thread, found, member)
+            gone = gone + 1
+        end
+    end
+    return {gone}
+end
+
+function run.erase_session() return {{drop_session(v.id)}} end
+
+-- Expiry plays no part: what is stored counts.
+function run.erase_user()
+    local messages, threads, sessions = 0, 0, 0
+    for _, id in ipairs(redis.call('SMEMBERS', key('user-threads', v.user))) do
+        threads = threads + redis.call('EXISTS', key('thread', id))
+        messages = messages + drop_thread(id)
+    end
+    for _, id in ipairs(redis.call('SMEMBERS', key('user-sessions', v.user))) do
+        local its_messages, its_threads, was_there = drop_session(id)
+        messages, threads, sessions = messages + its_messages, threads + its_threads, sessions + was_there
+    end
+    local items = redis.call('HLEN', key('user-state', v.user))
+    redis.call('DEL', key('user-state', v.user), key('user-threads', v.user), key('user-sessions', v.user))
+    return {{messages, threads, sessions, items}}
+end
+
+local function stored(kind, index)
+    local answer = {}
+    for _, id in ipairs(redis.call('SMEMBERS', index)) do
+        if redis.call('EXISTS', key(kind, id)) == 1 then answer[#answer + 1] = row(kind, id) end
+    end
+    return answer
+end
+
+function run.export_user_sessions() return stored('session', key('user-sessions', v.user)) end
+function run.export_user_threads() return stored('thread', key('user-threads', v.user)) end
+function run.export_user_items() return redis.call('HGETALL', key('user-state', v.user)) end
+
+function run.export_thread_messages()
+    return redis.call('ZRANGEBYSCORE', key('messages', v.thread), '(' .. v.after, '+inf', 'LIMIT', 0, v.limit)
+end
+
+-- The session, and what the application and the user keep, each as a flat list of fields and values.
+function run.load_state()
+    local session = live_session(v.id)
+    if not session then return {} end
+    return {{row('session', v.id), redis.call('HGETALL', key('app-state', v.namespace)),
+        redis.call('HGETALL', key('user-state', session.user))}}
+end
+
+function run.update_state()
+    local session = live_session(v.id)
+    if not session or not is_expected(session, 'version') then return {} end
+    for _, change in ipairs(rows) do
+        local scope, name, value = string.match(change, '^(%a+)%z([^%z]+)%z(.*)$')
+        local state = scope == 'user' and key('user-state', session.user) or key('app-state', v.namespace)
+        put(state, scope == 'user' and v.namespace .. name or name, value ~= '' and value)
+    end
+    return run.patch_session()
 end
 
 return run[command]()

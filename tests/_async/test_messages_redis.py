@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabaseManager, CapabilityError, RedisConfig, WrongKindError
+from persistence import AsyncDatabaseManager, RedisConfig
 from sessions import (
     AsyncMessageStore,
     AsyncSessionManager,
-    AsyncStateStore,
     AsyncThreadManager,
-    AsyncUserData,
     Message,
-    Query,
     Session,
     Thread,
 )
@@ -120,29 +117,3 @@ async def test_tenants_with_odd_names_have_keys_of_their_own(
         assert (await store.append("t1", said(tenant))).seq == 1
         assert [message.content for message in await store.last("t1")] == [tenant]
     assert await messages.last("t1") == []
-
-
-async def test_what_needs_sql_says_so_and_changes_nothing(
-    manager: AsyncDatabaseManager, messages: AsyncMessageStore
-) -> None:
-    await messages.append("t1", said("a"))
-    lines = [line async for line in messages.export_messages("t1")]
-    assert len(lines) == 2
-    for call in (
-        partial(messages.search, "a"),
-        partial(messages.usage),
-        partial(messages.usage_by, "day"),
-        partial(messages.save_query, Query(question="q", answer="a", user_id="ada")),
-        partial(messages.recent_queries),
-        partial(messages.prune, keep_last=1),
-        partial(messages.import_messages, lines, thread_id="t2"),
-        partial(AsyncSessionManager(manager, "main").erase_session, "s1"),
-    ):
-        with pytest.raises(CapabilityError):
-            await call()
-    with pytest.raises(CapabilityError, match="no words"):
-        AsyncMessageStore(manager, "main", searchable=True)
-    for store in (AsyncStateStore, AsyncUserData):
-        with pytest.raises(WrongKindError):
-            store(manager, "main")
-    assert await messages.last("t2") == []

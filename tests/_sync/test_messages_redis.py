@@ -9,15 +9,12 @@ from typing import Any
 import pytest
 import pytest
 
-from persistence import DatabaseManager, CapabilityError, RedisConfig, WrongKindError
+from persistence import DatabaseManager, RedisConfig
 from sessions import (
     MessageStore,
     SessionManager,
-    StateStore,
     ThreadManager,
-    UserData,
     Message,
-    Query,
     Session,
     Thread,
 )
@@ -121,29 +118,3 @@ def test_tenants_with_odd_names_have_keys_of_their_own(
         assert (store.append("t1", said(tenant))).seq == 1
         assert [message.content for message in store.last("t1")] == [tenant]
     assert messages.last("t1") == []
-
-
-def test_what_needs_sql_says_so_and_changes_nothing(
-    manager: DatabaseManager, messages: MessageStore
-) -> None:
-    messages.append("t1", said("a"))
-    lines = [line for line in messages.export_messages("t1")]
-    assert len(lines) == 2
-    for call in (
-        partial(messages.search, "a"),
-        partial(messages.usage),
-        partial(messages.usage_by, "day"),
-        partial(messages.save_query, Query(question="q", answer="a", user_id="ada")),
-        partial(messages.recent_queries),
-        partial(messages.prune, keep_last=1),
-        partial(messages.import_messages, lines, thread_id="t2"),
-        partial(SessionManager(manager, "main").erase_session, "s1"),
-    ):
-        with pytest.raises(CapabilityError):
-            call()
-    with pytest.raises(CapabilityError, match="no words"):
-        MessageStore(manager, "main", searchable=True)
-    for store in (StateStore, UserData):
-        with pytest.raises(WrongKindError):
-            store(manager, "main")
-    assert messages.last("t2") == []
