@@ -22,6 +22,8 @@ far a database is (``MigrationStatus``, ``AppliedMigration``), tries what it wou
 where tables are not as they should be (``Difference``); ``Advice`` says what would stop a program in use. ``SQLStore``
 is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
+**Data.** ``KeyValueStore`` keeps values by key, with versions and lifetimes.
+
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
@@ -37,6 +39,7 @@ and tells of each ``HealthChange``.
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
+from persistence._async.keyvalue import AsyncKeyValueStore
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.monitor import AsyncHealthMonitor
@@ -47,6 +50,7 @@ from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence._async.transaction import AsyncTransaction
 from persistence._sync.database import Database
+from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
 from persistence._sync.monitor import HealthMonitor
@@ -93,6 +97,7 @@ from persistence.errors import (
 )
 from persistence.fields import Secret
 from persistence.health import HealthChange, HealthStatus, PoolStats
+from persistence.keyvalues import KeyValue
 from persistence.migration_advice import Advice
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, MigrationStatus, TriedMigration
 from persistence.notices import Notice
@@ -107,6 +112,7 @@ __all__ = [
     "AsyncDatabase",
     "AsyncDatabaseManager",
     "AsyncHealthMonitor",
+    "AsyncKeyValueStore",
     "AsyncMigrator",
     "AsyncPgVectorDatabase",
     "AsyncPostgreSQLDatabase",
@@ -143,6 +149,8 @@ __all__ = [
     "HealthChange",
     "HealthMonitor",
     "HealthStatus",
+    "KeyValue",
+    "KeyValueStore",
     "LockTimeoutError",
     "Migration",
     "MigrationError",

@@ -1,0 +1,116 @@
+-- The statements of KeyValueStore and LeaseLock on SQLite.
+
+-- name: get_value
+-- hot: one probe of the primary key. What has expired isn't there, cleaned or not.
+SELECT value, number FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: get_key_value
+-- hot: the same, with what a caller that compares needs.
+SELECT key, value, number, version, expires_at FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: get_many_values
+-- Any number of keys in one text; the caller bounds it.
+SELECT key, value, number FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key IN (SELECT value FROM json_each(:keys)) AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY key LIMIT 10000;
+
+-- name: scan_key_values
+-- hot: a range of the primary key, from the cursor to the end of the prefix.
+SELECT key, value, number, version, expires_at FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key >= :prefix AND key > :after AND key < :until
+    AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY key LIMIT :limit;
+
+-- name: put_value
+-- One statement, whether it was there or not: the version grows under the row's lock.
+INSERT INTO holdfast_key_values (tenant_id, namespace, key, value, number, version, expires_at)
+VALUES (:tenant, :namespace, :key, :value, :number, 1, :expires)
+ON CONFLICT (tenant_id, namespace, key) DO UPDATE
+SET value = excluded.value, number = excluded.number, expires_at = excluded.expires_at,
+    version = holdfast_key_values.version + 1
+RETURNING version;
+
+-- name: put_new_value
+-- Only where nothing is, or only what has expired; no row tells that something is.
+INSERT INTO holdfast_key_values (tenant_id, namespace, key, value, number, version, expires_at)
+VALUES (:tenant, :namespace, :key, :value, :number, 1, :expires)
+ON CONFLICT (tenant_id, namespace, key) DO UPDATE
+SET value = excluded.value, number = excluded.number, expires_at = excluded.expires_at,
+    version = holdfast_key_values.version + 1
+WHERE holdfast_key_values.expires_at <= :now
+RETURNING version;
+
+-- name: put_expected_value
+-- Only over the version that the caller saw; no row tells that it isn't so.
+UPDATE holdfast_key_values SET value = :value, number = :number, expires_at = :expires, version = version + 1
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND version = :expected
+    AND (expires_at IS NULL OR expires_at > :now)
+RETURNING version;
+
+-- name: increment_value
+-- The sum is made in the row, under its lock; no row tells that a value is there which is no number. The expiry is
+-- that of the first, and a counter that has expired begins anew.
+INSERT INTO holdfast_key_values (tenant_id, namespace, key, number, version, expires_at)
+VALUES (:tenant, :namespace, :key, :number, 1, :expires)
+ON CONFLICT (tenant_id, namespace, key) DO UPDATE
+SET number = CASE WHEN holdfast_key_values.expires_at <= :now THEN excluded.number
+        ELSE holdfast_key_values.number + excluded.number END,
+    expires_at = CASE WHEN holdfast_key_values.expires_at <= :now THEN excluded.expires_at
+        ELSE holdfast_key_values.expires_at END,
+    value = NULL, version = holdfast_key_values.version + 1
+WHERE holdfast_key_values.number IS NOT NULL OR holdfast_key_values.expires_at <= :now
+RETURNING number;
+
+-- name: delete_value
+-- What has expired was not there to delete.
+DELETE FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key
+    AND (:expected IS NULL OR version = :expected) AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: delete_many_values
+-- As delete_value, for any number of keys in one text.
+DELETE FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key IN (SELECT value FROM json_each(:keys)) AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: expire_value
+-- The version stays: the value does.
+UPDATE holdfast_key_values SET expires_at = :expires
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: clear_values
+-- One range of the primary key.
+DELETE FROM holdfast_key_values WHERE tenant_id = :tenant AND namespace = :namespace;
+
+-- name: delete_expired_values
+-- The oldest first, in batches, by the index on expiry.
+DELETE FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key IN (
+    SELECT expired.key FROM holdfast_key_values AS expired
+    WHERE expired.tenant_id = :tenant AND expired.namespace = :namespace AND expired.expires_at <= :now
+    ORDER BY expired.expires_at LIMIT :limit
+) AND expires_at <= :now;
+
+-- name: take_lease
+-- One statement takes a lease that is free, has run out, or is the holder's own; the token grows when it changes hands.
+INSERT INTO holdfast_leases (tenant_id, name, holder, fence, expires_at)
+VALUES (:tenant, :name, :holder, 1, :expires)
+ON CONFLICT (tenant_id, name) DO UPDATE
+SET holder = excluded.holder, expires_at = excluded.expires_at, fence = holdfast_leases.fence + 1
+WHERE holdfast_leases.expires_at <= :now
+RETURNING fence;
+
+-- name: renew_lease
+-- Only while it has not run out: whoever comes late must learn of it.
+UPDATE holdfast_leases SET expires_at = :expires
+WHERE tenant_id = :tenant AND name = :name AND holder = :holder AND expires_at > :now;
+
+-- name: release_lease
+-- The row stays, for its token.
+UPDATE holdfast_leases SET expires_at = 0
+WHERE tenant_id = :tenant AND name = :name AND holder = :holder AND expires_at > :now;
+
+-- name: get_lease
+-- The token that the name has now, in use or not.
+SELECT fence, expires_at > :now AS held FROM holdfast_leases WHERE tenant_id = :tenant AND name = :name;
