@@ -24,6 +24,8 @@ is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
 **Data.** ``KeyValueStore`` keeps values by key, with versions and lifetimes.
 
+**Locks.** ``AdvisoryLock`` for as long as a transaction, ``LeaseLock`` with a fencing token.
+
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
@@ -40,6 +42,7 @@ and tells of each ``HealthChange``.
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.keyvalue import AsyncKeyValueStore
+from persistence._async.locks import AsyncAdvisoryLock, AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.monitor import AsyncHealthMonitor
@@ -51,6 +54,7 @@ from persistence._async.store import AsyncSQLStore
 from persistence._async.transaction import AsyncTransaction
 from persistence._sync.database import Database
 from persistence._sync.keyvalue import KeyValueStore
+from persistence._sync.locks import AdvisoryLock, LeaseLock
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
 from persistence._sync.monitor import HealthMonitor
@@ -108,11 +112,14 @@ from persistence.secrets import Cipher
 
 __all__ = [
     "Advice",
+    "AdvisoryLock",
     "AppliedMigration",
+    "AsyncAdvisoryLock",
     "AsyncDatabase",
     "AsyncDatabaseManager",
     "AsyncHealthMonitor",
     "AsyncKeyValueStore",
+    "AsyncLeaseLock",
     "AsyncMigrator",
     "AsyncPgVectorDatabase",
     "AsyncPostgreSQLDatabase",
@@ -151,6 +158,7 @@ __all__ = [
     "HealthStatus",
     "KeyValue",
     "KeyValueStore",
+    "LeaseLock",
     "LockTimeoutError",
     "Migration",
     "MigrationError",

@@ -93,12 +93,12 @@ class AsyncSQLValues(AsyncSQLStore):
                 given["expires"] = None if ttl is None else given["now"] + timedelta(seconds=ttl)
         return database, sql, {each: given[each] for each in compile_statement(sql, database.kind).names}
 
-    async def _rows(self, name: str, **values: Any) -> list[dict[str, Any]]:
+    async def _rows(self, name: str, /, **values: Any) -> list[dict[str, Any]]:
         database, sql, given = await self._prepared(name, values)
         found: list[dict[str, Any]] = await database.fetch_all(sql, given)
         return found
 
-    async def _change(self, name: str, **values: Any) -> int:
+    async def _change(self, name: str, /, **values: Any) -> int:
         database, sql, given = await self._prepared(name, values)
         count: int = await database.execute(sql, given)
         return count

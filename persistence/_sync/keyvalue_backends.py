@@ -94,12 +94,12 @@ class SQLValues(SQLStore):
                 given["expires"] = None if ttl is None else given["now"] + timedelta(seconds=ttl)
         return database, sql, {each: given[each] for each in compile_statement(sql, database.kind).names}
 
-    def _rows(self, name: str, **values: Any) -> list[dict[str, Any]]:
+    def _rows(self, name: str, /, **values: Any) -> list[dict[str, Any]]:
         database, sql, given = self._prepared(name, values)
         found: list[dict[str, Any]] = database.fetch_all(sql, given)
         return found
 
-    def _change(self, name: str, **values: Any) -> int:
+    def _change(self, name: str, /, **values: Any) -> int:
         database, sql, given = self._prepared(name, values)
         count: int = database.execute(sql, given)
         return count

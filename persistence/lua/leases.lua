@@ -11,9 +11,6 @@ if call == 'take' then
     redis.call('SET', KEYS[1], holder, 'PX', ttl)
     return redis.call('INCR', KEYS[2])
 end
-if call == 'fence' then
-    return {tonumber(redis.call('GET', KEYS[2]) or '0'), now and 1 or 0}
-end
 if now ~= holder then
     return 0
 end

@@ -1,4 +1,4 @@
--- The statements of KeyValueStore and LeaseLock on PostgreSQL.
+-- The statements of KeyValueStore and of locks on PostgreSQL.
 
 -- name: get_value
 -- hot: one probe of the primary key. What has expired isn't there, cleaned or not.
@@ -111,6 +111,15 @@ WHERE tenant_id = :tenant AND name = :name AND holder = :holder AND expires_at >
 UPDATE holdfast_leases SET expires_at = '-infinity'
 WHERE tenant_id = :tenant AND name = :name AND holder = :holder AND expires_at > clock_timestamp();
 
--- name: get_lease
--- The token that the name has now, in use or not.
-SELECT fence, expires_at > clock_timestamp() AS held FROM holdfast_leases WHERE tenant_id = :tenant AND name = :name;
+-- name: limit_advisory_lock
+-- For this lock alone; what the limit was is kept beside it.
+SELECT set_config('holdfast.lock_timeout', current_setting('lock_timeout'), true),
+    set_config('lock_timeout', :limit, true);
+
+-- name: take_advisory_lock
+-- The form that ends with its transaction: a session's own would stay behind in a pooler.
+SELECT pg_advisory_xact_lock(:number);
+
+-- name: unlimit_advisory_lock
+-- Back to what it was.
+SELECT set_config('lock_timeout', current_setting('holdfast.lock_timeout'), true);

@@ -1,4 +1,4 @@
--- The statements of KeyValueStore and LeaseLock on SQLite.
+-- The statements of KeyValueStore and of locks on SQLite.
 
 -- name: get_value
 -- hot: one probe of the primary key. What has expired isn't there, cleaned or not.
@@ -110,7 +110,3 @@ WHERE tenant_id = :tenant AND name = :name AND holder = :holder AND expires_at >
 -- The row stays, for its token.
 UPDATE holdfast_leases SET expires_at = 0
 WHERE tenant_id = :tenant AND name = :name AND holder = :holder AND expires_at > :now;
-
--- name: get_lease
--- The token that the name has now, in use or not.
-SELECT fence, expires_at > :now AS held FROM holdfast_leases WHERE tenant_id = :tenant AND name = :name;

@@ -40,8 +40,9 @@ def store(request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Pa
 
 
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2**63 - 1, -(2**63), 2**63, 10**400, 0.5, -0.0, 1e16, 1e300, "", "text", "a\0b", "\ud800",
-    "☃", b"", b"\0\xff", [], {}, [1, [None, {"a": "\0"}]], {"b": 1, "a": {"ü": [1.0, 2]}}, "12", b"12", "x" * 100_000,
+    None, True, False, 0, 1, -1, 2**63 - 1, -(2**63), 2**63, 10**400, 0.5, -0.0, 1e16, 1e300, "", "text", "a\0b",
+    "\ud800", "☃", b"", b"\0\xff", [], {}, [1, [None, {"a": "\0"}]], {"b": 1, "a": {"ü": [1.0, 2]}}, "12", b"12",
+    "x" * 100_000,
 ]  # fmt: skip
 
 
@@ -214,7 +215,8 @@ def test_any_number_of_keys_takes_bounded_statements(
 
 BAD_KEYS: list[Any] = ["", "a\0b", "\ud800", "x" * 1025, b"k", 7, None]
 BAD_VALUES: list[Any] = [
-    math.nan, math.inf, (1, 2), {1: 2}, {"a": (1,)}, {"a": {"b": {1, 2}}}, object(), datetime.now(UTC), 1j, bytearray(b"x"),
+    math.nan, math.inf, (1, 2), {1: 2}, {"a": (1,)}, {"a": {"b": {1, 2}}}, object(), datetime.now(UTC), 1j,
+    bytearray(b"x"),
 ]  # fmt: skip
 
 
