@@ -26,6 +26,8 @@ _LARGEST = 8e37
 """The largest squared length: a sum of two such vectors can still be squared in float32, as pgvector does."""
 _SMALLEST = 1e-30
 """The smallest squared length whose parts float32 still tells from 0."""
+LONGEST, SHORTEST = 8e18, 1e-15
+"""The lengths between which a vector has a cosine, on their safe sides."""
 
 _ONE_THREAD = 9215
 """OpenBLAS multiplies a matrix of fewer than 9,216 numbers with a vector on one thread, and takes dot products so."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from persistence.dialect import to_json
-from vectorstore.filters import All, AnyOf, Condition, Node, Not, Scalar, kind_of
+from vectorstore.filters import All, AnyOf, Condition, Node, Not, Scalar, joined_path, kind_of
 from vectorstore.requests import KeyType
 from vectorstore.schema import key_expression
 
@@ -50,17 +51,22 @@ class _Writer(ABC):
 
 
 class Written(NamedTuple):
-    """A filter as SQL: a condition, its parameters (``filter_…``), and whether the planner has figures on it."""
+    """A filter as SQL: a condition, its parameters (``filter_…``), and whether the planner has figures on it.
+
+    ``undeclared`` are the keys for whose conditions there would be an index, and figures, if they were declared.
+    """
 
     sql: str
     parameters: dict[str, Any]
     estimable: bool = True
+    undeclared: Mapping[str, KeyType] = MappingProxyType({})
 
 
 class _PostgreSQL(_Writer):
     def __init__(self, column: str, keys: Mapping[tuple[str, ...], KeyType]) -> None:
         super().__init__(column)
         self.estimable = True
+        self.undeclared: dict[str, KeyType] = {}
         self._keys = keys
         self._negated = False
 
@@ -87,6 +93,9 @@ class _PostgreSQL(_Writer):
         self.estimable = False
         if operator == "$exists":
             return f"({found} IS NOT NULL)"
+        if path not in self._keys:
+            first = operand[0] if operator in ("$in", "$like") else operand
+            self.undeclared[joined_path(path)] = "text" if isinstance(first, str) else "number"
         if operator == "$in":
             items = self.bind(to_json(operand))
             return f"coalesce({found} IN (SELECT jsonb_array_elements(CAST({items} AS jsonb))), false)"
@@ -202,7 +211,7 @@ def _sqlite_types(operand: Scalar) -> str:
 def to_postgresql(node: Node, column: str, keys: Mapping[tuple[str, ...], KeyType] | None = None) -> Written:
     """Return a condition on a jsonb column; ``keys`` are those that are declared, by their path."""
     writer = _PostgreSQL(column, keys or {})
-    return Written(writer.write(node), writer.parameters, writer.estimable)
+    return Written(writer.write(node), writer.parameters, writer.estimable, writer.undeclared)
 
 
 def to_sqlite(node: Node, column: str) -> tuple[str, dict[str, Any]]:

@@ -150,6 +150,11 @@ def parse_path(text: str) -> tuple[str, ...]:
     return tuple(path)
 
 
+def joined_path(path: tuple[str, ...]) -> str:
+    """Return the dotted key that :func:`parse_path` makes these steps of."""
+    return ".".join(step.replace("\\", "\\\\").replace(".", "\\.") for step in path)
+
+
 def _parse_operators(path: tuple[str, ...], value: object, depth: int) -> Node:
     if not isinstance(value, Mapping):
         return Condition(path, "$eq", _scalar("$eq", value))

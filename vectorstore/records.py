@@ -114,7 +114,7 @@ class Explanation:
 
     ``index`` names the index of vectors that was read. ``rows`` is how many documents pass the filter by the server's
     estimate (exact where there is no server), ``compared`` how many were compared, both None where nobody knows;
-    ``seconds`` is what the search took, ``detail`` the server's own account of it.
+    ``seconds`` is what the search took, ``detail`` the server's own account of it, ``hint`` what would make it faster.
     """
 
     plan: Plan
@@ -123,6 +123,7 @@ class Explanation:
     compared: int | None = None
     seconds: float = 0.0
     detail: str = ""
+    hint: str = ""
 
 
 class BatchFailure(NamedTuple):

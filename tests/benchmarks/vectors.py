@@ -277,11 +277,11 @@ def mean(values: Any) -> float:
 
 
 def tenants_of(data: Data, wanted: int) -> list[str]:
-    """Return a few tenants that have at least so many documents together."""
+    """Return the smallest tenants that have about so many documents together."""
     sizes = Counter(str(each.metadata["tenant"]) for each in data.documents)
     chosen: list[str] = []
-    for tenant, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        if size <= wanted / 3 and sum(sizes[each] for each in chosen) < wanted:
+    for tenant, _ in sorted(sizes.items(), key=lambda item: (item[1], item[0])):
+        if sum(sizes[each] for each in chosen) < wanted:
             chosen.append(tenant)
     return chosen
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from persistence._async.database import AsyncDatabase
-from persistence.dialect import quote_identifier
 from persistence.errors import NotFoundError, ValidationError
 from persistence.fields import Duration
 from persistence.queries import load_queries
-from persistence.validation import ID_BYTES, check_whole, shown
-from vectorstore import langchain_tables, schema
+from persistence.validation import check_whole, shown
+from vectorstore import langchain_tables
 from vectorstore._async.pgvector import AsyncPgVectorStore
 from vectorstore._async.store import AsyncVectorStore
 from vectorstore.adoption import AdoptedTable
@@ -19,8 +18,6 @@ from vectorstore.records import Document, metadata_value
 
 IMPORT_SECONDS = 3600.0
 """How long an import within one database may take."""
-_LONGEST, _SHORTEST = 8e18, 1e-15
-"""The lengths between which a vector is one that the metrics compare; see ``vectorstore.distance``."""
 
 
 async def import_langchain(
@@ -53,14 +50,14 @@ async def import_langchain(
     check_whole("batch_size", batch_size, most=10_000)
     if not isinstance(target, AsyncVectorStore):
         raise ValidationError(f"a {type(target).__name__} is no store to import into", hint="PgVectorStore(…), …")
-    own = target._manager.get_database(target._name) if isinstance(target, AsyncPgVectorStore) else None
+    own = target.database if isinstance(target, AsyncPgVectorStore) else None
     old = own if source is None else source
     if old is None or old.kind != "postgresql":
         what = f"a {type(target).__name__}" if old is None else f"the connection {old.name!r}"
         raise ValidationError(f"{what} is no PostgreSQL to read from", hint="source=manager.get_postgresql(…)")
     found = await _source(old, collection, table)
-    if isinstance(target, AsyncPgVectorStore) and old is own and await _takes_rows(target):
-        return await _import_rows(target, old, found, timeout)
+    if isinstance(target, AsyncPgVectorStore) and old is own and await target.takes_selected():
+        return await target.store_selected(found.sql, found.parameters, timeout=timeout)
     return await target.store_documents(_documents(old, found, batch_size), batch_size=batch_size)
 
 
@@ -75,34 +72,6 @@ async def _source(database: AsyncDatabase, collection: str | None, table: Adopte
     if await database.fetch_value(langchain_tables.COLLECTION, found.parameters) is None:
         raise NotFoundError(f"PGVector has no collection {shown(str(collection))}", connection=database.name)
     return found
-
-
-async def _takes_rows(target: AsyncPgVectorStore) -> bool:
-    """Make the collection's table, and tell whether rows can go straight into it."""
-    _, known = await target._ready()
-    return known.columns is None and target._shape.type != "bit"
-
-
-async def _import_rows(target: AsyncPgVectorStore, database: AsyncDatabase, source: Source, timeout: Duration) -> int:
-    """Copy the documents within their database."""
-    statements = load_queries("vectorstore", "postgresql")
-    places = {"table": quote_identifier(schema.relation(target.collection)), "source": f"({source.sql})"}
-    limits = {
-        "dimensions": target.dimensions,
-        "id_bytes": ID_BYTES,
-        "longest": _LONGEST,
-        "shortest": _SHORTEST if target.metric == "cosine" else 0.0,
-    }
-    own = {"tenant": target._tenant, "namespace": target.namespace}
-    async with database.transaction(timeout=timeout):
-        refused = await database.fetch_one(
-            schema.fill(statements.import_refused, places), source.parameters | limits, timeout=timeout, prepare=False
-        )
-        if refused is not None:
-            raise ValidationError(f"document {shown(str(refused['id']))} {refused['reason']}", connection=database.name)
-        return await database.execute(
-            schema.fill(statements.import_rows, places), source.parameters | own, timeout=timeout, prepare=False
-        )
 
 
 async def _documents(database: AsyncDatabase, source: Source, size: int) -> AsyncIterator[Document]:

@@ -13,8 +13,12 @@ import numpy as np
 from persistence._async.postgresql import AsyncPgVectorDatabase
 from persistence.arrays import TextColumn, VectorColumn
 from persistence.dialect import Dialect
+from persistence.errors import CapabilityError, ValidationError
+from persistence.fields import Duration
+from persistence.validation import ID_BYTES, shown
 from vectorstore import adoption, schema
 from vectorstore._async.pgindex import AsyncPgIndexes
+from vectorstore.distance import LONGEST, SHORTEST
 from vectorstore.filters import Node
 from vectorstore.records import Change, CheckedDocument, Document, metadata_value
 
@@ -26,14 +30,60 @@ class AsyncPgVectorStore(AsyncPgIndexes):
     made with. ``vector_type`` is how pgvector holds the numbers: ``halfvec`` takes half the room, ``bit`` keeps whether
     each is above 0. There is no index of vectors until :meth:`build_index` is called, and a search compares all of
     them: below some 10,000 documents that is fast, and loading into a live hnsw index is thirty times slower.
-    ``effort`` is hnsw's ``ef_search`` or ivfflat's ``probes`` (left out: 100, or the square root of the lists).
+    ``effort`` is hnsw's ``ef_search`` or ivfflat's ``probes`` (left out: 100, more where a filter leaves
+    few, or the square root of the lists).
 
     Words and declared keys may be added to a collection later, by opening it with them; where it is large that takes
     its time, and its writers wait.
     """
 
+    @property
+    def database(self) -> AsyncPgVectorDatabase:
+        """The connection that the documents are on."""
+        return self._manager.get_pgvector(self._name)
+
+    async def takes_selected(self) -> bool:
+        """Tell whether :meth:`store_selected` can be called: not on an adopted table, and not for bits."""
+        _, known = await self._ready()
+        return known.columns is None and self._shape.type != "bit"
+
+    async def store_selected(self, sql: str, parameters: Mapping[str, Any], *, timeout: Duration | None = None) -> int:
+        """Store what a SELECT of this database gives, all or nothing; return how many documents.
+
+        ``sql`` is code of yours, with ``:name`` for each of ``parameters``. Its columns are ``id``, ``content``,
+        ``metadata`` (jsonb) and ``embedding`` (vector); each id comes once. No document leaves the server, and what has
+        the same id is replaced. The selected rows are read twice: they must be the same both times.
+
+        Raises:
+            ValidationError: a document is one that :meth:`store_documents` would refuse.
+            CapabilityError: the collection can't; see :meth:`takes_selected`.
+        """
+        if not await self.takes_selected():
+            raise CapabilityError(
+                f"the collection {self.collection!r} takes no selected rows",
+                hint="store_documents; this is for tables of our own, and not for bits",
+                connection=self._name,
+            )
+        database, places = self.database, {"source": f"({sql})"}
+        limits = {
+            "dimensions": self.dimensions,
+            "id_bytes": ID_BYTES,
+            "longest": LONGEST,
+            "shortest": SHORTEST if self.metric == "cosine" else 0.0,
+        }
+        own = {"tenant": self._tenant, "namespace": self.namespace}
+        async with database.transaction(timeout=timeout):
+            check = schema.fill(self._sql.selected_refused, places)
+            refused = await database.fetch_one(check, {**parameters, **limits}, timeout=timeout, prepare=False)
+            if refused is not None:
+                raise ValidationError(
+                    f"document {shown(str(refused['id']))} {refused['reason']}", connection=self._name
+                )
+            store = schema.fill(self._sql.store_selected, places)
+            return await database.execute(store, {**parameters, **own}, timeout=timeout, prepare=False)
+
     def _may_look_ahead(self) -> bool:
-        return not self._manager.get_pgvector(self._name).in_transaction
+        return not self.database.in_transaction
 
     async def _write(self, batch: list[CheckedDocument]) -> None:
         database, known = await self._ready()

@@ -164,7 +164,8 @@ class AsyncVectorStore(AsyncDocuments):
     ) -> list[SearchResults]:
         """Return the results of several searches by vector, in the order of the queries; see :meth:`search`.
 
-        Texts are embedded in one call, and the whole is one round trip.
+        Texts are embedded in one call, and the whole is one round trip; PostgreSQL answers twenty or more on several
+        connections at a time, unless in a transaction.
         """
         if isinstance(queries, str | Mapping) or not hasattr(queries, "__len__"):
             raise ValidationError(f"queries is one {type(queries).__name__}", hint="give a list: [query]")

@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from persistence._sync.database import Database
-from persistence.dialect import quote_identifier
 from persistence.errors import NotFoundError, ValidationError
 from persistence.fields import Duration
 from persistence.queries import load_queries
-from persistence.validation import ID_BYTES, check_whole, shown
-from vectorstore import langchain_tables, schema
+from persistence.validation import check_whole, shown
+from vectorstore import langchain_tables
 from vectorstore._sync.pgvector import PgVectorStore
 from vectorstore._sync.store import VectorStore
 from vectorstore.adoption import AdoptedTable
@@ -20,8 +19,6 @@ from vectorstore.records import Document, metadata_value
 
 IMPORT_SECONDS = 3600.0
 """How long an import within one database may take."""
-_LONGEST, _SHORTEST = 8e18, 1e-15
-"""The lengths between which a vector is one that the metrics compare; see ``vectorstore.distance``."""
 
 
 def import_langchain(
@@ -54,14 +51,14 @@ def import_langchain(
     check_whole("batch_size", batch_size, most=10_000)
     if not isinstance(target, VectorStore):
         raise ValidationError(f"a {type(target).__name__} is no store to import into", hint="PgVectorStore(…), …")
-    own = target._manager.get_database(target._name) if isinstance(target, PgVectorStore) else None
+    own = target.database if isinstance(target, PgVectorStore) else None
     old = own if source is None else source
     if old is None or old.kind != "postgresql":
         what = f"a {type(target).__name__}" if old is None else f"the connection {old.name!r}"
         raise ValidationError(f"{what} is no PostgreSQL to read from", hint="source=manager.get_postgresql(…)")
     found = _source(old, collection, table)
-    if isinstance(target, PgVectorStore) and old is own and _takes_rows(target):
-        return _import_rows(target, old, found, timeout)
+    if isinstance(target, PgVectorStore) and old is own and target.takes_selected():
+        return target.store_selected(found.sql, found.parameters, timeout=timeout)
     return target.store_documents(_documents(old, found, batch_size), batch_size=batch_size)
 
 
@@ -76,34 +73,6 @@ def _source(database: Database, collection: str | None, table: AdoptedTable | st
     if database.fetch_value(langchain_tables.COLLECTION, found.parameters) is None:
         raise NotFoundError(f"PGVector has no collection {shown(str(collection))}", connection=database.name)
     return found
-
-
-def _takes_rows(target: PgVectorStore) -> bool:
-    """Make the collection's table, and tell whether rows can go straight into it."""
-    _, known = target._ready()
-    return known.columns is None and target._shape.type != "bit"
-
-
-def _import_rows(target: PgVectorStore, database: Database, source: Source, timeout: Duration) -> int:
-    """Copy the documents within their database."""
-    statements = load_queries("vectorstore", "postgresql")
-    places = {"table": quote_identifier(schema.relation(target.collection)), "source": f"({source.sql})"}
-    limits = {
-        "dimensions": target.dimensions,
-        "id_bytes": ID_BYTES,
-        "longest": _LONGEST,
-        "shortest": _SHORTEST if target.metric == "cosine" else 0.0,
-    }
-    own = {"tenant": target._tenant, "namespace": target.namespace}
-    with database.transaction(timeout=timeout):
-        refused = database.fetch_one(
-            schema.fill(statements.import_refused, places), source.parameters | limits, timeout=timeout, prepare=False
-        )
-        if refused is not None:
-            raise ValidationError(f"document {shown(str(refused['id']))} {refused['reason']}", connection=database.name)
-        return database.execute(
-            schema.fill(statements.import_rows, places), source.parameters | own, timeout=timeout, prepare=False
-        )
 
 
 def _documents(database: Database, source: Source, size: int) -> Iterator[Document]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from persistence._sync.compat import Parallel
 from persistence._sync.postgresql import PgVectorDatabase
 from persistence.arrays import TextColumn, VectorColumn
 from vectorstore import ranking, schema
@@ -25,11 +27,15 @@ from vectorstore.filter_sql import Written, to_postgresql
 from vectorstore.filters import Node
 from vectorstore.index import MAX_EF_SEARCH, Index, compares_all
 from vectorstore.records import Explanation, Plan, SearchResult, SearchResults, metadata_value
-from vectorstore.requests import Fusion, SearchRequest
+from vectorstore.requests import Fusion, KeyType, SearchRequest
 
 ENOUGH_BY_WORDS = 5000
 """Terms are looked up from the rarest on until so many documents have one of them."""
 SAMPLE_ROWS = 3000
+MANY_TOGETHER = 10
+"""Of many queries so many, or more, are one statement."""
+MANY_CONNECTIONS = 4
+"""Many queries are spread over so many connections at most."""
 
 _ANY = Written("true", {})
 _IDS_ONLY = {"content": "''", "metadata": "'{}'"}
@@ -45,6 +51,15 @@ class _Way:
     prepare: bool | None
     index: Index | None = None
     passing: float | None = None
+    undeclared: Mapping[str, KeyType] = field(default_factory=dict)
+
+    @property
+    def hint(self) -> str:
+        """What would make it faster."""
+        if not self.undeclared:
+            return ""
+        named = ", ".join(f"{key!r}: {'str' if kind == 'text' else 'float'}" for key, kind in self.undeclared.items())
+        return f"no index answers this filter: open the store with keys={{{named}}}"
 
 
 class PgSearch(PgCollection):
@@ -84,7 +99,7 @@ class PgSearch(PgCollection):
         passing = self._passing(database, known, condition, request.namespace)
         if compares_all(passing, known.rows, request.k, by_index=condition.estimable):
             return self._exactly(condition, request, passing, many=many)
-        setting, value = known.index.effort(self._effort, request.k)
+        setting, value = known.index.effort(self._effort, request.k, passing / max(known.rows, 1))
         settings = {
             "effort_name": setting,
             "effort": str(value),
@@ -98,7 +113,7 @@ class PgSearch(PgCollection):
         parameters = self._parameters(condition, request) | settings
         if not many:
             parameters["query"] = request.vector
-        return _Way("index", sql, parameters, None, known.index, passing)
+        return _Way("index", sql, parameters, None, known.index, passing, condition.undeclared)
 
     def _exactly(
         self, condition: Written, request: SearchRequest, passing: float | None = None, *, many: bool = False
@@ -110,7 +125,7 @@ class PgSearch(PgCollection):
             sql = self._sql.search_exactly
             parameters |= {"collection": self.collection, "query": request.vector}
         filled = schema.fill(sql, self._places(condition, request))
-        return _Way("exact", filled, parameters, self._prepare(request), None, passing)
+        return _Way("exact", filled, parameters, self._prepare(request), None, passing, condition.undeclared)
 
     def _places(self, condition: Written, request: SearchRequest) -> dict[str, str]:
         shown = self._shape.shown("embedding") if request.with_embeddings else "NULL"
@@ -149,8 +164,23 @@ class PgSearch(PgCollection):
         return min(estimate, known.rows * row["passed"] / row["seen"]) if row.get("seen") else estimate
 
     def _nearest_many(self, vectors: list[Matrix], request: SearchRequest) -> list[SearchResults]:
+        """Return what each vector finds; many go side by side, each part by a process of the server's own."""
         database, known = self._ready()
         way = self._way(database, known, request, many=True)
+        count = 1 if database.in_transaction else min(MANY_CONNECTIONS, database.config.max_connections)
+        size = max(MANY_TOGETHER, -(-len(vectors) // count))
+        parts = [vectors[start : start + size] for start in range(0, len(vectors), size)]
+        parallel = Parallel()
+        try:
+            found = parallel.run([partial(self._together, database, way, part, request) for part in parts])
+        finally:
+            parallel.close()
+        return [results for part in found for results in part]
+
+    def _together(
+        self, database: PgVectorDatabase, way: _Way, vectors: list[Matrix], request: SearchRequest
+    ) -> list[SearchResults]:
+        """Return what each vector finds, by one statement for all."""
         parameters = {**way.parameters, "queries": VectorColumn(np.stack(vectors))}
         rows = database.fetch_all(way.sql, parameters, prepare=way.prepare, binary=True)
         found = [SearchResults(plan=way.plan) for _ in vectors]
@@ -246,6 +276,7 @@ class PgSearch(PgCollection):
             compared=_rows_read(tree, known.base),
             seconds=tree["Actual Total Time"] / 1000,
             detail=json.dumps(tree, indent=1),
+            hint=way.hint if known.columns is None else "",
         )
 
 
