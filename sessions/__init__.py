@@ -31,9 +31,9 @@ priorities, retries, children and hand-over. ``TaskWorker`` does them by handler
 topics, with a time to live and permissions to post, apart for each user (``for_user``). It works on Redis too, and as
 ``MemoryContextStore`` without a server.
 
-**Graph.** ``MemoryGraph`` remembers what agents know as ``Node`` and ``Edge`` records, in scopes with a ``ScopePolicy``
-each; it searches, walks (``neighbours``, ``shortest_path``), keeps every version, and holds configuration that changes
-while programs run.
+**Graph.** ``MemoryGraph`` remembers what agents know as ``Node`` and ``Edge`` records, in scopes with a
+``ScopePolicy`` each; it searches, recalls, walks (``neighbours``, ``shortest_path``), keeps every version, and holds
+configuration that changes while programs run.
 
 **Events.** ``EventLog`` keeps ``Event`` records in the order of their time: metrics, logs, audit events, correlations
 and kinds of your own. It queries, sums (``EventBucket``) and follows them, rolls up old ones by an ``EventPolicy``

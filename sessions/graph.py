@@ -106,7 +106,11 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A node that a search found, and the share of the query's words that it has: above 0, up to 1."""
+    """A node that was found, and how well it fits.
+
+    Of ``search`` the score is the share of the query's words that it has, above 0 and up to 1; of ``recall`` the cosine
+    between both embeddings.
+    """
 
     node: Node
     score: float
@@ -262,14 +266,15 @@ def edges_place(node: str, direction: object, after: object, limit: object) -> d
     return {**values, "outward": False, "in_relationship": relationship, "in_other": source}
 
 
-def walk_place(depth: object, after: object, limit: object) -> dict[str, Any]:
+def walk_place(node: str, depth: object, after: object, limit: object) -> dict[str, Any]:
     """Return what a walk takes: how far it goes, how many it gives, and the place that they follow."""
     values = {
+        "id": node,
         "depth": check_whole("depth", depth, most=DEPTH),
         "limit": check_limit(limit),
+        # The start is all that lies at depth 0; what follows it is everything else.
         "after_depth": 0,
-        # The start lies at depth 0, and no id comes after this one: the start itself is never among what is found.
-        "after_id": "\U0010ffff" * (NODE_ID_BYTES // 4 + 1),
+        "after_id": node,
     }
     if after is not None:
         values["after_depth"], values["after_id"] = _decode(after, int, str)

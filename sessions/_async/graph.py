@@ -10,6 +10,7 @@ from persistence.errors import ForeignKeyError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_limit, shown
 from sessions._async.graph_history import AsyncGraphHistory
+from sessions._async.graph_recall import AsyncGraphRecall
 from sessions._async.graph_transfer import AsyncGraphTransfer
 from sessions._async.graph_walk import AsyncGraphWalk
 from sessions.graph import (
@@ -43,7 +44,7 @@ from sessions.scopes import Approval
 from sessions.words import search_words, words_value
 
 
-class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphTransfer):
+class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, AsyncGraphTransfer):
     """What agents know, as nodes and edges: one tenant's, in one scope, on PostgreSQL or SQLite.
 
     It is bound to the scope LOCAL; ``in_scope`` binds it to another, ``for_actor`` to who acts. ``policies`` say who

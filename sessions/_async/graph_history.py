@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +22,7 @@ from sessions.graph_rows import (
 )
 from sessions.messages import check_moment, to_text
 from sessions.records import expected_of
-from sessions.scopes import OPEN, Approval, check_writable
+from sessions.scopes import Approval
 
 PAGE = 1000
 """How many nodes are looked at at once when the histories of all are pruned."""
@@ -70,8 +69,7 @@ class AsyncGraphHistory(AsyncGraphBase):
             NotPermittedError: the policy of the scope doesn't allow it.
         """
         keep = check_whole("keep_last", keep_last)
-        policy = replace(self._policies.get(self._scope, OPEN), needs_approval=False)
-        check_writable(self._scope, policy, self._actor, None, self._name)
+        self._may_change()
         if id is not None:
             return await self._change("graph_prune_history", {"id": node_id(id), "keep": keep})
         removed, after = 0, ""

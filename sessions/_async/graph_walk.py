@@ -43,10 +43,13 @@ class AsyncGraphWalk(AsyncGraphBase):
         one recursive statement, whose cost is that of the edges within reach. ``after`` is the ``cursor`` of the last
         of the page before (``limit`` up to 10,000). A node that isn't there has none.
         """
-        values = {"id": node_id(node), **directions(direction), **walk_place(depth, after, limit)}
+        values = {**directions(direction), **walk_place(node_id(node), depth, after, limit)}
         values["relationships"] = relationship_names(relationship)
         self._may_read()
-        return await self._read_all(_neighbour_from_row, "list_graph_neighbours", values)
+        name = "list_graph_neighbours"
+        if (await self._database()).kind == "postgresql":
+            name += f"_{direction}"
+        return await self._read_all(_neighbour_from_row, name, values)
 
     async def shortest_path(
         self,

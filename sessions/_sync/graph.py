@@ -11,6 +11,7 @@ from persistence.errors import ForeignKeyError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_limit, shown
 from sessions._sync.graph_history import GraphHistory
+from sessions._sync.graph_recall import GraphRecall
 from sessions._sync.graph_transfer import GraphTransfer
 from sessions._sync.graph_walk import GraphWalk
 from sessions.graph import (
@@ -44,7 +45,7 @@ from sessions.scopes import Approval
 from sessions.words import search_words, words_value
 
 
-class MemoryGraph(GraphWalk, GraphHistory, GraphTransfer):
+class MemoryGraph(GraphWalk, GraphHistory, GraphRecall, GraphTransfer):
     """What agents know, as nodes and edges: one tenant's, in one scope, on PostgreSQL or SQLite.
 
     It is bound to the scope LOCAL; ``in_scope`` binds it to another, ``for_actor`` to who acts. ``policies`` say who

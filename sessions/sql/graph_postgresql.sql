@@ -314,9 +314,52 @@ FROM (
 JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND n.id = f.id
 ORDER BY f.matched DESC, f.updated_at DESC, f.id DESC LIMIT :limit;
 
--- name: list_graph_neighbours
+-- name: list_graph_neighbours_out
 -- hot: UNION drops what a level meets twice, the depth ends every cycle, and the least depth of each node is kept. Nodes are
--- read after the limit.
+-- read after the limit. There is one statement a direction: one for all would look dearer to the planner than a plan for
+-- its very parameters, and so be planned anew for each call.
+WITH RECURSIVE walk (id, depth) AS (
+    SELECT CAST(:id AS text) COLLATE "C", 0
+    UNION
+    SELECT e.target, w.depth + 1
+    FROM walk AS w
+    JOIN holdfast_graph_edges AS e ON e.tenant_id = :tenant AND e.scope = :scope AND e.source = w.id
+    WHERE w.depth < CAST(:depth AS integer)
+        AND (CAST(:relationships AS text[]) IS NULL OR e.relationship = ANY (CAST(:relationships AS text[])))
+), nearest AS (
+    SELECT walk.id, min(walk.depth) AS depth FROM walk GROUP BY walk.id
+    HAVING (min(walk.depth), walk.id) > (CAST(:after_depth AS integer), CAST(:after_id AS text))
+    ORDER BY min(walk.depth), walk.id LIMIT :limit
+)
+SELECT nearest.depth, n.id, n.scope, n.type, CAST(n.attributes AS text) AS attributes, n.version, n.created_by,
+    n.updated_by, n.approved_by, n.approval_reason, n.created_at, n.updated_at
+FROM nearest
+JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND n.id = nearest.id
+ORDER BY nearest.depth, nearest.id LIMIT :limit;
+
+-- name: list_graph_neighbours_in
+-- hot: the same against the edges.
+WITH RECURSIVE walk (id, depth) AS (
+    SELECT CAST(:id AS text) COLLATE "C", 0
+    UNION
+    SELECT e.source, w.depth + 1
+    FROM walk AS w
+    JOIN holdfast_graph_edges AS e ON e.tenant_id = :tenant AND e.scope = :scope AND e.target = w.id
+    WHERE w.depth < CAST(:depth AS integer)
+        AND (CAST(:relationships AS text[]) IS NULL OR e.relationship = ANY (CAST(:relationships AS text[])))
+), nearest AS (
+    SELECT walk.id, min(walk.depth) AS depth FROM walk GROUP BY walk.id
+    HAVING (min(walk.depth), walk.id) > (CAST(:after_depth AS integer), CAST(:after_id AS text))
+    ORDER BY min(walk.depth), walk.id LIMIT :limit
+)
+SELECT nearest.depth, n.id, n.scope, n.type, CAST(n.attributes AS text) AS attributes, n.version, n.created_by,
+    n.updated_by, n.approved_by, n.approval_reason, n.created_at, n.updated_at
+FROM nearest
+JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND n.id = nearest.id
+ORDER BY nearest.depth, nearest.id LIMIT :limit;
+
+-- name: list_graph_neighbours_both
+-- hot: the same both ways.
 WITH RECURSIVE walk (id, depth) AS (
     SELECT CAST(:id AS text) COLLATE "C", 0
     UNION
@@ -324,11 +367,11 @@ WITH RECURSIVE walk (id, depth) AS (
     FROM walk AS w
     CROSS JOIN LATERAL (
         SELECT e.target AS id FROM holdfast_graph_edges AS e
-        WHERE e.tenant_id = :tenant AND e.scope = :scope AND e.source = w.id AND CAST(:outward AS boolean)
+        WHERE e.tenant_id = :tenant AND e.scope = :scope AND e.source = w.id
             AND (CAST(:relationships AS text[]) IS NULL OR e.relationship = ANY (CAST(:relationships AS text[])))
         UNION ALL
         SELECT e.source FROM holdfast_graph_edges AS e
-        WHERE e.tenant_id = :tenant AND e.scope = :scope AND e.target = w.id AND CAST(:inward AS boolean)
+        WHERE e.tenant_id = :tenant AND e.scope = :scope AND e.target = w.id
             AND (CAST(:relationships AS text[]) IS NULL OR e.relationship = ANY (CAST(:relationships AS text[])))
     ) AS x
     WHERE w.depth < CAST(:depth AS integer)
@@ -429,3 +472,40 @@ FROM holdfast_graph_edges AS e
 WHERE e.tenant_id = :tenant AND e.scope = :scope AND (e.source, e.relationship, e.target)
     > (CAST(:after_source AS text), CAST(:after_relationship AS text), CAST(:after_target AS text))
 ORDER BY e.source, e.relationship, e.target LIMIT :limit;
+
+-- name: graph_put_vectors
+-- hot: all or none: where a node isn't there nothing is written, and graph_missing_nodes tells which.
+WITH given AS (
+    SELECT g.id, CAST(g.embedding AS real[]) AS embedding
+    FROM unnest(CAST(:ids AS text[]), CAST(:vectors AS text[])) AS g (id, embedding)
+), written AS (
+    INSERT INTO holdfast_graph_vectors (tenant_id, scope, id, embedding)
+    SELECT :tenant, :scope, g.id, g.embedding FROM given AS g
+    WHERE NOT EXISTS (
+        SELECT 1 FROM given AS a WHERE NOT EXISTS (
+            SELECT 1 FROM holdfast_graph_nodes AS n
+            WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.id = a.id
+        )
+    )
+    ORDER BY g.id COLLATE "C"
+    ON CONFLICT (tenant_id, scope, id) DO UPDATE SET embedding = excluded.embedding
+    RETURNING 1
+)
+SELECT count(*) FROM written;
+
+-- name: graph_recall
+-- The nodes whose embeddings point most alike, exactly; only on a server with pgvector. It reads every embedding of the
+-- scope: a vector of zeros has no direction, and its NaN would sort first.
+SELECT n.id, n.scope, n.type, CAST(n.attributes AS text) AS attributes, n.version, n.created_by, n.updated_by,
+    n.approved_by, n.approval_reason, n.created_at, n.updated_at, f.score
+FROM (
+    SELECT v.id, NULLIF(1 - (CAST(v.embedding AS vector) <=> CAST(:vector AS vector)), 'NaN') AS score
+    FROM holdfast_graph_vectors AS v
+    JOIN holdfast_graph_nodes AS t ON t.tenant_id = :tenant AND t.scope = :scope AND t.id = v.id
+    WHERE v.tenant_id = :tenant AND v.scope = :scope AND cardinality(v.embedding) = CAST(:dimensions AS integer)
+        AND (CAST(:type AS text) IS NULL OR t.type = CAST(:type AS text))
+    ORDER BY score DESC NULLS LAST, v.id LIMIT :limit
+) AS f
+JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND n.id = f.id
+WHERE f.score IS NOT NULL
+ORDER BY f.score DESC, f.id LIMIT :limit;

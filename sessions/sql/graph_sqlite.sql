@@ -425,3 +425,15 @@ FROM holdfast_graph_edges AS e
 WHERE e.tenant_id = :tenant AND e.scope = :scope
     AND (e.source, e.relationship, e.target) > (:after_source, :after_relationship, :after_target)
 ORDER BY e.source, e.relationship, e.target LIMIT :limit;
+
+-- name: graph_put_vectors
+-- hot: of one node, within a transaction.
+INSERT INTO holdfast_graph_vectors (tenant_id, scope, id, embedding) VALUES (:tenant, :scope, :id, :embedding)
+ON CONFLICT (tenant_id, scope, id) DO UPDATE SET embedding = excluded.embedding;
+
+-- name: graph_vectors
+-- hot: the embeddings of a scope by the primary key; the program computes how alike they point.
+SELECT v.id, v.embedding FROM holdfast_graph_vectors AS v
+JOIN holdfast_graph_nodes AS n ON n.tenant_id = v.tenant_id AND n.scope = v.scope AND n.id = v.id
+WHERE v.tenant_id = :tenant AND v.scope = :scope AND (:type IS NULL OR n.type = :type)
+ORDER BY v.id;

@@ -1,0 +1,70 @@
+"""Recall by meaning: embeddings beside their nodes, ranked the same on both databases, and gone with their nodes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from persistence import AsyncDatabase, AsyncDatabaseManager, ForeignKeyError, ValidationError
+from sessions import AsyncMemoryGraph, Node, NotPermittedError, ScopePolicy
+from tests._async.graphs import outcome, second_connection
+
+
+@pytest_asyncio.fixture
+async def graph(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncMemoryGraph:
+    """The nodes ``east``, ``north`` and ``between``, and ``far`` of another type, each with its embedding."""
+    made = AsyncMemoryGraph(manager, "main")
+    await made.add_nodes([Node(name, "CONCEPT") for name in ("east", "north", "between")] + [Node("far", "USER")])
+    await made.set_embeddings(
+        {"east": [2, 0, 0], "north": [0, 1, 0], "between": [1, 1, 0], "far": np.array([-1.0, 0.0, 0.0])}
+    )
+    return made
+
+
+async def recalled(graph: AsyncMemoryGraph, embedding: list[float], **options: str | int) -> list[tuple[str, float]]:
+    found = await graph.recall(embedding, **options)  # type: ignore[arg-type]
+    return [(each.node.id, round(each.score, 5)) for each in found]
+
+
+async def test_nodes_are_recalled_by_direction(
+    graph: AsyncMemoryGraph, manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    elsewhere = AsyncMemoryGraph(manager, await second_connection(manager, database))
+    everything = [("east", 1.0), ("between", 0.70711), ("north", 0.0), ("far", -1.0)]
+    assert await recalled(elsewhere, [5, 0, 0]) == everything
+    assert await recalled(elsewhere, [5, 0, 0], limit=2) == everything[:2]
+    assert await recalled(elsewhere, [5, 0, 0], type="USER") == everything[3:]
+    assert await recalled(elsewhere, [5, 0]) == []
+    assert await recalled(elsewhere, [0, 0, 0]) == []
+    assert await recalled(elsewhere.in_scope("COMMUNITY"), [5, 0, 0]) == []
+    assert (await elsewhere.recall([5, 0, 0]))[0].node == await graph.get_node("east")
+    await graph.set_embeddings({"north": [3, 0, 0]})
+    await graph.patch("between", {"text": "its embedding stays"})
+    await graph.delete_node("east")
+    assert await recalled(elsewhere, [5, 0, 0]) == [("north", 1.0), ("between", 0.70711), ("far", -1.0)]
+    stored = await database.fetch_value("SELECT count(*) FROM holdfast_graph_vectors")
+    assert stored == 3
+
+
+async def test_an_embedding_needs_its_node_and_finite_numbers(graph: AsyncMemoryGraph) -> None:
+    with pytest.raises(ForeignKeyError, match="no node 'nobody' in the scope LOCAL"):
+        await graph.set_embeddings({"north": [9, 9, 9], "nobody": [1, 0, 0]})
+    for wrong in ({}, [], {"north": []}, {"north": "text"}, {"north": [float("nan")]}, {"north": [1e39]}, {"": [1]}):
+        assert isinstance(await outcome(partial(graph.set_embeddings, wrong)), ValidationError), wrong
+    for vector in ([], [[1, 0, 0]], None, ["a"], [float("inf")], [0.0] * 16_001):
+        assert isinstance(await outcome(partial(graph.recall, vector)), ValidationError)
+    assert (await recalled(graph, [0, 1, 0]))[0] == ("north", 1.0)
+
+
+async def test_an_embedding_takes_a_writer_and_a_recall_a_reader(manager: AsyncDatabaseManager) -> None:
+    await manager.add_sqlite("main", "sqlite://")
+    policies = {"IDENTITY": ScopePolicy(needs_approval=True, readers=["agent"], writers=["agent"])}  # type: ignore[arg-type]
+    graph = AsyncMemoryGraph(manager, "main", policies=policies).in_scope("IDENTITY")
+    await graph.for_actor("agent").add_node(Node("self", "AGENT"), approved_by="wise")
+    await graph.for_actor("agent").set_embeddings({"self": [1, 0]})
+    assert len(await graph.for_actor("agent").recall([1, 0])) == 1
+    for call in (partial(graph.set_embeddings, {"self": [0, 1]}), partial(graph.recall, [1, 0])):
+        assert isinstance(await outcome(call), NotPermittedError)

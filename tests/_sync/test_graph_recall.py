@@ -1,0 +1,71 @@
+# Generated from ../_async/test_graph_recall.py by tests/unasync.py: edit that one.
+"""Recall by meaning: embeddings beside their nodes, ranked the same on both databases, and gone with their nodes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytest
+
+from persistence import Database, DatabaseManager, ForeignKeyError, ValidationError
+from sessions import MemoryGraph, Node, NotPermittedError, ScopePolicy
+from tests._sync.graphs import outcome, second_connection
+
+
+@pytest.fixture
+def graph(manager: DatabaseManager, database: Database) -> MemoryGraph:
+    """The nodes ``east``, ``north`` and ``between``, and ``far`` of another type, each with its embedding."""
+    made = MemoryGraph(manager, "main")
+    made.add_nodes([Node(name, "CONCEPT") for name in ("east", "north", "between")] + [Node("far", "USER")])
+    made.set_embeddings(
+        {"east": [2, 0, 0], "north": [0, 1, 0], "between": [1, 1, 0], "far": np.array([-1.0, 0.0, 0.0])}
+    )
+    return made
+
+
+def recalled(graph: MemoryGraph, embedding: list[float], **options: str | int) -> list[tuple[str, float]]:
+    found = graph.recall(embedding, **options)  # type: ignore[arg-type]
+    return [(each.node.id, round(each.score, 5)) for each in found]
+
+
+def test_nodes_are_recalled_by_direction(
+    graph: MemoryGraph, manager: DatabaseManager, database: Database
+) -> None:
+    elsewhere = MemoryGraph(manager, second_connection(manager, database))
+    everything = [("east", 1.0), ("between", 0.70711), ("north", 0.0), ("far", -1.0)]
+    assert recalled(elsewhere, [5, 0, 0]) == everything
+    assert recalled(elsewhere, [5, 0, 0], limit=2) == everything[:2]
+    assert recalled(elsewhere, [5, 0, 0], type="USER") == everything[3:]
+    assert recalled(elsewhere, [5, 0]) == []
+    assert recalled(elsewhere, [0, 0, 0]) == []
+    assert recalled(elsewhere.in_scope("COMMUNITY"), [5, 0, 0]) == []
+    assert (elsewhere.recall([5, 0, 0]))[0].node == graph.get_node("east")
+    graph.set_embeddings({"north": [3, 0, 0]})
+    graph.patch("between", {"text": "its embedding stays"})
+    graph.delete_node("east")
+    assert recalled(elsewhere, [5, 0, 0]) == [("north", 1.0), ("between", 0.70711), ("far", -1.0)]
+    stored = database.fetch_value("SELECT count(*) FROM holdfast_graph_vectors")
+    assert stored == 3
+
+
+def test_an_embedding_needs_its_node_and_finite_numbers(graph: MemoryGraph) -> None:
+    with pytest.raises(ForeignKeyError, match="no node 'nobody' in the scope LOCAL"):
+        graph.set_embeddings({"north": [9, 9, 9], "nobody": [1, 0, 0]})
+    for wrong in ({}, [], {"north": []}, {"north": "text"}, {"north": [float("nan")]}, {"north": [1e39]}, {"": [1]}):
+        assert isinstance(outcome(partial(graph.set_embeddings, wrong)), ValidationError), wrong
+    for vector in ([], [[1, 0, 0]], None, ["a"], [float("inf")], [0.0] * 16_001):
+        assert isinstance(outcome(partial(graph.recall, vector)), ValidationError)
+    assert (recalled(graph, [0, 1, 0]))[0] == ("north", 1.0)
+
+
+def test_an_embedding_takes_a_writer_and_a_recall_a_reader(manager: DatabaseManager) -> None:
+    manager.add_sqlite("main", "sqlite://")
+    policies = {"IDENTITY": ScopePolicy(needs_approval=True, readers=["agent"], writers=["agent"])}  # type: ignore[arg-type]
+    graph = MemoryGraph(manager, "main", policies=policies).in_scope("IDENTITY")
+    graph.for_actor("agent").add_node(Node("self", "AGENT"), approved_by="wise")
+    graph.for_actor("agent").set_embeddings({"self": [1, 0]})
+    assert len(graph.for_actor("agent").recall([1, 0])) == 1
+    for call in (partial(graph.set_embeddings, {"self": [0, 1]}), partial(graph.recall, [1, 0])):
+        assert isinstance(outcome(call), NotPermittedError)
