@@ -38,7 +38,7 @@ configuration that changes while programs run.
 **Events.** ``EventLog`` keeps ``Event`` records in the order of their time: metrics, logs, audit events, correlations
 and kinds of your own. It queries, sums (``EventBucket``) and follows them, rolls up old ones by an ``EventPolicy``
 (with a ``RollUpReport``), and verifies chains of audit events (``ChainHead``, ``ChainReport``). ``EventPartition``
-tells how it grows.
+tells how it grows, and an ``EventWriter`` stores many beside the caller.
 
 **Changes.** ``patch`` merges into the metadata atomically. An update of a record that somebody else changed since it
 was read is a ``persistence.ConflictError``.
@@ -48,6 +48,7 @@ was read is a ``persistence.ConflictError``.
 
 from sessions._async.context import AsyncContextStore, AsyncMemoryContextStore
 from sessions._async.events import AsyncEventLog
+from sessions._async.events_writer import AsyncEventWriter
 from sessions._async.graph import AsyncMemoryGraph
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.sessions import AsyncSessionManager
@@ -58,6 +59,7 @@ from sessions._async.threads import AsyncThreadManager
 from sessions._async.users import AsyncUserData, AsyncUserStore
 from sessions._sync.context import ContextStore, MemoryContextStore
 from sessions._sync.events import EventLog
+from sessions._sync.events_writer import EventWriter
 from sessions._sync.graph import MemoryGraph
 from sessions._sync.messages import MessageStore
 from sessions._sync.sessions import SessionManager
@@ -82,6 +84,7 @@ __all__ = [
     "Approval",
     "AsyncContextStore",
     "AsyncEventLog",
+    "AsyncEventWriter",
     "AsyncMemoryContextStore",
     "AsyncMemoryGraph",
     "AsyncMessageStore",
@@ -107,6 +110,7 @@ __all__ = [
     "EventLog",
     "EventPartition",
     "EventPolicy",
+    "EventWriter",
     "Found",
     "GraphChange",
     "GraphPath",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from persistence.errors import ValidationError
+from persistence.fields import Duration
 from persistence.validation import check_limit
 from sessions._async.events_audit import AsyncEventAudit
 from sessions._async.events_read import AsyncEventQueries
 from sessions._async.events_retention import AsyncEventRetention
+from sessions._async.events_writer import AsyncEventWriter
 from sessions.event_partitions import EventPartition, partition_of
 from sessions.events import AUDIT, LEVELS, MAIN_CHAIN, Event, EventLevel, check_level, check_value, event_row
 
@@ -123,6 +125,23 @@ class AsyncEventLog(AsyncEventQueries, AsyncEventAudit, AsyncEventRetention):
         event = Event(kind="correlation", name=name, message=message, correlation=correlation, service=service)
         event.tags = _tags(tags)
         return await self.append(_at(event, time))
+
+    def writer(
+        self,
+        *,
+        size: int = 1000,
+        age: Duration = 1,
+        capacity: int = 10_000,
+        when_full: Literal["block", "drop"] = "block",
+        timeout: Duration = 60,
+    ) -> AsyncEventWriter:
+        """Return a writer that takes events at once and stores them in batches, once it is started by ``async with``.
+
+        It stores ``size`` events together, or fewer when the oldest has waited for ``age`` seconds; at most
+        ``capacity`` wait. ``when_full`` says what becomes of one more: ``block`` waits for room, at most ``timeout``
+        seconds, ``drop`` drops it.
+        """
+        return AsyncEventWriter(self, size=size, age=age, capacity=capacity, when_full=when_full, timeout=timeout)
 
     async def list_partitions(self, *, limit: int = 1000) -> list[EventPartition]:
         """Return the partitions of events with their sizes, by name, at most ``limit`` (up to 10,000)."""

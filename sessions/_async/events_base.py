@@ -62,8 +62,15 @@ class AsyncEventsBase(AsyncSessionsStore):
         if (retention, suffix) in database.partitions:
             return
         sql = load_queries("sessions", "postgresql").make_event_partition
-        await database.fetch_value(sql, {"retention": retention, "moment": moment})
-        if not database.in_transaction:  # a transaction may still take it back
+        made = await database.fetch_value(sql, {"retention": retention, "moment": moment})
+        # What this transaction has made, it may still take back; what it found there, nobody but it could have made.
+        doubtful = (retention, f"{suffix}?")
+        if not database.in_transaction:
+            database.partitions.discard(doubtful)
+            database.partitions.add((retention, suffix))
+        elif made:
+            database.partitions.add(doubtful)
+        elif doubtful not in database.partitions:
             database.partitions.add((retention, suffix))
 
     async def _write_rows(self, database: AsyncDatabase, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from persistence import AsyncDatabase
 from persistence.dialect import quote_identifier
-from persistence.errors import LockTimeoutError, TransactionError, ValidationError
+from persistence.errors import LockTimeoutError, QueryError, TransactionError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_whole
 from sessions._async.events_base import AsyncEventsBase
@@ -25,6 +25,7 @@ from sessions.events import FIRST_MOMENT, check_time
 
 LOCK_SECONDS = 2
 """How long a run waits for a partition that is in use."""
+UNDEFINED_TABLE = "42P01"
 PARTITIONS = 100_000
 """The most partitions that a run looks at: raw ones of 270 years."""
 
@@ -65,10 +66,14 @@ class AsyncEventRetention(AsyncEventsBase):
         run = AsyncRollUp(self, database, policy, batch, timeout)
         for step in steps:
             for since, until, partition in await run.spans(step):
-                if dry_run:
-                    await run.count(step, since, until, partition)
-                else:
-                    await run.roll_up(step, since, until, partition, left)
+                try:
+                    if dry_run:
+                        await run.count(step, since, until, partition)
+                    else:
+                        await run.roll_up(step, since, until, partition, left)
+                except QueryError as exc:
+                    if exc.code != UNDEFINED_TABLE:  # else another program's run has dropped the partition
+                        raise
                 if run.report.events >= left:
                     run.report.complete = False
                     return run.report
@@ -111,7 +116,7 @@ class AsyncRollUp:
 
     async def count(self, step: RollUpStep, since: datetime, until: datetime, partition: EventPartition | None) -> None:
         """Count what is due in a span, and tell whether its partition would go."""
-        self.report.add(step.action, await self._run_value("count_due_events", step, max(since, step.since), until))
+        self.report.add(step.action, await self._count(step, max(since, step.since), until, PREFIX))
         if partition is None or partition.until != until or partition.name in self.report.dropped:
             return
         if not await self._has_others(partition):
@@ -148,7 +153,7 @@ class AsyncRollUp:
             await database.execute(f"LOCK TABLE {leaf} IN SHARE ROW EXCLUSIVE MODE")
             if await self._has_others(partition):
                 return False
-            events = await self._run_value("count_due_events", step, since, until)
+            events = await self._count(step, since, until, leaf)
             made = 0
             if step.target is not None and events:
                 made = await self._execute("roll_up_partition", step, since, until, partition)
@@ -162,11 +167,10 @@ class AsyncRollUp:
         database, leaf = self._database, quote_identifier(partition.name)
         async with database.transaction(timeout=self._timeout):
             await self._limit_lock()
-            await database.fetch_all(*self._log._prepared(database, "lock_event_partitions", {}))
-            if not await self._is_there(partition):
-                return
             parent = quote_identifier(f"{PREFIX}_{partition.retention}")
             await database.execute(f"LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE")
+            if not await self._is_there(partition):
+                return
             sql, given = self._log._filled(database, "is_empty_partition", {}, {"leaf": leaf})
             if not await database.fetch_value(sql, given):
                 return
@@ -212,8 +216,8 @@ class AsyncRollUp:
         self.report.add(step.action, events, made)
         return events
 
-    async def _run_value(self, name: str, step: RollUpStep, since: datetime, until: datetime) -> int:
-        sql, given = self._statement(name, step, since, until, {})
+    async def _count(self, step: RollUpStep, since: datetime, until: datetime, leaf: str) -> int:
+        sql, given = self._statement("count_due_events", step, since, until, {}, {"leaf": leaf})
         return int(await self._database.fetch_value(sql, given, timeout=self._timeout, prepare=False))
 
     async def _execute(

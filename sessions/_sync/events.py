@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from persistence.errors import ValidationError
+from persistence.fields import Duration
 from persistence.validation import check_limit
 from sessions._sync.events_audit import EventAudit
 from sessions._sync.events_read import EventQueries
 from sessions._sync.events_retention import EventRetention
+from sessions._sync.events_writer import EventWriter
 from sessions.event_partitions import EventPartition, partition_of
 from sessions.events import AUDIT, LEVELS, MAIN_CHAIN, Event, EventLevel, check_level, check_value, event_row
 
@@ -124,6 +126,23 @@ class EventLog(EventQueries, EventAudit, EventRetention):
         event = Event(kind="correlation", name=name, message=message, correlation=correlation, service=service)
         event.tags = _tags(tags)
         return self.append(_at(event, time))
+
+    def writer(
+        self,
+        *,
+        size: int = 1000,
+        age: Duration = 1,
+        capacity: int = 10_000,
+        when_full: Literal["block", "drop"] = "block",
+        timeout: Duration = 60,
+    ) -> EventWriter:
+        """Return a writer that takes events at once and stores them in batches, once it is started by ``with``.
+
+        It stores ``size`` events together, or fewer when the oldest has waited for ``age`` seconds; at most
+        ``capacity`` wait. ``when_full`` says what becomes of one more: ``block`` waits for room, at most ``timeout``
+        seconds, ``drop`` drops it.
+        """
+        return EventWriter(self, size=size, age=age, capacity=capacity, when_full=when_full, timeout=timeout)
 
     def list_partitions(self, *, limit: int = 1000) -> list[EventPartition]:
         """Return the partitions of events with their sizes, by name, at most ``limit`` (up to 10,000)."""

@@ -63,8 +63,15 @@ class EventsBase(SessionsStore):
         if (retention, suffix) in database.partitions:
             return
         sql = load_queries("sessions", "postgresql").make_event_partition
-        database.fetch_value(sql, {"retention": retention, "moment": moment})
-        if not database.in_transaction:  # a transaction may still take it back
+        made = database.fetch_value(sql, {"retention": retention, "moment": moment})
+        # What this transaction has made, it may still take back; what it found there, nobody but it could have made.
+        doubtful = (retention, f"{suffix}?")
+        if not database.in_transaction:
+            database.partitions.discard(doubtful)
+            database.partitions.add((retention, suffix))
+        elif made:
+            database.partitions.add(doubtful)
+        elif doubtful not in database.partitions:
             database.partitions.add((retention, suffix))
 
     def _write_rows(self, database: Database, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:

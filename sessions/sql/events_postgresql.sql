@@ -57,8 +57,8 @@ WHERE e.tenant_id = :tenant AND e.retention = 'kept' AND e.chain = :chain AND e.
 ORDER BY e.chain_seq, e.id LIMIT :limit;
 
 -- name: make_event_partition
--- The name of the partition that holds a moment, which is made where it is missing.
-SELECT holdfast_event_partition(:retention, :moment) AS name;
+-- Whether the partition that holds a moment was missing, and was made.
+SELECT holdfast_event_partition(:retention, :moment) AS made;
 
 -- name: list_newest_events
 -- By the primary key, backwards, partition by partition.
@@ -124,8 +124,8 @@ WHERE i.inhparent IN (
 ORDER BY c.relname LIMIT :limit;
 
 -- name: count_due_events
--- What a step would take, and how much of a partition is other tenants' or not due.
-SELECT COUNT(*) AS events FROM holdfast_events AS e
+-- What a step would take. Of a partition that is locked it is asked directly: who drops one locks the table above first.
+SELECT COUNT(*) AS events FROM /* leaf */ holdfast_events AS e
 WHERE e.tenant_id = :tenant AND e.retention = :source AND e.at >= :since AND e.at < :until AND /* filter */ true;
 
 -- name: has_other_events
@@ -193,10 +193,6 @@ WITH due AS MATERIALIZED (
     RETURNING 1
 )
 SELECT COUNT(*) AS events, 0 AS made FROM gone;
-
--- name: lock_event_partitions
--- Held by whoever makes a partition or drops one.
-SELECT pg_advisory_xact_lock(hashtextextended('holdfast_events', 0));
 
 -- name: limit_event_lock
 -- A partition in use is left for the next run.

@@ -48,9 +48,9 @@ CREATE TABLE holdfast_event_chains (
     PRIMARY KEY (tenant_id, chain)
 );
 
--- Makes the partition that holds a moment, where it is missing, and returns its name. It is made as a table and attached
--- then, which blocks neither readers nor writers of the others; whoever makes one or drops one holds the lock.
-CREATE FUNCTION holdfast_event_partition(stage text, moment timestamptz) RETURNS text LANGUAGE plpgsql AS $$
+-- Makes the partition that holds a moment, and tells whether it was missing. It is made as a table and attached then: the
+-- lock lets readers and writers of the others go on. It is a table's, because waiting for one shows what came meanwhile.
+CREATE FUNCTION holdfast_event_partition(stage text, moment timestamptz) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     unit text := CASE stage WHEN 'raw' THEN 'day' WHEN 'downsampled' THEN 'year' ELSE 'month' END;
     begins timestamp := date_trunc(unit, moment AT TIME ZONE 'UTC');
@@ -58,16 +58,19 @@ DECLARE
     leaf text := 'holdfast_events_' || stage || '_'
         || to_char(begins, CASE unit WHEN 'day' THEN 'YYYYMMDD' WHEN 'month' THEN 'YYYYMM' ELSE 'YYYY' END);
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('holdfast_events', 0));
-    IF to_regclass(leaf) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I (LIKE holdfast_events INCLUDING DEFAULTS)', leaf);
-        EXECUTE format(
-            'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
-            'holdfast_events_' || stage, leaf, to_char(begins, 'YYYY-MM-DD') || ' 00:00:00+00',
-            to_char(ends, 'YYYY-MM-DD') || ' 00:00:00+00'
-        );
+    IF to_regclass(leaf) IS NOT NULL THEN
+        RETURN false;
     END IF;
-    RETURN leaf;
+    EXECUTE format('LOCK TABLE ONLY %I IN SHARE UPDATE EXCLUSIVE MODE', 'holdfast_events_' || stage);
+    IF to_regclass(leaf) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE holdfast_events INCLUDING DEFAULTS)', leaf);
+    EXECUTE format(
+        'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', 'holdfast_events_' || stage, leaf,
+        to_char(begins, 'YYYY-MM-DD') || ' 00:00:00+00', to_char(ends, 'YYYY-MM-DD') || ' 00:00:00+00'
+    );
+    RETURN true;
 END
 $$;
 

@@ -1,0 +1,166 @@
+"""Chains of audit events: every append is the next entry, and whoever meddles is found."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from persistence import AsyncDatabaseManager, PostgreSQLConfig, ValidationError
+from sessions import AsyncEventLog, ChainHead, ChainReport, Event, EventPolicy
+from tests._async.events import BACKENDS, DAY, HOUR, database_of, is_postgresql, metric, open_log
+from tests._async.side import together
+
+
+@pytest_asyncio.fixture(params=BACKENDS)
+async def log(manager: AsyncDatabaseManager, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncEventLog:
+    return await open_log(manager, request, tmp_path)
+
+
+TAGS: list[dict[str, Any]] = [
+    {},
+    {"zero": -0.0, "large": 1e16, "small": 1e-7, "whole": 1.0, "n": 2**63 - 1},
+    {"b": {"y": [1, None, True], "x": "é\u2028"}, "a": "\U0001f9f6"},
+]
+
+
+async def filled(log: AsyncEventLog, entries: int = 9) -> None:
+    for number in range(3):
+        await log.audit(f"step {number}", "m'", tags=TAGS[number], service="s", time=DAY + number * HOUR)
+    await log.append_many(
+        [
+            Event(kind="audit", name=f"step {number}", value=-0.0, correlation="c", tags=TAGS[number % 3], time=DAY)
+            for number in range(3, entries)
+        ]
+        + [metric(1)]
+    )
+
+
+async def test_a_chain_is_whole_however_its_entries_were_appended(log: AsyncEventLog) -> None:
+    await filled(log)
+    other = await log.audit("x", chain="other")
+    assert await log.verify() == ChainReport(chain="main", entries=9)
+    assert await log.verify("other") == ChainReport(chain="other", entries=1)
+    assert bool(await log.verify("nothing"))
+    assert await log.chain_head("nothing") is None
+    heads = await log.list_chains()
+    assert [(head.chain, head.seq) for head in heads] == [("main", 9), ("other", 1)]
+    assert heads[1] == ChainHead(chain="other", seq=1, hash=other.hash or b"")
+    assert await log.list_chains(after="main", limit=1) == heads[1:]
+    assert await log.verify(anchor=heads[0])
+
+
+async def test_the_hash_is_the_same_on_every_database(manager: AsyncDatabaseManager, log: AsyncEventLog) -> None:
+    await manager.add_sqlite("lite", "sqlite://")
+    twin = AsyncEventLog(manager, "lite")
+    for number in range(3):
+        event = Event(kind="audit", name="x", value=-0.0, tags=TAGS[number], time=DAY)
+        assert (await log.append(event)).hash == (await twin.append(event)).hash
+
+
+async def test_an_entry_that_was_changed_is_named(log: AsyncEventLog) -> None:
+    await filled(log)
+    database = database_of(log)
+    cast = "CAST(:value AS jsonb)" if is_postgresql(log) else ":value"
+    changes = [("name", ":value", "z"), ("message", ":value", "z"), ("service", ":value", "z"),
+               ("tags", cast, '{"x":1}'), ("correlation", ":value", "z"), ("id", "id + :value", 1),
+               ("value", ":value", 0.5), ("level", ":value", "info"), ("tenant_id", ":value", "default")]  # fmt: skip
+    for column, expression, value in changes:
+        with pytest.raises(ZeroDivisionError):
+            async with database.transaction():
+                await database.execute(
+                    f"UPDATE holdfast_events SET {column} = {expression} WHERE chain_seq = 5", {"value": value}
+                )
+                report = await log.verify()
+                assert (report.broken_at, report.entries) == ((None, 9) if column == "tenant_id" else (5, 4)), column
+                _ = 1 / 0
+
+
+MEDDLING: dict[str, tuple[list[str], int, str]] = {
+    "removed": (["DELETE FROM holdfast_events WHERE chain_seq = 4"], 4, "missing"),
+    "the first removed": (["DELETE FROM holdfast_events WHERE chain_seq = 1"], 1, "missing"),
+    "cut off": (["DELETE FROM holdfast_events WHERE chain_seq >= 8"], 8, "cut off"),
+    "all cut off": (["DELETE FROM holdfast_events WHERE chain = 'main'"], 1, "cut off"),
+    "moved": (
+        [
+            "UPDATE holdfast_events SET chain_seq = 100 WHERE chain_seq = 3",
+            "UPDATE holdfast_events SET chain_seq = 3 WHERE chain_seq = 4",
+            "UPDATE holdfast_events SET chain_seq = 4 WHERE chain_seq = 100",
+        ],
+        3,
+        "moved",
+    ),
+    "the head removed": (["DELETE FROM holdfast_event_chains"], 1, "no head"),
+    "the head set back": (
+        [
+            "DELETE FROM holdfast_events WHERE chain_seq >= 8",
+            "UPDATE holdfast_event_chains SET seq = 7",
+        ],
+        7,
+        "head's",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", MEDDLING)
+async def test_meddling_is_found_at_the_first_entry_that_does_not_fit(log: AsyncEventLog, way: str) -> None:
+    await filled(log)
+    statements, place, reason = MEDDLING[way]
+    for statement in statements:
+        await database_of(log).execute(statement)
+    report = await log.verify()
+    assert not report
+    assert report.broken_at == place
+    assert report.entries == place - 1
+    assert reason in (report.reason or "")
+
+
+async def test_a_chain_that_was_written_anew_is_found_by_an_anchor(log: AsyncEventLog) -> None:
+    await filled(log)
+    anchor = await log.chain_head()
+    assert anchor is not None
+    await database_of(log).execute("DELETE FROM holdfast_events WHERE chain = 'main'")
+    await database_of(log).execute("DELETE FROM holdfast_event_chains")
+    await filled(log, entries=7)
+    assert (await log.verify()).entries == 7
+    report = await log.verify(anchor=anchor)
+    assert (report.broken_at, report.reason) == (8, "it is missing: the anchor is further on")
+    await log.append_many([Event(kind="audit"), Event(kind="audit")])
+    assert (await log.verify(anchor=anchor)).broken_at == 9
+    wrong: Any = "x"
+    for anchor in (wrong, ChainHead(chain="other", seq=1, hash=b"")):
+        with pytest.raises(ValidationError):
+            await log.verify(anchor=anchor)
+
+
+async def test_appends_at_once_are_entries_one_after_the_other(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    logs = []
+    for number in range(4):
+        await manager.add_postgresql(f"c{number}", postgresql_config)
+        logs.append(AsyncEventLog(manager, f"c{number}"))
+    await logs[0].audit("first")
+
+    async def write(log: AsyncEventLog) -> None:
+        for _ in range(5):
+            await log.audit("x")
+            await log.append_many([Event(kind="audit"), Event(kind="audit", chain="b"), Event(kind="audit")])
+
+    assert await together(*[lambda log=log: write(log) for log in logs]) == [None] * 4  # type: ignore[misc]
+    assert await logs[0].verify() == ChainReport(chain="main", entries=61)
+    assert await logs[0].verify("b") == ChainReport(chain="b", entries=20)
+
+
+async def test_no_policy_touches_an_audit_event(log: AsyncEventLog) -> None:
+    await filled(log)
+    await log.append(Event(kind="note", retention="kept", time=DAY))
+    report = await log.roll_up(EventPolicy(delete_after=timedelta(days=1)), now=DAY + timedelta(days=9000))
+    assert report.deleted == 1
+    assert await log.verify() == ChainReport(chain="main", entries=9)
+    assert [event.kind for event in await log.query(limit=1000)].count("note") == 1
+    with pytest.raises(ValidationError, match="kept for good"):
+        EventPolicy(delete_after=timedelta(days=1), kinds=("audit",))
