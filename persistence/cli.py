@@ -23,11 +23,20 @@ from persistence.errors import PersistenceError
 DONE, FAILED, WRONG_USAGE, NOT_AS_IT_SHOULD, INTERRUPTED = 0, 1, 2, 3, 130
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "backup": ("persistence.operations_cli:BackUp", "write a whole database to a file"),
+    "checkpoints": ("checkpoint.threads_cli:Checkpoints", "list the checkpoints of a thread"),
+    "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),
+    "health": ("persistence.operations_cli:Health", "poll every connection"),
     "import-langgraph": (
         "checkpoint.cli:ImportLangGraph",
         "take threads over from LangGraph's PostgresSaver or SqliteSaver",
     ),
     "migrate": ("persistence.migrate_cli:Migrate", "bring a database's tables up to date or back, and check them"),
+    "prune": ("checkpoint.threads_cli:Prune", "delete old checkpoints"),
+    "restore": ("persistence.operations_cli:Restore", "replace what a database holds by a backup"),
+    "search": ("vectorstore.search_cli:Search", "search documents by words or by a vector"),
+    "stats": ("persistence.operations_cli:Stats", "say how large databases and tables are"),
+    "threads": ("checkpoint.threads_cli:Threads", "list the threads that have checkpoints"),
 }
 """Where each subcommand of the distribution is, and what ``--help`` says of it."""
 

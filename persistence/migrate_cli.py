@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import LOCK_SECONDS, Migrator
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, WRONG_USAGE, Output
+from persistence.connections_cli import add_connection_arguments, chosen, opened
 from persistence.dialect import Kind
 from persistence.errors import CapabilityError
 from persistence.migration_advice import advice
 from persistence.migrations import Migration, MigrationLine
-
-PACKAGES = ("persistence", "checkpoint", "vectorstore", "sessions")
-"""Whose lines are migrated where no line is named."""
+from persistence.operations_cli import PACKAGES, shipped_lines
 
 
 class Migrate:
@@ -28,16 +24,10 @@ class Migrate:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
-        url = os.environ.get("HOLDFAST_URL")
         parser.epilog = "Exit code 3: something is pending (status), or not as it should be (validate, advice)."
         parser.add_argument("action", choices=sorted(_ACTIONS), help="what to do")
         parser.add_argument("what", nargs="?", metavar="NAME|N", help="the new file's name (create), or number (adopt)")
-        parser.add_argument(
-            "--url",
-            default=url,
-            required=url is None,
-            help="the database; may come from HOLDFAST_URL, unseen by others",
-        )
+        add_connection_arguments(parser, one=True)
         parser.add_argument(
             "--line", action="append", metavar="NAME", help="only this line; may be given several times"
         )
@@ -57,9 +47,9 @@ class Migrate:
         if wrong:
             output.error(wrong)
             return WRONG_USAGE
-        with DatabaseManager() as manager:
-            manager.add("main", arguments.url)
-            return _ACTIONS[arguments.action](_Migration(manager.get_database("main"), arguments, output))
+        with opened(arguments) as manager:
+            database = manager.get_database(chosen(arguments, manager))
+            return _ACTIONS[arguments.action](_Migration(database, arguments, output))
 
 
 def _wrong(arguments: argparse.Namespace) -> str | None:
@@ -92,7 +82,8 @@ class _Migration:
         if arguments.folder is not None:
             self.lines = [MigrationLine(arguments.line[0], Path(arguments.folder))]
         else:
-            self.lines = [MigrationLine.of_package(name) for name in arguments.line or PACKAGES if _has_line(name)]
+            wanted = arguments.line or PACKAGES
+            self.lines = [line for line in shipped_lines() if line.name in wanted]
 
     def backup_path(self) -> Path | None:
         """Return where to write the backup, None where none is wanted."""
@@ -107,12 +98,6 @@ class _Migration:
         """Write the result and return the exit code."""
         self.output.result(values, "\n".join(lines))
         return code
-
-
-def _has_line(package: str) -> bool:
-    spec = find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else None
-    return any((Path(folder) / "migrations").is_dir() for folder in folders or ())
 
 
 def _status(run: _Migration) -> int:

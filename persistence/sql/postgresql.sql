@@ -134,3 +134,61 @@ LIMIT 100000;
 -- Local to the transaction, which is rolled back; extensions are still found behind it.
 SELECT set_config('search_path', :schema || ', ' || current_setting('search_path'), true),
        current_schema() AS before;
+
+-- name: list_settings
+-- Those that decide about durability and room; shared_buffers in bytes beside the text.
+SELECT name, current_setting(name) AS value FROM pg_settings
+WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'autovacuum', 'max_connections',
+               'superuser_reserved_connections')
+UNION ALL
+SELECT 'shared_buffers_bytes', CAST(CAST(setting AS bigint) * 8192 AS text) FROM pg_settings WHERE name = 'shared_buffers'
+ORDER BY name
+LIMIT 100;
+
+-- name: examine_server
+-- Slots that nobody reads keep the log from being removed.
+SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+       (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database()) AS oldest_age,
+       (SELECT CAST(coalesce(max(CASE WHEN pg_is_in_recovery() THEN 0
+                                      ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) END), 0) AS bigint)
+        FROM pg_replication_slots WHERE NOT active) AS retained_bytes,
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector;
+
+-- name: list_long_transactions
+-- The longest first; this one's own is young.
+SELECT pid, application_name, state, CAST(extract(epoch FROM clock_timestamp() - xact_start) AS float8) AS seconds
+FROM pg_stat_activity
+WHERE xact_start < clock_timestamp() - make_interval(secs => CAST(:seconds AS float8))
+      AND backend_type = 'client backend'
+ORDER BY xact_start
+LIMIT 20;
+
+-- name: list_table_health
+-- By the server's own statistics, the largest first.
+SELECT relname AS name, n_live_tup AS live, n_dead_tup AS dead,
+       coalesce(last_analyze, last_autoanalyze) IS NOT NULL AS analyzed
+FROM pg_stat_user_tables
+ORDER BY n_live_tup + n_dead_tup DESC, relname
+LIMIT 1000;
+
+-- name: list_invalid_indexes
+-- What CREATE INDEX CONCURRENTLY leaves behind when it fails.
+SELECT t.relname AS "table", c.relname AS name
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_class AS t ON t.oid = i.indrelid
+WHERE NOT i.indisvalid
+      AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE p.index_relid = i.indexrelid)
+ORDER BY t.relname, c.relname
+LIMIT 100;
+
+-- name: list_table_sizes
+-- With indexes and TOAST, the largest first; a partitioned table's room is that of its partitions.
+SELECT c.relname AS name, CAST(pg_total_relation_size(c.oid) AS bigint) AS bytes,
+       CAST(greatest(c.reltuples, 0) AS bigint) AS rows
+FROM pg_class AS c
+WHERE c.relkind = 'r' AND c.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace)
+ORDER BY bytes DESC, c.relname
+LIMIT :limit;
+
+-- name: measure_database
+-- The whole database, every schema.
+SELECT pg_database_size(current_database()) AS bytes;

@@ -89,3 +89,14 @@ FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f
 WHERE m.type = 'table'
 ORDER BY 1, 2
 LIMIT 100000;
+
+-- name: measure_database
+-- The file without its write-ahead log.
+SELECT p.page_count * s.page_size AS bytes FROM pragma_page_count() AS p, pragma_page_size() AS s;
+
+-- name: list_table_sizes
+-- SQLite tells the room of a table only where its library was built to.
+SELECT name, NULL AS bytes, NULL AS rows FROM sqlite_master
+WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
+ORDER BY name
+LIMIT :limit;

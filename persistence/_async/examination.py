@@ -1,0 +1,109 @@
+"""Asks each connection of a manager for what :mod:`persistence.doctor` judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from persistence._async.database import AsyncDatabase
+from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.migrator import AsyncMigrator
+from persistence._async.postgresql import AsyncPostgreSQLDatabase
+from persistence._async.redis import AsyncRedisConnection
+from persistence._async.sqlite import AsyncSQLiteDatabase
+from persistence.doctor import (
+    LONG_TRANSACTION_SECONDS,
+    Finding,
+    Rule,
+    index_rules,
+    postgresql_rules,
+    redis_rules,
+    sqlite_rules,
+    table_rules,
+    transaction_rules,
+)
+from persistence.errors import PersistenceError
+from persistence.migrations import MigrationLine
+from persistence.queries import load_queries
+
+
+async def examine(manager: AsyncDatabaseManager, lines: Iterable[MigrationLine] = ()) -> list[Finding]:
+    """Return what deserves a look, by connection in the order of registration; nothing is changed.
+
+    Of each database the server's settings, open transactions, tables and indexes are looked at, and how far the
+    migration lines are that were applied there. A connection that can't be examined is a problem of its own.
+    """
+    found: list[Finding] = []
+    lines = list(lines)
+    for name in manager.names():
+        connection = manager.get(name)
+        try:
+            if isinstance(connection, AsyncRedisConnection):
+                rules = await _redis(connection)
+            else:
+                rules = await _database(connection, lines)
+        except PersistenceError as exc:
+            rules = [("problem", f"it can't be examined: {exc.message}", exc.hint or "see the message")]
+        found += [Finding(name, *rule) for rule in rules]
+    return found
+
+
+async def _database(database: AsyncDatabase, lines: list[MigrationLine]) -> list[Rule]:
+    rules: list[Rule] = []
+    if isinstance(database, AsyncPostgreSQLDatabase):
+        rules += await _postgresql(database)
+    elif isinstance(database, AsyncSQLiteDatabase):
+        rules += await _sqlite(database)
+    migrator = AsyncMigrator(database)
+    for line in lines:
+        status = await migrator.status(line)
+        if status.current and status.pending:
+            rules.append(
+                ("advice", f"{len(status.pending)} migrations of {line.name} are pending", "holdfast migrate up")
+            )
+        if status.begun:
+            rules.append(
+                ("problem", f"{status.begun} was begun and has not ended", "holdfast migrate up runs it again")
+            )
+        if status.current:
+            rules += [("problem", str(each), "holdfast migrate validate") for each in await migrator.validate(line)]
+    return rules
+
+
+async def _postgresql(database: AsyncPostgreSQLDatabase) -> list[Rule]:
+    queries = load_queries("persistence", "postgresql")
+    settings, server, transactions, tables, indexes = await database.fetch_batch(
+        [
+            (queries.list_settings, None),
+            (queries.examine_server, None),
+            (queries.list_long_transactions, {"seconds": LONG_TRANSACTION_SECONDS}),
+            (queries.list_table_health, None),
+            (queries.list_invalid_indexes, None),
+        ]
+    )
+    values = {row["name"]: row["value"] for row in settings}
+    return [
+        *postgresql_rules(values, server[0], database.stats().max_open),
+        *transaction_rules(transactions),
+        *table_rules(tables),
+        *index_rules(indexes),
+    ]
+
+
+async def _sqlite(database: AsyncSQLiteDatabase) -> list[Rule]:
+    names = ("journal_mode", "synchronous", "freelist_count", "page_count")
+    pragmas = {name: await database.fetch_value(f"SELECT * FROM pragma_{name}()") for name in names}
+    # A file's synchronous is the connection's own; writers use the configured one.
+    pragmas["synchronous"] = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}[database.config.synchronous]
+    checked = [str(next(iter(row.values()))) for row in await database.fetch_all("SELECT * FROM pragma_quick_check(3)")]
+    return list(sqlite_rules(pragmas, checked, in_memory=database.config.path == ":memory:"))
+
+
+async def _redis(connection: AsyncRedisConnection) -> list[Rule]:
+    info = await connection.client.info()
+    try:
+        settings: dict[str, str] = {}
+        for name in ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync"):
+            settings[name] = str((await connection.client.config_get(name)).get(name))
+    except PersistenceError as exc:
+        return [("advice", f"its settings can't be read: {exc.message}", "allow CONFIG GET, or ask who runs it")]
+    return list(redis_rules(info, settings))
