@@ -113,5 +113,5 @@ def _message(message: Any) -> Message:
     )
 
 
-def _theirs(found: Sequence[Message]) -> list[BaseMessage]:
-    return messages_from_dict([message.content for message in found])
+def _theirs(contents: list[Any]) -> list[BaseMessage]:
+    return messages_from_dict(contents)

@@ -339,6 +339,11 @@ def message_from_row(row: dict[str, Any], dialect: Dialect) -> Message:
     )
 
 
+def content_from_row(row: dict[str, Any], dialect: Dialect) -> tuple[int, Any]:
+    """Return a message's number and its content."""
+    return row["seq"], _scan(row["content"], 0)[0]
+
+
 def with_place(
     message: Message, thread_id: str, seq: int, version: int, created_at: datetime | None, through: int | None
 ) -> Message:

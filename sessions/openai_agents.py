@@ -1,4 +1,4 @@
-"""Sessions of the OpenAI Agents SDK on ours: PostgreSQL or SQLite (extra ``openai-agents``).
+"""Sessions of the OpenAI Agents SDK on ours: PostgreSQL, SQLite or Redis (extra ``openai-agents``).
 
 ::
 
@@ -53,7 +53,7 @@ class HoldfastSession(SessionABC):
         """Return the last ``limit`` items, oldest first; None is the limit of the settings, or all."""
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
-        return [_item(message) for message in await self._history.read(limit)]
+        return await self._history.read(limit)
 
     async def add_items(self, items: list[TResponseInputItem]) -> None:
         """Append items.

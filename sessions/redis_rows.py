@@ -13,7 +13,18 @@ from sessions.messages import decoded, to_text
 from sessions.redis_usage import Used, usage_rows
 
 Result = Literal[
-    "sessions", "threads", "messages", "appended", "conversation", "value", "counts", "scope", "state", "items", "usage"
+    "sessions",
+    "threads",
+    "messages",
+    "contents",
+    "appended",
+    "conversation",
+    "value",
+    "counts",
+    "scope",
+    "state",
+    "items",
+    "usage",
 ]
 
 RESULTS: dict[str, Result] = {
@@ -40,6 +51,7 @@ RESULTS: dict[str, Result] = {
     "pop_message": "messages",
     "list_messages_before": "messages",
     "list_messages_after": "messages",
+    "list_contents": "contents",
     "list_context": "messages",
     "last_message_seq": "value",
     "conversation": "conversation",
@@ -104,7 +116,7 @@ def arguments(name: str, values: dict[str, Any]) -> list[str]:
 
 
 def _body(row: dict[str, Any]) -> str:
-    """Return a message as it is kept: what it used, which the script sums up, and the rest as JSON."""
+    """Return a message as it is kept: what it used, which the script sums up, the rest as JSON, and the content."""
     kept = {field: value for field, value in row.items() if value is not None}
     use = ":".join(str(kept.pop(field, "")) for field in _USE)
     models = kept.pop("models", "")
@@ -112,7 +124,9 @@ def _body(row: dict[str, Any]) -> str:
     if "question_place" in kept:
         # What the question's number is less than the answer's.
         kept["question_before"] = place - kept.pop("question_place")
-    return f"{use}:{len(models.encode())}:{models}{to_text(kept)}"
+    content = kept.pop("content")
+    rest = to_text(kept)
+    return f"{use}:{len(models.encode())}:{len(rest.encode())}:{models}{rest}{content}"
 
 
 def imported_member(row: dict[str, Any]) -> str:
@@ -175,13 +189,15 @@ def _thread(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(answer: bytes, values: dict[str, Any]) -> dict[str, Any]:
-    seq, version, created, through, used_in, used_out, cost, latency, size, rest = answer.split(b":", 9)
-    models = rest[: int(size)]
-    found: dict[str, Any] = decoded(rest[int(size) :].decode())
+    seq, version, created, through, used_in, used_out, cost, latency, size, length, texts = answer.split(b":", 10)
+    start = int(size)
+    end = start + int(length)
+    models = texts[:start]
+    found: dict[str, Any] = decoded(texts[start:end].decode())
     get = found.get
     return {
         "role": found["role"],
-        "content": found["content"],
+        "content": texts[end:].decode(),
         "metadata": get("metadata"),
         "input_tokens": int(used_in) if used_in else None,
         "output_tokens": int(used_out) if used_out else None,
@@ -196,6 +212,11 @@ def _message(answer: bytes, values: dict[str, Any]) -> dict[str, Any]:
         "created_at": int(created),
         "summary_through": int(through) if through else None,
     }
+
+
+def _content(answer: bytes, values: dict[str, Any]) -> dict[str, Any]:
+    parts = answer.split(b":", 10)
+    return {"seq": int(parts[0]), "content": parts[10][int(parts[8]) + int(parts[9]) :].decode()}
 
 
 def _flat(answer: list[bytes]) -> dict[str, str]:
@@ -267,6 +288,7 @@ _BUILDERS: dict[Result, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "sessions": _session,
     "threads": _thread,
     "messages": _message,
+    "contents": _content,
     "appended": _appended,
     "conversation": _conversation,
     "counts": _counts,

@@ -1,4 +1,4 @@
-"""OpenAI Agents SDK sessions on ours: the protocol, a real run that restarts, many writers, on both databases."""
+"""OpenAI Agents SDK sessions on ours: the protocol, a real run that restarts, many writers, on every backend."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from agents import (
 from agents.memory import Session
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
 
-from persistence import AsyncDatabaseManager, ClosedError, PostgreSQLConfig, SQLiteConfig, ValidationError
+from persistence import AsyncDatabaseManager, ClosedError, PostgreSQLConfig, RedisConfig, SQLiteConfig, ValidationError
 from sessions.openai_agents import HoldfastSession
 
-Config = PostgreSQLConfig | SQLiteConfig
+Config = PostgreSQLConfig | RedisConfig | SQLiteConfig
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=["postgresql", "sqlite", "redis"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     if request.param == "postgresql":
         found: PostgreSQLConfig = request.getfixturevalue("postgresql_config")
         return found
+    if request.param == "redis":
+        redis: RedisConfig = request.getfixturevalue("redis_config")
+        return redis
     return SQLiteConfig(path=str(tmp_path / "main.db"))
 
 
@@ -42,6 +45,8 @@ async def opened(config: Config) -> AsyncDatabaseManager:
     manager = AsyncDatabaseManager()
     if isinstance(config, SQLiteConfig):
         await manager.add_sqlite("main", config)
+    elif isinstance(config, RedisConfig):
+        await manager.add_redis("main", config)
     else:
         await manager.add_postgresql("main", config)
     return manager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from persistence import AsyncDatabaseManager
 from persistence.errors import DuplicateError, NotFoundError
 from persistence.validation import LIMIT, check_id, check_whole
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.threads import AsyncThreadManager
-from sessions.messages import Message
+from sessions.messages import NO_SEQ, Message
 from sessions.records import Thread
 
 
@@ -23,16 +24,20 @@ class AsyncChatHistory:
         self._messages = AsyncMessageStore(manager, name, tenant=tenant)
         self._threads = AsyncThreadManager(manager, name, tenant=tenant)
 
-    async def read(self, limit: int | None) -> list[Message]:
-        """Return the last ``limit`` messages, oldest first; None is all, read page by page."""
-        if limit is not None and check_whole("limit", limit, least=0) <= LIMIT:
-            return await self._messages.last(self.thread_id, limit) if limit else []
-        found: list[Message] = []
-        page = await self._messages.list_messages(self.thread_id, limit=LIMIT)
-        while page:
-            found += page
-            page = await self._messages.list_messages(self.thread_id, after=page[-1].seq, limit=LIMIT)
-        return found if limit is None else found[-limit:]
+    async def read(self, limit: int | None) -> list[Any]:
+        """Return the contents of the last ``limit`` messages, oldest first; None is all, read page by page."""
+        wanted = NO_SEQ if limit is None else check_whole("limit", limit, least=0)
+        found: list[Any] = []
+        before = NO_SEQ
+        while len(found) < wanted:
+            asked = min(wanted - len(found), LIMIT)
+            page = await self._messages._contents(self.thread_id, before, asked)
+            found += [content for _, content in page]
+            if len(page) < asked:
+                break
+            before = page[-1][0]
+        found.reverse()
+        return found
 
     async def append(self, messages: Sequence[Message]) -> None:
         """Append messages in one statement; the first ones of a thread make it."""

@@ -11,7 +11,15 @@ from persistence.validation import check_id, check_limit, check_text, check_whol
 from sessions._async.messages_base import TRIES, append_values, as_stored, rows_json
 from sessions._async.messages_history import AsyncMessageHistory
 from sessions._async.messages_transfer import AsyncMessageTransfer
-from sessions.messages import NO_SEQ, Conversation, Message, check_batch, message_from_row, message_values
+from sessions.messages import (
+    NO_SEQ,
+    Conversation,
+    Message,
+    check_batch,
+    content_from_row,
+    message_from_row,
+    message_values,
+)
 from sessions.records import Thread, expected_of, new_id, thread_from_row
 
 
@@ -97,6 +105,11 @@ class AsyncMessageStore(AsyncMessageHistory, AsyncMessageTransfer):
         found = await self._read_all(message_from_row, "list_messages_before", values)
         found.reverse()
         return found
+
+    async def _contents(self, thread_id: str, before: int, limit: int) -> list[tuple[int, Any]]:
+        """Return the numbers and the contents of the last messages before a number, newest first."""
+        values = {"thread": thread_id, "before": before, "limit": limit}
+        return await self._read_all(content_from_row, "list_contents", values)
 
     async def get_message(self, thread_id: str, seq: int) -> Message:
         """Return one message of a thread by its number.

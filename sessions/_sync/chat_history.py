@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from persistence import DatabaseManager
 from persistence.errors import DuplicateError, NotFoundError
 from persistence.validation import LIMIT, check_id, check_whole
 from sessions._sync.messages import MessageStore
 from sessions._sync.threads import ThreadManager
-from sessions.messages import Message
+from sessions.messages import NO_SEQ, Message
 from sessions.records import Thread
 
 
@@ -24,16 +25,20 @@ class ChatHistory:
         self._messages = MessageStore(manager, name, tenant=tenant)
         self._threads = ThreadManager(manager, name, tenant=tenant)
 
-    def read(self, limit: int | None) -> list[Message]:
-        """Return the last ``limit`` messages, oldest first; None is all, read page by page."""
-        if limit is not None and check_whole("limit", limit, least=0) <= LIMIT:
-            return self._messages.last(self.thread_id, limit) if limit else []
-        found: list[Message] = []
-        page = self._messages.list_messages(self.thread_id, limit=LIMIT)
-        while page:
-            found += page
-            page = self._messages.list_messages(self.thread_id, after=page[-1].seq, limit=LIMIT)
-        return found if limit is None else found[-limit:]
+    def read(self, limit: int | None) -> list[Any]:
+        """Return the contents of the last ``limit`` messages, oldest first; None is all, read page by page."""
+        wanted = NO_SEQ if limit is None else check_whole("limit", limit, least=0)
+        found: list[Any] = []
+        before = NO_SEQ
+        while len(found) < wanted:
+            asked = min(wanted - len(found), LIMIT)
+            page = self._messages._contents(self.thread_id, before, asked)
+            found += [content for _, content in page]
+            if len(page) < asked:
+                break
+            before = page[-1][0]
+        found.reverse()
+        return found
 
     def append(self, messages: Sequence[Message]) -> None:
         """Append messages in one statement; the first ones of a thread make it."""

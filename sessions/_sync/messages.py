@@ -12,7 +12,15 @@ from persistence.validation import check_id, check_limit, check_text, check_whol
 from sessions._sync.messages_base import TRIES, append_values, as_stored, rows_json
 from sessions._sync.messages_history import MessageHistory
 from sessions._sync.messages_transfer import MessageTransfer
-from sessions.messages import NO_SEQ, Conversation, Message, check_batch, message_from_row, message_values
+from sessions.messages import (
+    NO_SEQ,
+    Conversation,
+    Message,
+    check_batch,
+    content_from_row,
+    message_from_row,
+    message_values,
+)
 from sessions.records import Thread, expected_of, new_id, thread_from_row
 
 
@@ -98,6 +106,11 @@ class MessageStore(MessageHistory, MessageTransfer):
         found = self._read_all(message_from_row, "list_messages_before", values)
         found.reverse()
         return found
+
+    def _contents(self, thread_id: str, before: int, limit: int) -> list[tuple[int, Any]]:
+        """Return the numbers and the contents of the last messages before a number, newest first."""
+        values = {"thread": thread_id, "before": before, "limit": limit}
+        return self._read_all(content_from_row, "list_contents", values)
 
     def get_message(self, thread_id: str, seq: int) -> Message:
         """Return one message of a thread by its number.

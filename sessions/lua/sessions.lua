@@ -3,12 +3,12 @@
 --   :session:<id>          hash: user, title, version, sliding, expires, created, updated, m:<key of metadata> as JSON
 --   :session-threads:<id>  set of thread ids            :user-sessions:<user>, :user-threads:<user>  sets of ids
 --   :thread:<id>           hash: as a session's, and session, last, mversion, window, summary, parent, parent_seq
---   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<use><JSON>
+--   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<use><JSON><content>
 --   :message-keys:<id>     hash: key -> <seq>:<version>:<created>
 --   :usage:<id>            hash: sums over the thread's own messages, <part>:<day since 1970>:<models as JSON>
 --   :app-state:<namespace>, :user-state:<user>  hashes: key, or namespace and key -> value as JSON
 --   :expiry                sorted set: session id by the microsecond it ends
--- <use> is <input tokens>:<output tokens>:<cost>:<latency>:<bytes of models>:<models>, each '' where there is none.
+-- <use> is <input tokens>:<output tokens>:<cost>:<latency>:<bytes of models>:<bytes of JSON>:<models>, '' for none.
 -- Times are microseconds of the server's clock. A session that has ended is not there, whether its keys are gone or not;
 -- they go a minute later, those of its threads with them.
 local root = KEYS[1]
@@ -47,6 +47,15 @@ local function live_thread(id, user)
     if not found or (user and found.user ~= user) then return nil end
     if found.session and not live_session(found.session) then return nil end
     return found
+end
+
+-- The same question for those who need no field.
+local function is_live(id, user)
+    local owner, session = unpack(redis.call('HMGET', key('thread', id), 'user', 'session'))
+    if not owner or (user and owner ~= user) then return false end
+    if not session then return true end
+    local found, expires = unpack(redis.call('HMGET', key('session', session), 'user', 'expires'))
+    return found and not (expires and tonumber(expires) <= now)
 end
 
 local function row(kind, id) return {id, redis.call('HGETALL', key(kind, id))} end
@@ -265,45 +274,56 @@ end
 
 local function use_of(member)
     local input, output, cost, latency, size, place =
-        string.match(member, '^%d+:%d+:%d+:%d*:(%d*):(%d*):(%d*):(%d*):(%d*):()')
-    local models = size ~= '' and string.sub(member, place, place + size - 1) or ''
+        string.match(member, '^%d+:%d+:%d+:%d*:(%d*):(%d*):(%d*):(%d*):(%d+):%d+:()')
+    local models = string.sub(member, place, place + size - 1)
     return {input = input, output = output, cost = cost, latency = latency, models = models}
 end
 
--- Add a message's use to the sums of its thread, or take it away (sign -1). A sum may be longer than a counter, so that
+-- Add a message's use to sums by the fields of :usage:, or take it away (sign -1). A sum may be longer than a counter, so
 -- each is kept as two: of what is above 10^9, and of what is below. What a fork copied counts where it was written.
-local function count(thread, found, member, sign)
+local function tally(sums, found, member, sign)
     local seq, _, created = parts(member)
     if seq <= tonumber(found.parent_seq or 0) then return end
-    local name, use = key('usage', thread), use_of(member)
+    local use = use_of(member)
     local place = ':' .. text(math.floor(created / 86400000000)) .. ':' .. use.models
-    local function change(part, number)
-        if number ~= 0 and redis.call('HINCRBY', name, part .. place, text(sign * number)) == 0 then
-            redis.call('HDEL', name, part .. place)
-        end
-    end
+    local function change(part, number) sums[part .. place] = (sums[part .. place] or 0) + sign * number end
     change('messages', 1)
     if use.latency ~= '' then change('timed', 1) end
     for _, part in ipairs({'input', 'output', 'cost', 'latency'}) do
-        change(part .. '+', tonumber(string.sub(use[part], 1, -10)) or 0)
-        change(part, tonumber(string.sub(use[part], -9)) or 0)
+        if use[part] ~= '' then
+            change(part .. '+', tonumber(string.sub(use[part], 1, -10)) or 0)
+            change(part, tonumber(string.sub(use[part], -9)))
+        end
     end
 end
 
-local function remove(thread, found, member)
-    redis.call('ZREM', key('messages', thread), member)
-    count(thread, found, member, -1)
+local function book(thread, sums)
+    local name = key('usage', thread)
+    for field, number in pairs(sums) do
+        if number ~= 0 and redis.call('HINCRBY', name, field, text(number)) == 0 then redis.call('HDEL', name, field) end
+    end
+end
+
+local function remove(thread, found, members)
+    local sums = {}
+    for _, member in ipairs(members) do
+        redis.call('ZREM', key('messages', thread), member)
+        tally(sums, found, member, -1)
+    end
+    book(thread, sums)
 end
 
 local function add(thread, found, through)
     local name, base = key('messages', thread), tonumber(found.last)
     local version, created = text(found.mversion + 1), later(found.updated)
-    local kept = ':' .. version .. ':' .. created .. ':' .. (through or '') .. ':'
+    local kept, sums = ':' .. version .. ':' .. created .. ':' .. (through or '') .. ':', {}
     for place, body in ipairs(rows) do
         local seq = text(base + place)
-        redis.call('ZADD', name, seq, seq .. kept .. body)
-        count(thread, found, seq .. kept .. body, 1)
+        local member = seq .. kept .. body
+        redis.call('ZADD', name, seq, member)
+        tally(sums, found, member, 1)
     end
+    book(thread, sums)
     redis.call('HSET', key('thread', thread), 'last', text(base + #rows), 'mversion', version, 'updated', created)
     return {{text(base + 1), version, created}}
 end
@@ -353,10 +373,12 @@ end
 -- Take away what has number `first` or a later one, and the summaries that cover it; others stay.
 local function cut(thread, found, first)
     local name = key('messages', thread)
+    local gone = {}
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', name, first, '+inf')) do
         local _, _, _, through = parts(member)
-        if not through or through >= first then remove(thread, found, member) end
+        if not through or through >= first then gone[#gone + 1] = member end
     end
+    remove(thread, found, gone)
     if tonumber(found.window) < first then return end
     local window, summary = 0, false
     for _, member in ipairs(redis.call('ZRANGE', name, 0, -1)) do
@@ -385,12 +407,14 @@ function run.replace_messages()
 end
 
 function run.list_messages_before()
-    if not live_thread(v.thread, v.user) then return {} end
+    if not is_live(v.thread, v.user) then return {} end
     return redis.call('ZREVRANGEBYSCORE', key('messages', v.thread), '(' .. v.before, '-inf', 'LIMIT', 0, v.limit)
 end
 
+run.list_contents = run.list_messages_before
+
 function run.list_messages_after()
-    if not live_thread(v.thread, v.user) then return {} end
+    if not is_live(v.thread, v.user) then return {} end
     return redis.call('ZRANGEBYSCORE', key('messages', v.thread), '(' .. v.after, '+inf', 'LIMIT', 0, v.limit)
 end
 
@@ -441,13 +465,15 @@ function run.import_messages()
     end
     if #rows > 0 and parts(rows[1]) <= tonumber(found.last) then return {0} end
     local last, version, window, summary = found.last, tonumber(found.mversion), found.window, found.summary
+    local sums = {}
     for _, member in ipairs(rows) do
         local seq, its_version, _, through = parts(member)
         redis.call('ZADD', key('messages', v.thread), text(seq), member)
-        count(v.thread, found, member, 1)
+        tally(sums, found, member, 1)
         last, version = text(seq), math.max(version, tonumber(its_version))
         if through then window, summary = text(through), text(seq) end
     end
+    book(v.thread, sums)
     local name = key('thread', v.thread)
     redis.call('HSET', name, 'last', last, 'mversion', text(version), 'window', window, 'updated', later(found.updated))
     put(name, 'summary', summary)
@@ -517,16 +543,14 @@ function run.cut_by_tokens()
 end
 
 function run.prune_messages()
-    local found, gone = live_thread(v.thread, v.user), 0
+    local found, gone = live_thread(v.thread, v.user), {}
     if not found then return {0} end
     local page = redis.call('ZRANGEBYSCORE', key('messages', v.thread), '-inf', v.cut, 'LIMIT', 0, v.limit + 1)
     for _, member in ipairs(page) do
-        if gone < tonumber(v.limit) and text((parts(member))) ~= found.summary then
-            remove(v.thread, found, member)
-            gone = gone + 1
-        end
+        if #gone < tonumber(v.limit) and text((parts(member))) ~= found.summary then gone[#gone + 1] = member end
     end
-    return {gone}
+    remove(v.thread, found, gone)
+    return {#gone}
 end
 
 function run.erase_session() return {{drop_session(v.id)}} end

@@ -242,6 +242,19 @@ WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EX
 )
 ORDER BY m.seq DESC LIMIT :limit;
 
+-- name: list_contents
+-- hot: as list_messages_before, for those who want no more than what was said.
+SELECT m.seq, CAST(m.content AS text) AS content FROM holdfast_messages AS m
+WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EXISTS (
+    SELECT 1 FROM holdfast_threads AS t
+    WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
+        AND (t.session_id IS NULL OR NOT EXISTS (
+            SELECT 1 FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
+        ))
+)
+ORDER BY m.seq DESC LIMIT :limit;
+
 -- name: list_messages_after
 -- hot: walks the primary key; the thread is looked at once.
 SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, CAST(m.content AS text) AS content, m.metadata,

@@ -103,6 +103,19 @@ WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EX
 )
 ORDER BY m.seq DESC LIMIT :limit;
 
+-- name: list_contents
+-- hot: as list_messages_before, for those who want no more than what was said.
+SELECT m.seq, m.content FROM holdfast_messages AS m
+WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EXISTS (
+    SELECT 1 FROM holdfast_threads AS t
+    WHERE t.tenant_id = :tenant AND t.id = :thread AND (:user IS NULL OR t.user_id = :user)
+        AND (t.session_id IS NULL OR NOT EXISTS (
+            SELECT 1 FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= :now
+        ))
+)
+ORDER BY m.seq DESC LIMIT :limit;
+
 -- name: list_messages_after
 -- hot: walks the primary key; the thread is looked at once.
 SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, m.content, m.metadata, m.input_tokens, m.output_tokens,
