@@ -1,10 +1,10 @@
 """What a checkpoint costs, next to the plainest INSERT of what changed, and next to LangGraph's own savers.
 
-``python -m tests.benchmarks.checkpoints [--quick]``. The floor inserts the changed channel's bytes with one commit, and
-reads the ten channels by their keys. Every way has a database of its own on the same server, and a connection or pool
-that is open already; ways are timed in turns. Values are random letters, which compress to some four fifths, each in a
-dict; saves are also timed with bare texts, which PostgresSaver stores in each checkpoint again. Messages of the growing
-list are words.
+``python -m tests.benchmarks.checkpoints [--quick] [--place=PostgreSQL] [--part=saves,reads]``. The floor inserts the
+changed channel's bytes with one commit, and reads the ten channels by their keys. Every way has a database of its own
+on the same server, and a connection or pool that is open already; ways are timed in turns. Values are random letters,
+which compress to some four fifths, each in a dict; saves are also timed with bare texts, which PostgresSaver stores in
+each checkpoint again. Messages of the growing list are words.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict
 
 import psycopg
 import psycopg_pool
@@ -29,6 +29,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
 
 from checkpoint import Checkpoint, Checkpointer, DatabaseCheckpointer
@@ -347,7 +348,7 @@ def lengths(bench: Bench, ways: dict[str, Any], place: str) -> None:
     """Whether anything grows with the history."""
     way = ways["holdfast"]
     thread = Thread(way, "long", SIZES["1 KiB"])
-    for steps in (10, 1000) if bench.quick else (10, 1000, 10_000):
+    for steps in (10, 100, 1000) if bench.quick else (10, 100, 1000, 10_000):
         thread.go_to(steps)
         calls = {
             "save": thread.next,
@@ -360,18 +361,74 @@ def lengths(bench: Bench, ways: dict[str, Any], place: str) -> None:
         report(f"a thread of {steps:,} steps, 1 KiB, {place}", found, floor="save")
 
 
+def graphs(bench: Bench, ways: dict[str, Any], place: str) -> None:
+    """A LangGraph graph of one node that changes one of ten channels a step, with sync durability."""
+    steps = 100 if bench.quick else 300
+    savers = {name: way.saver for name, way in ways.items() if isinstance(way, Saver)}
+    for label, size in SIZES.items():
+        rates: dict[str, list[float]] = {name: [] for name in savers}
+        for turn in range(3):
+            for name in random.sample(list(savers), len(savers)):
+                graph = _graph(savers[name], size, steps)
+                config = {"configurable": {"thread_id": f"g{size}/{turn}"}, "recursion_limit": steps + 5}
+                started = perf_counter()
+                graph.invoke({"step": 0}, config, durability="sync")
+                rates[name].append(steps / (perf_counter() - started))
+        slowest = median(rates[list(rates)[-1]])
+        print(f"\na graph, {label} of state, {place}: steps a second")
+        for name, found in rates.items():
+            print(f"  {name:<44} {median(found):>10,.0f}   x{median(found) / slowest:.2f}")
+
+
+def _graph(saver: Any, size: int, steps: int) -> Any:
+    noise = base64.b85encode(random.Random(1).randbytes(2 * size)).decode()
+    each = size // CHANNELS
+
+    def work(state: State) -> State:
+        step = state["step"] + 1
+        text = f"{step:08}" + noise[step % 4096 :][: max(each - 8, 1)]
+        return {"step": step, f"channel_{step % CHANNELS}": {"text": text}}
+
+    fields = {"step": int, **{f"channel_{number}": dict for number in range(CHANNELS)}}
+    builder = StateGraph(TypedDict("GraphState", fields, total=False))  # type: ignore[operator]
+    builder.add_node("work", work)
+    builder.add_edge(START, "work")
+    builder.add_conditional_edges("work", lambda state: "work" if state["step"] < steps else END, ["work", END])
+    return builder.compile(checkpointer=saver)
+
+
+def deletes(bench: Bench, ways: dict[str, Any], place: str) -> None:
+    """Delete a long thread of 1 MiB."""
+    steps = 100 if bench.quick else 1000
+    found = {}
+    for name, way in ways.items():
+        if name == "floor":
+            continue
+        Thread(way, "gone", SIZES["1 MiB"]).go_to(steps)
+        started = perf_counter()
+        (way.checkpointer if isinstance(way, Native) else way.saver).delete_thread("gone")
+        found[name] = perf_counter() - started
+    report(f"delete a thread of {steps:,} steps, 1 MiB, {place}", found, floor=list(found)[-1])
+
+
+PARTS = {part.__name__: part for part in (saves, sizes, reads, growing, writers, lengths, graphs, deletes)}
+PLACES = ("PostgreSQL", "SQLite")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run everything on a server of its own."""
+    """Run everything, or the parts that are named, on a server of its own."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.checkpoints", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and shorter threads: under two minutes")
-    quick = parser.parse_args([] if arguments is None else arguments).quick
-    for place in ("PostgreSQL", "SQLite"):
-        for part in (saves, sizes, reads, growing, writers, lengths):
-            if place == "SQLite" and part in (sizes, writers):
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and shorter threads")
+    parser.add_argument("--part", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}, with commas between")
+    parser.add_argument("--place", default=",".join(PLACES), help=f"which of {', '.join(PLACES)}")
+    options = parser.parse_args([] if arguments is None else arguments)
+    for place in options.place.split(","):
+        for name in options.part.split(","):
+            if place == "SQLite" and name in ("sizes", "writers"):
                 continue  # one writer at a time, whoever writes
             with ExitStack() as stack:
-                bench = Bench(stack, quick)
-                part(bench, bench.postgresql() if place == "PostgreSQL" else bench.sqlite(), place)
+                bench = Bench(stack, options.quick)
+                PARTS[name](bench, bench.postgresql() if place == "PostgreSQL" else bench.sqlite(), place)
 
 
 if __name__ == "__main__":
