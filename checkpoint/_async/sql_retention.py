@@ -14,6 +14,7 @@ from checkpoint._async.retention import AsyncRetention
 from checkpoint._async.sql_base import clock
 from checkpoint._async.sql_listing import AsyncSQLListing
 from checkpoint.records import PruneReport
+from checkpoint.states import Base
 from persistence._async.database import AsyncDatabase
 from persistence.queries import load_queries
 
@@ -29,13 +30,22 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
 
     async def _delete(self, thread_id: str, version: int, namespace: str) -> bool:
         database = await self._database()
-        queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace)
         self._remember(thread_id, namespace, None)
         async with database.transaction():
-            if not await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
+            if not (await self._lock(database, keys, None))[0]:
                 return False
             return bool((await self._forget(database, keys, [version]))[0])
+
+    async def _lock(self, database: AsyncDatabase, keys: dict[str, Any], base: Base | None) -> tuple[bool, Base | None]:
+        """Lock a head and give it a new stamp; tell whether it is there, and what is left of ``base``."""
+        queries = load_queries("checkpoint", database.kind)
+        stamp = secrets.randbits(62)
+        if base is not None and base.latest is not None:
+            known = {**keys, "stamp": stamp, "base": base.stamp}
+            if await database.execute(queries.lock_known_head, known):
+                return True, base.after_delete(stamp)
+        return bool(await database.execute(queries.lock_head, {**keys, "stamp": stamp})), None
 
     async def _prune(
         self,
@@ -81,11 +91,14 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
         """Delete a batch; return how many checkpoints, and the bytes that this frees."""
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(*head)
-        self._remember(*head, None)
         found = 0, 0
+        base = self._recall(*head)
+        self._remember(*head, None)
+        left: Base | None = None
         try:
             async with database.transaction():
-                if await database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
+                is_there, left = await self._lock(database, keys, base)
+                if is_there:
                     limit = 2**31 if dry_run else batch
                     rows = await database.fetch_all(queries.list_victims, {**keys, **rule, "batch": limit})
                     if rows:
@@ -93,7 +106,10 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
                 if dry_run:
                     raise _DryRun
         except _DryRun:
-            pass
+            left = base
+        # The latest is never among those that go: while nobody else saved, the next save builds on it.
+        if left is not None and self._recall(*head) is None:
+            self._remember(*head, left)
         return found
 
     async def _set_ttl(self, thread_id: str, ttl: timedelta | None, sliding: bool) -> bool:

@@ -15,6 +15,7 @@ from checkpoint._sync.retention import Retention
 from checkpoint._sync.sql_base import clock
 from checkpoint._sync.sql_listing import SQLListing
 from checkpoint.records import PruneReport
+from checkpoint.states import Base
 from persistence._sync.database import Database
 from persistence.queries import load_queries
 
@@ -30,13 +31,22 @@ class SQLRetention(SQLListing, Retention):
 
     def _delete(self, thread_id: str, version: int, namespace: str) -> bool:
         database = self._database()
-        queries = load_queries("checkpoint", database.kind)
         keys = self._keys(thread_id, namespace)
         self._remember(thread_id, namespace, None)
         with database.transaction():
-            if not database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
+            if not (self._lock(database, keys, None))[0]:
                 return False
             return bool((self._forget(database, keys, [version]))[0])
+
+    def _lock(self, database: Database, keys: dict[str, Any], base: Base | None) -> tuple[bool, Base | None]:
+        """Lock a head and give it a new stamp; tell whether it is there, and what is left of ``base``."""
+        queries = load_queries("checkpoint", database.kind)
+        stamp = secrets.randbits(62)
+        if base is not None and base.latest is not None:
+            known = {**keys, "stamp": stamp, "base": base.stamp}
+            if database.execute(queries.lock_known_head, known):
+                return True, base.after_delete(stamp)
+        return bool(database.execute(queries.lock_head, {**keys, "stamp": stamp})), None
 
     def _prune(
         self,
@@ -82,11 +92,14 @@ class SQLRetention(SQLListing, Retention):
         """Delete a batch; return how many checkpoints, and the bytes that this frees."""
         queries = load_queries("checkpoint", database.kind)
         keys = self._keys(*head)
-        self._remember(*head, None)
         found = 0, 0
+        base = self._recall(*head)
+        self._remember(*head, None)
+        left: Base | None = None
         try:
             with database.transaction():
-                if database.execute(queries.lock_head, {**keys, "stamp": secrets.randbits(62)}):
+                is_there, left = self._lock(database, keys, base)
+                if is_there:
                     limit = 2**31 if dry_run else batch
                     rows = database.fetch_all(queries.list_victims, {**keys, **rule, "batch": limit})
                     if rows:
@@ -94,7 +107,10 @@ class SQLRetention(SQLListing, Retention):
                 if dry_run:
                     raise _DryRun
         except _DryRun:
-            pass
+            left = base
+        # The latest is never among those that go: while nobody else saved, the next save builds on it.
+        if left is not None and self._recall(*head) is None:
+            self._remember(*head, left)
         return found
 
     def _set_ttl(self, thread_id: str, ttl: timedelta | None, sliding: bool) -> bool:

@@ -225,6 +225,12 @@ UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
+-- name: lock_known_head
+-- As lock_head, if nobody saved or deleted since :base; then what is known of the thread stays true.
+UPDATE holdfast_checkpoint_threads
+SET stamp = :stamp
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND stamp = :base;
+
 -- name: refresh_head
 -- The latest is what is left; the counter stays, so that no version is ever given twice.
 UPDATE holdfast_checkpoint_threads AS t

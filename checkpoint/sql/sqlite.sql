@@ -211,6 +211,12 @@ UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
+-- name: lock_known_head
+-- As lock_head, if nobody saved or deleted since :base; then what is known of the thread stays true.
+UPDATE holdfast_checkpoint_threads
+SET stamp = :stamp
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND stamp = :base;
+
 -- name: move_blocks
 -- First of a deletion of :versions: a block beside one of them that another needs moves to the table of blocks.
 WITH needed (version, ordinal) AS MATERIALIZED (

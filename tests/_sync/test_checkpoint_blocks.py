@@ -89,6 +89,26 @@ def test_two_channels_with_equal_values_share_a_piece(
     check_states(fresh(manager), {1: {"a": LONG, "b": LONG}, 2: {"a": large, "b": large, "c": LONG}})
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_save_after_ones_own_prune_adds_what_changed_and_no_more(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database, dry_run: bool
+) -> None:
+    fill(stored)
+    report = stored.prune("t", keep_last=2, batch=3, dry_run=dry_run)
+    assert report.checkpoints == 4
+    state = {**state_of(6), "own": "seventh " * 20}
+    stored.save_checkpoint(Checkpoint("t", state))
+    assert (blocks(database))["default", "t", "", 7, 0] == frame(content_of("seventh " * 20))
+    # A piece of a version that went is stored again.
+    stored.save_checkpoint(Checkpoint("t", {**state, "pair": state_of(2)["pair"]}))
+    assert [key[3] for key in blocks(database) if key[3] == 8] == ([] if dry_run else [8])
+    kept = range(1, 7) if dry_run else (5, 6)
+    expected = {n: state_of(n) for n in kept} | {7: state, 8: {**state, "pair": state_of(2)["pair"]}}
+    check_states(fresh(manager), expected)
+    check_states(stored, expected)
+    check_blocks(database)
+
+
 def test_a_return_to_an_earlier_value_stores_nothing(
     stored: DatabaseCheckpointer, manager: DatabaseManager, database: Database
 ) -> None:
