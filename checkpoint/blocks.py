@@ -121,24 +121,39 @@ def _cut(data: memoryview, name: str) -> list[tuple[bytes, memoryview, bytes]]:
     return frames
 
 
-def open_blocks(
-    refs: Sequence[int], version: int, stored: Sequence[bytes | memoryview | None], opened: dict[tuple[int, int], Block]
-) -> list[Block | CorruptError]:
-    """Return the blocks that a checkpoint refers to, an error in place of one that is missing or damaged.
+class Blocks:
+    """The blocks that a checkpoint refers to, each opened when it is asked for.
 
-    Those in ``opened`` already need not be in ``stored``.
+    Those in ``opened`` already need not be in ``stored``, which is in the order of the refs.
     """
-    found: list[Block | CorruptError] = []
-    for ref, data in zip(refs, stored, strict=True):
-        key = (version - (ref >> 8), ref & LAST_ORDINAL)
-        block: Block | CorruptError | None = opened.get(key)
+
+    def __init__(
+        self,
+        refs: Sequence[int],
+        version: int,
+        stored: Sequence[bytes | memoryview | None],
+        opened: dict[tuple[int, int], Block],
+    ) -> None:
+        self._refs = refs
+        self._version = version
+        self._stored = stored
+        self._opened = opened
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __getitem__(self, slot: int) -> Block:
+        """Return the block in a slot.
+
+        Raises:
+            CorruptError: it is missing or damaged.
+        """
+        ref = self._refs[slot]
+        key = (self._version - (ref >> 8), ref & LAST_ORDINAL)
+        block = self._opened.get(key)
         if block is None:
-            name = f"block {key[0]}.{key[1]}"
-            try:
-                block = CorruptError(f"{name} is missing") if data is None else Block(data, name)
-            except CorruptError as exc:
-                block = exc
-            if isinstance(block, Block):
-                opened[key] = block
-        found.append(block)
-    return found
+            name, data = f"block {key[0]}.{key[1]}", self._stored[slot]
+            if data is None:
+                raise CorruptError(f"{name} is missing")
+            block = self._opened[key] = Block(data, name)
+        return block

@@ -95,7 +95,7 @@ class Operations:
             before = None
         record, seen = to_record(place, config, checkpoint, metadata, parent, before)
         saved: Checkpoint = yield call("save_checkpoint", record)
-        self._note(saved, seen)
+        self._note(saved, seen=seen)
         return config_of(thread_id, namespace, checkpoint["id"])
 
     def put_writes(
@@ -173,8 +173,7 @@ class Operations:
                 states=True,
                 writes=True,
             )
-            for record in page:
-                self._note(record)
+            self._note(*page)
             size = listing.size
             yield listing.take([to_tuple(record) for record in page], checked=checked)
             if len(page) < size:
@@ -302,15 +301,15 @@ class Operations:
             entry["writes"].reverse()
         return history, walked
 
-    def _note(self, record: Checkpoint, seen: Seen | None = None) -> None:
-        """Remember the version of a checkpoint, and what the next one may have in common with it."""
-        if record.key is None or record.version is None:
-            return
-        place = (record.thread_id, record.namespace)
+    def _note(self, *records: Checkpoint, seen: Seen | None = None) -> None:
+        """Remember the versions of checkpoints, and what the next one may have in common with the last of them."""
         with self._mutex:
-            _put(self._versions, (*place, record.key), record.version, KNOWN_VERSIONS)
-            if seen is not None:
-                _put(self._seen, place, (record.version, seen), KNOWN_THREADS)
+            for record in records:
+                if record.key is not None and record.version is not None:
+                    place = (record.thread_id, record.namespace)
+                    _put(self._versions, (*place, record.key), record.version, KNOWN_VERSIONS)
+                    if seen is not None:
+                        _put(self._seen, place, (record.version, seen), KNOWN_THREADS)
 
     def _version(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Steps[int | None]:
         if checkpoint_id is None:

@@ -1,4 +1,4 @@
-"""How a state becomes a manifest and pieces, and back, and what a process remembers of it (docs/formats.md)."""
+"""How a state becomes a manifest and pieces, and what a process remembers of it (docs/formats.md)."""
 
 from __future__ import annotations
 
@@ -6,36 +6,30 @@ import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgpack
 
-from checkpoint.blocks import Added, Block, Place, open_blocks
+from checkpoint.blocks import Added, Place
 from checkpoint.compare import Packed, find_change, pack_stored
 from checkpoint.growth import (
     INLINE_BYTES,
     UNKNOWN,
     VOLATILE_BYTES,
-    Part,
     Stored,
     as_stored,
-    in_parts,
     place_of,
     store,
     store_packed,
 )
 from checkpoint.layout import (
-    IN_PARTS,
-    MOST_SLOTS,
     Entry,
     Layout,
-    count_users,
     lay_out,
     lay_out_changes,
-    numbers_of,
 )
-from checkpoint.serializer import Reader, Serializer
+from checkpoint.serializer import Serializer
 from persistence.errors import CorruptError, ValidationError
 
 MANIFEST_FORMAT = 1
@@ -64,8 +58,15 @@ class Base(NamedTuple):
     size: int
     """How much memory it takes, about."""
 
+    def after_delete(self, stamp: int) -> Base:
+        """Return what is left of it when others of its thread were deleted, and the head got a new stamp for it."""
+        mine = {part.name for stored in (self.names, *self.channels.values()) for part in stored.parts}
+        places = {name: place for name, place in self.places.items() if name in mine}
+        return self._replace(stamp=stamp, places=places)
 
-def _size(channels: Mapping[str, Stored], places: Mapping[bytes, Place], packed: Packed | None) -> int:
+
+def base_size(channels: Mapping[str, Stored], places: Mapping[bytes, Place], packed: Packed | None) -> int:
+    """Return how much memory a base takes, about."""
     known = 0 if packed is None else len(packed.data)
     return sum([stored.size for stored in channels.values()]) + 256 * len(places) + known
 
@@ -123,7 +124,7 @@ class Encoded:
                 spare = [key for key in places if key not in mine][-SPARE_PLACES:]
                 places = {key: places[key] for key in (*spare, *mine)}
         latest = version if version == counter else None
-        size = _size(self.channels, places, self.packed)
+        size = base_size(self.channels, places, self.packed)
         return Base(stamp, counter, latest, self.channels, self.names, layout, places, self.packed, size)
 
 
@@ -211,7 +212,12 @@ def _pack(value: object) -> bytes:
     return packed
 
 
-def _unpack(packed: bytes) -> Any:
+def unpack(packed: bytes) -> Any:
+    """Return what a manifest's bytes, or those of the list of channels, hold.
+
+    Raises:
+        CorruptError: they are damaged.
+    """
     try:
         return msgpack.unpackb(packed, unicode_errors="surrogatepass")
     except (ValueError, msgpack.UnpackException) as exc:
@@ -234,105 +240,11 @@ def move_manifest(manifest: bytes, refs: Sequence[int], versions: int) -> tuple[
         CorruptError: it is damaged.
         ValidationError: its pieces lie too many versions back then.
     """
-    entries, pieces = _unpack_manifest(manifest, refs)
+    entries, pieces = unpack_manifest(manifest, refs)
     moved = [ref + (versions << 8) for ref in refs]
     if moved and max(moved) >= 2**31:
         raise ValidationError("it was saved too many versions ago", hint="load it, and save its state")
     return _pack_manifest(entries, moved, pieces), moved
-
-
-class Decoded(NamedTuple):
-    """A state as it was loaded, the entries of its manifest, the list of channels first, and the blocks of refs."""
-
-    state: dict[str, Any]
-    version: int
-    refs: Sequence[int]
-    entries: list[Any]
-    blocks: Sequence[Block | CorruptError]
-
-    def as_base(self, stamp: int, counter: int, latest: int) -> Base:
-        """Return what to remember of it, the latest of its thread."""
-        layout = Layout(self.version, [*self.refs], count_users(self.refs, self.entries), self.entries)
-        places: dict[bytes, Place] = {}
-        found = [_open_entry(entry, self.blocks) for entry in self.entries]
-        for entry, opened in zip(self.entries, found, strict=True):
-            for part, number in zip(opened.parts, numbers_of(entry), strict=True):
-                places[part.name] = layout.place(number)
-        channels = {
-            channel: opened.as_stored(value)
-            for (channel, value), opened in zip(self.state.items(), found[1:], strict=True)
-        }
-        names, size = found[0].as_stored(()), _size(channels, places, None)
-        return Base(stamp, counter, latest, channels, names, layout, places, None, size)
-
-
-class Shared:
-    """What checkpoints that are read together have in common: blocks, opened once, and readers of their channels."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[tuple[int, int], Block] = {}
-        self.readers: dict[Part | Opened, Reader] = {}
-
-
-def decode_state(
-    version: int,
-    manifest: bytes,
-    refs: Sequence[int],
-    stored: Sequence[bytes | memoryview | None],
-    serializer: Serializer,
-    shared: Shared | None = None,
-) -> Decoded:
-    """Return the state of a version; ``stored`` are the blocks in the order of ``refs``.
-
-    ``shared`` is what it has in common with others that are read with it; a block that is there need not be in
-    ``stored``. Values are never shared, but for those that can't be changed.
-
-    Raises:
-        CorruptError: a piece is missing or damaged, or the manifest is.
-    """
-    if len(refs) != len(stored):
-        raise CorruptError(f"it refers to {len(refs)} blocks, not {len(stored)}")
-    entries, pieces = _unpack_manifest(manifest, refs)
-    blocks = open_blocks(refs, version, stored, {} if shared is None else shared.blocks)
-    first = _open_entry(entries[0] if entries else None, blocks)
-    names = _unpack(first.content())
-    if type(names) is not list or len(names) != len(entries) - 1 or set(map(type, names)) - {str}:
-        raise CorruptError("its manifest is damaged")
-    state: dict[str, Any] = {}
-    named = [part.name for part in first.parts]
-    for channel, entry in zip(names, entries[1:], strict=True):
-        try:
-            state[channel] = _read_entry(entry, blocks, serializer, shared, named)
-        except CorruptError as exc:
-            raise CorruptError(f"channel {channel[:80]!r}: {exc.message}", hint=exc.hint) from exc
-    if crc32(b"".join(named)) != pieces:
-        raise CorruptError("its pieces are not those that it was saved with")
-    return Decoded(state, version, refs, entries, blocks)
-
-
-def _read_entry(
-    entry: object,
-    blocks: Sequence[Block | CorruptError],
-    serializer: Serializer,
-    shared: Shared | None,
-    named: list[bytes],
-) -> Any:
-    """Return the value of an entry, and add the names of its pieces to ``named``."""
-    key: Part | Opened
-    if type(entry) is int:
-        key = _part(entry, blocks)
-        named.append(key.name)
-        content = key.content
-    else:
-        key = _open_entry(entry, blocks)
-        named += [part.name for part in key.parts]
-        content = b"" if shared is not None and key in shared.readers else key.content()
-    if shared is None:
-        return serializer.loads(content)
-    reader = shared.readers.get(key)
-    if reader is None:
-        reader = shared.readers[key] = serializer.reader(content)
-    return reader.read()
 
 
 def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dict[str, Any]:
@@ -343,66 +255,19 @@ def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dic
     }
 
 
-class Opened(NamedTuple):
-    """An entry of a manifest with its pieces; ``head`` and ``skip`` are those of ``Stored``."""
+def unpack_manifest(manifest: bytes, refs: Sequence[int]) -> tuple[list[Any], int]:
+    """Return the entries, and the check of the names of all pieces in their order.
 
-    head: bytes
-    skip: int
-    parts: tuple[Part, ...]
-
-    def content(self) -> bytes:
-        """Return the channel's serialized bytes."""
-        if len(self.parts) == 1 and not self.head:
-            return self.parts[0].content
-        if not self.parts:
-            return self.head
-        first = memoryview(self.parts[0].content)[self.skip :]
-        return b"".join((self.head, first, *[part.content for part in self.parts[1:]]))
-
-    def as_stored(self, value: object) -> Stored:
-        """Return the channel as it is stored, made of this value."""
-        if len(self.parts) == 1 and not self.head:
-            return as_stored(self.parts[0].content, value, self.parts[0])
-        if not self.parts:
-            return as_stored(self.head, value, inline=len(self.head))
-        return in_parts(self.head, self.skip, self.parts, value)
-
-
-def _open_entry(entry: object, blocks: Sequence[Block | CorruptError]) -> Opened:
-    if isinstance(entry, bytes):
-        return Opened(entry, 0, ())
-    if type(entry) is int:
-        return Opened(b"", 0, (_part(entry, blocks),))
-    if type(entry) is list and [*map(type, entry[:3])] == [int, bytes, int] and entry[0] == IN_PARTS and entry[3:]:
-        return Opened(entry[1], entry[2], tuple([_part(number, blocks) for number in entry[3:]]))
-    raise _unknown()
-
-
-def _part(number: object, blocks: Sequence[Block | CorruptError]) -> Part:
-    if type(number) is not int or number < 0:
-        raise _unknown()
-    nth, slot = divmod(number, MOST_SLOTS)
-    if slot >= len(blocks):
-        raise _unknown()
-    block = blocks[slot]
-    if type(block) is Block:
-        return block.part(nth)
-    raise cast(CorruptError, block)
-
-
-def _unknown() -> CorruptError:
-    return CorruptError("the manifest's entry is of no known kind", hint="update this program")
-
-
-def _unpack_manifest(manifest: bytes, refs: Sequence[int]) -> tuple[list[Any], int]:
-    """Return the entries, and the check of the names of all pieces in their order."""
+    Raises:
+        CorruptError: it is damaged, or of a format that this program doesn't know.
+    """
     if manifest[:1] not in (b"", bytes((MANIFEST_FORMAT,))):
         raise CorruptError(f"its manifest has format {manifest[0]}, not {MANIFEST_FORMAT}", hint="update this program")
     body = bytes(manifest[_HEAD.size :])
     pieces = int.from_bytes(manifest[_HEAD.size - 4 : _HEAD.size], "big")
     if manifest[: _HEAD.size] != _HEAD.pack(MANIFEST_FORMAT, _check(body, refs, pieces), pieces):
         raise CorruptError("its manifest is damaged")
-    entries = _unpack(body)
+    entries = unpack(body)
     if type(entries) is not list:
         raise CorruptError("its manifest is damaged")
     return entries, pieces

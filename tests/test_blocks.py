@@ -12,10 +12,11 @@ import zstandard
 
 from checkpoint import Serializer
 from checkpoint.blocks import BLOCK_BYTES, LAST_ORDINAL, OWN_BYTES, Block, frame, gather
+from checkpoint.decoding import decode_state
 from checkpoint.growth import Part
 from checkpoint.layout import LARGEST_REF, MOST_SLOTS
 from checkpoint.pieces import name_piece, open_piece, pack_piece
-from checkpoint.states import Base, Written, decode_state, encode_state, move_manifest
+from checkpoint.states import Base, Written, encode_state, move_manifest
 from persistence import CorruptError, ValidationError
 from tests._async import checkpoints as told
 

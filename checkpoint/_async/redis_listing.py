@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from checkpoint._async.redis_writes import AsyncRedisWrites
+from checkpoint.decoding import Shared, decode_state
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo
 from checkpoint.redis_format import Heads, Record, Row, tenant_keys, unpack_heads, unpack_record
-from checkpoint.states import Shared, decode_state
 from persistence.errors import CorruptError
 
 _PAGE = 500

@@ -41,19 +41,11 @@ from checkpoint._async.sql_base import Attempt, Saved, clock, described, next_sa
 from checkpoint._async.sql_retention import AsyncSQLRetention
 from checkpoint._async.sql_timetravel import AsyncSQLTimeTravel
 from checkpoint.blocks import LAST_ORDINAL
+from checkpoint.decoding import Shared, decode_state
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, PendingWrite, as_saved, describe
 from checkpoint.sealing import SEALED
-from checkpoint.states import (
-    Base,
-    Encoded,
-    Shared,
-    Written,
-    decode_state,
-    encode_state,
-    head_alone,
-    restore_state,
-)
+from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, restore_state
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.dialect import to_micros

@@ -8,9 +8,9 @@ from typing import Any
 
 from checkpoint._async.sql_base import clock, described
 from checkpoint._async.sql_writes import AsyncSQLWrites, with_writes
+from checkpoint.decoding import Shared
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
-from checkpoint.states import Shared
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.dialect import from_json

@@ -42,19 +42,11 @@ from checkpoint._sync.sql_base import Attempt, Saved, clock, described, next_sav
 from checkpoint._sync.sql_retention import SQLRetention
 from checkpoint._sync.sql_timetravel import SQLTimeTravel
 from checkpoint.blocks import LAST_ORDINAL
+from checkpoint.decoding import Shared, decode_state
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, PendingWrite, as_saved, describe
 from checkpoint.sealing import SEALED
-from checkpoint.states import (
-    Base,
-    Encoded,
-    Shared,
-    Written,
-    decode_state,
-    encode_state,
-    head_alone,
-    restore_state,
-)
+from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, restore_state
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence.dialect import to_micros

@@ -9,9 +9,9 @@ from typing import Any
 
 from checkpoint._sync.sql_base import clock, described
 from checkpoint._sync.sql_writes import SQLWrites, with_writes
+from checkpoint.decoding import Shared
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
-from checkpoint.states import Shared
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence.dialect import from_json
