@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, ForeignKeyError, ValidationError
-from sessions import AsyncMemoryGraph, Node, NotPermittedError, ScopePolicy
+from sessions import AsyncMemoryGraph, Edge, Node, NotPermittedError, ScopePolicy
 from tests._async.graphs import outcome, second_connection
 
 
@@ -57,6 +58,21 @@ async def test_an_embedding_needs_its_node_and_finite_numbers(graph: AsyncMemory
     for vector in ([], [[1, 0, 0]], None, ["a"], [float("inf")], [0.0] * 16_001):
         assert isinstance(await outcome(partial(graph.recall, vector)), ValidationError)
     assert (await recalled(graph, [0, 1, 0]))[0] == ("north", 1.0)
+
+
+async def test_the_longest_names_fit_into_every_index(manager: AsyncDatabaseManager, database: AsyncDatabase) -> None:
+    rng = random.Random(5)
+
+    def name(size: int) -> str:
+        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=size))
+
+    graph = AsyncMemoryGraph(manager, "main", tenant=name(512)).in_scope(name(64)).for_actor(name(1024))
+    source, target, relationship = name(768), name(768), name(256)
+    await graph.add_nodes([Node(source, name(256)), Node(target, name(256))], approved_by=name(1024))
+    await graph.add_edge(Edge(source, relationship, target), approved_by=name(1024))
+    await graph.set_embeddings({source: [1.0]})
+    assert [each.node.id for each in await graph.neighbours(source)] == [target]
+    assert len(await graph.approvals()) == 3
 
 
 async def test_an_embedding_takes_a_writer_and_a_recall_a_reader(manager: AsyncDatabaseManager) -> None:

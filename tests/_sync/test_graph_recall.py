@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import pytest
 
 from persistence import Database, DatabaseManager, ForeignKeyError, ValidationError
-from sessions import MemoryGraph, Node, NotPermittedError, ScopePolicy
+from sessions import MemoryGraph, Edge, Node, NotPermittedError, ScopePolicy
 from tests._sync.graphs import outcome, second_connection
 
 
@@ -58,6 +59,21 @@ def test_an_embedding_needs_its_node_and_finite_numbers(graph: MemoryGraph) -> N
     for vector in ([], [[1, 0, 0]], None, ["a"], [float("inf")], [0.0] * 16_001):
         assert isinstance(outcome(partial(graph.recall, vector)), ValidationError)
     assert (recalled(graph, [0, 1, 0]))[0] == ("north", 1.0)
+
+
+def test_the_longest_names_fit_into_every_index(manager: DatabaseManager, database: Database) -> None:
+    rng = random.Random(5)
+
+    def name(size: int) -> str:
+        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=size))
+
+    graph = MemoryGraph(manager, "main", tenant=name(512)).in_scope(name(64)).for_actor(name(1024))
+    source, target, relationship = name(768), name(768), name(256)
+    graph.add_nodes([Node(source, name(256)), Node(target, name(256))], approved_by=name(1024))
+    graph.add_edge(Edge(source, relationship, target), approved_by=name(1024))
+    graph.set_embeddings({source: [1.0]})
+    assert [each.node.id for each in graph.neighbours(source)] == [target]
+    assert len(graph.approvals()) == 3
 
 
 def test_an_embedding_takes_a_writer_and_a_recall_a_reader(manager: DatabaseManager) -> None:
