@@ -338,6 +338,20 @@ function run.task_settle()
     return {row(save(task))}
 end
 
+function run.task_complete_many()
+    local answer = {}
+    for _, given in ipairs(list('rows')) do
+        v.id, v.token = given.id, text(given.token)
+        local task = held()
+        if task then
+            change(task, 'completed')
+            task.result = given.result
+            answer[#answer + 1] = row(save(task))
+        end
+    end
+    return answer
+end
+
 function run.task_fail()
     local task = held()
     if not task then return {} end

@@ -207,6 +207,21 @@ WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active' 
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;
 
+-- name: task_complete_many
+-- hot: as task_settle, for many: they travel as one JSON list. The array, not the join, is what finds the rows,
+-- whatever the planner thinks of the size of the list.
+UPDATE holdfast_tasks AS t SET
+    status = 'completed', result = CAST(r.result AS json), wake_at = NULL, updated_at = statement_timestamp(),
+    finished_at = statement_timestamp()
+FROM json_to_recordset(CAST(:rows AS json)) AS r (id text, token bigint, result text)
+WHERE t.tenant_id = :tenant AND t.id = ANY(CAST(:ids AS text[])) AND t.id = r.id AND t.token = r.token
+    AND t.status = 'active' AND t.wake_at > statement_timestamp()
+    AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN t.shared ELSE t.owner = :view END)
+RETURNING t.id, t.kind, t.key, t.parent_id, t.owner, t.shared, t.status, t.priority, t.level, t.attempts,
+    t.max_attempts, t.token, t.lease_micros, t.wake_at, t.payload::text AS payload, t.result::text AS result,
+    t.error, t.metadata, t.created_at,
+    t.updated_at, t.finished_at;
+
 -- name: task_fail
 -- hot: deferred until the next attempt, or dead after the last.
 UPDATE holdfast_tasks SET
@@ -313,7 +328,7 @@ WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(
     SELECT o.id FROM holdfast_tasks AS o
     WHERE o.tenant_id = :tenant AND o.owner = :owner AND o.owner <> '' AND o.finished_at IS NULL
         AND (CAST(:to_owner AS text) IS NOT NULL OR o.status = 'active')
-    LIMIT :limit FOR UPDATE
+    ORDER BY o.id LIMIT :limit FOR UPDATE
 ));
 
 -- name: task_delete_finished

@@ -179,6 +179,17 @@ WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active' 
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, result, error, metadata, created_at, updated_at, finished_at;
 
+-- name: task_complete_many
+-- hot: as task_settle, for many: they travel as one JSON list.
+UPDATE holdfast_tasks SET
+    status = 'completed', wake_at = NULL, updated_at = :now, finished_at = :now,
+    result = (SELECT value ->> 'result' FROM json_each(:rows) WHERE value ->> 'id' = holdfast_tasks.id)
+WHERE tenant_id = :tenant AND id IN (SELECT value FROM json_each(:ids)) AND status = 'active' AND wake_at > :now
+    AND token = (SELECT value ->> 'token' FROM json_each(:rows) WHERE value ->> 'id' = holdfast_tasks.id)
+    AND (:view IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
+RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
+    wake_at, payload, result, error, metadata, created_at, updated_at, finished_at;
+
 -- name: task_fail
 -- hot: deferred until the next attempt, or dead after the last.
 UPDATE holdfast_tasks SET

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabaseManager, SQLiteConfig
+from persistence import AsyncDatabaseManager, PostgreSQLConfig, SQLiteConfig
 from persistence.dialect import to_micros
 from sessions import AsyncTaskStore, Task
+from tests.servers import TestServers
 
 BACKENDS = ("postgresql", "sqlite", "redis")
 
@@ -24,6 +27,11 @@ class Backend:
     manager: AsyncDatabaseManager
     kind: str
     config: Any
+    tenant: str
+
+    def store(self, **options: Any) -> AsyncTaskStore:
+        """Return a store of the tasks that this test alone has."""
+        return AsyncTaskStore(self.manager, "main", **{"tenant": self.tenant, **options})
 
     async def connect(self, name: str) -> None:
         """Add one more connection to the same database."""
@@ -51,40 +59,51 @@ class Backend:
         database = self.manager.get_database("main")
         moment = datetime.now(UTC) + timedelta(seconds=seconds)  # the servers of the tests have our clock
         changed = await database.execute(
-            f"UPDATE holdfast_tasks SET {column} = :moment WHERE id = :id", {"moment": moment, "id": task.id}
+            f"UPDATE holdfast_tasks SET {column} = :moment WHERE tenant_id = :tenant AND id = :id",
+            {"moment": moment, "tenant": self.tenant, "id": task.id},
         )
         assert changed == 1
 
     async def _move_in_redis(self, column: str, task: Task, seconds: float) -> None:
         client = self.manager.get_redis("main").client
         moment = to_micros(datetime.now(UTC) + timedelta(seconds=seconds))
-        root = "holdfast:{default}:tasks"
+        root = f"holdfast:{{{self.tenant}}}:tasks"
         assert await client.hset(f"{root}:task:{task.id}", column, str(moment)) == 0
         for name in {"wake_at": ["wake"], "finished_at": ["finished"]}.get(column, ["newest", f"kind:{task.kind}"]):
             assert await client.zadd(f"{root}:{name}", {task.id or "": moment}, xx=True, ch=True) in (0, 1)
+
+
+@pytest.fixture(scope="module")
+def shared_config(servers: TestServers) -> Iterator[PostgreSQLConfig]:
+    """A database for all tests of a module, which a tenant keeps apart: one for each would cost more than they do."""
+    config = servers.fresh_database()
+    yield config
+    servers.drop_database(config)
 
 
 @pytest_asyncio.fixture(params=BACKENDS)
 async def backend(request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path) -> Backend:
     config: Any
     if request.param == "postgresql":
-        config = request.getfixturevalue("postgresql_config")
+        config = request.getfixturevalue("shared_config")
     elif request.param == "redis":
         config = request.getfixturevalue("redis_config")
     else:
         config = SQLiteConfig(path=str(tmp_path / "main.db"))
-    made = Backend(manager, request.param, config)
+    made = Backend(
+        manager, request.param, config, f"tenant {secrets.token_hex(4)}" if request.param == "postgresql" else "t"
+    )
     await made.connect("main")
     return made
 
 
 @pytest_asyncio.fixture
 async def tasks(backend: Backend) -> AsyncTaskStore:
-    return AsyncTaskStore(backend.manager, "main")
+    return backend.store()
 
 
 @pytest_asyncio.fixture
 async def elsewhere(backend: Backend) -> AsyncTaskStore:
     """The same tasks through a second connection."""
     await backend.connect("elsewhere")
-    return AsyncTaskStore(backend.manager, "elsewhere")
+    return AsyncTaskStore(backend.manager, "elsewhere", tenant=backend.tenant)

@@ -23,7 +23,7 @@ from tests._async import taskstores
 from tests._async.side import Started, sleep
 from tests._async.taskstores import Backend
 
-backend, tasks = taskstores.backend, taskstores.tasks
+backend, shared_config = taskstores.backend, taskstores.shared_config
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def file_store(manager: AsyncDatabaseManager, path: Any, **options: Any) -
 
 
 async def test_each_task_ends_as_its_handler_does(backend: Backend, squares: Any) -> None:
-    tasks = AsyncTaskStore(backend.manager, "main", backoff=Backoff(base=3600, cap=3600))
+    tasks = backend.store(backoff=Backoff(base=3600, cap=3600))
     await tasks.add_many([Task(kind="square", payload=n) for n in (1, 2, 3, "x", 5)])
     await tasks.add(Task(kind="odd", max_attempts=1))
     await tasks.add(Task(kind="other"))
@@ -149,7 +149,7 @@ async def test_a_notice_wakes_a_worker_that_would_look_again_in_an_hour(backend:
     if backend.kind == "sqlite":
         return
     notices = AsyncPubSub(backend.manager, "main")
-    tasks = AsyncTaskStore(backend.manager, "main", notices=notices)
+    tasks = backend.store(notices=notices)
     worker = AsyncTaskWorker(tasks, {"square": squares}, "w1", poll=3600)
     running = Started(partial(worker.run))
     for n in (2, 3):

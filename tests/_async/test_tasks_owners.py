@@ -12,6 +12,7 @@ from tests._async import taskstores
 from tests._async.taskstores import Backend
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
+shared_config = taskstores.shared_config
 
 DAY = timedelta(days=1)
 
@@ -48,7 +49,7 @@ async def test_an_owner_sees_changes_and_counts_nothing_of_another(
 
 
 async def test_tenants_are_apart(backend: Backend, tasks: AsyncTaskStore) -> None:
-    other = AsyncTaskStore(backend.manager, "main", tenant="other")
+    other = backend.store(tenant="other")
     assert (await tasks.claim("WAKEUP", "i1", key="d"))[1] is True
     assert (await other.claim("WAKEUP", "i1", key="d"))[1] is True
     assert await other.find() == [await other.get("WAKEUP:d")]

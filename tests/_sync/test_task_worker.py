@@ -24,7 +24,7 @@ from tests._sync import taskstores
 from tests._sync.side import Started, sleep
 from tests._sync.taskstores import Backend
 
-backend, tasks = taskstores.backend, taskstores.tasks
+backend, shared_config = taskstores.backend, taskstores.shared_config
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def file_store(manager: DatabaseManager, path: Any, **options: Any) -> TaskStore
 
 
 def test_each_task_ends_as_its_handler_does(backend: Backend, squares: Any) -> None:
-    tasks = TaskStore(backend.manager, "main", backoff=Backoff(base=3600, cap=3600))
+    tasks = backend.store(backoff=Backoff(base=3600, cap=3600))
     tasks.add_many([Task(kind="square", payload=n) for n in (1, 2, 3, "x", 5)])
     tasks.add(Task(kind="odd", max_attempts=1))
     tasks.add(Task(kind="other"))
@@ -150,7 +150,7 @@ def test_a_notice_wakes_a_worker_that_would_look_again_in_an_hour(backend: Backe
     if backend.kind == "sqlite":
         return
     notices = PubSub(backend.manager, "main")
-    tasks = TaskStore(backend.manager, "main", notices=notices)
+    tasks = backend.store(notices=notices)
     worker = TaskWorker(tasks, {"square": squares}, "w1", poll=3600)
     running = Started(partial(worker.run))
     for n in (2, 3):

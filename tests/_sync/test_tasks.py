@@ -33,6 +33,7 @@ from tests._sync import taskstores
 from tests._sync.taskstores import Backend
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
+shared_config = taskstores.shared_config
 
 DAY = timedelta(days=1)
 
@@ -165,7 +166,7 @@ def test_one_of_many_claimers_makes_the_shared_task_of_a_period(
 
 def test_a_period_is_named_by_a_clock_that_is_asked_once(backend: Backend) -> None:
     moments = iter([datetime(2026, 11, 29, 23, 59, 59, tzinfo=UTC), datetime(2026, 11, 30, tzinfo=UTC)])
-    tasks = TaskStore(backend.manager, "main", clock=lambda: next(moments))
+    tasks = backend.store(clock=lambda: next(moments))
     before, created = tasks.claim("WAKEUP", "i1")
     assert (before.key, created) == ("2026-11-29", True)
     after, created = tasks.claim("WAKEUP", "i2")
@@ -175,10 +176,10 @@ def test_a_period_is_named_by_a_clock_that_is_asked_once(backend: Backend) -> No
     moment = datetime(2027, 1, 1, 1, tzinfo=UTC)
     keys = []
     for period in ("hour", "day", "week", "month"):
-        named = TaskStore(backend.manager, "main", clock=lambda: moment)
+        named = backend.store(clock=lambda: moment)
         keys.append((named.claim(period, "i1", period=period))[0].key)  # type: ignore[arg-type]
     assert keys == ["2027-01-01T01", "2027-01-01", "2026-W53", "2027-01"]
-    naive = TaskStore(backend.manager, "main", clock=lambda: datetime(2026, 1, 1))  # noqa: DTZ001
+    naive = backend.store(clock=lambda: datetime(2026, 1, 1))  # noqa: DTZ001
     with pytest.raises(ValidationError, match="time zone"):
         naive.claim("WAKEUP", "i1")
 
@@ -271,6 +272,24 @@ def test_the_answer_of_a_completion_may_be_lost(tasks: TaskStore) -> None:
     assert tasks.fail(failing, "no") == tasks.fail(failing, "no")
 
 
+def test_many_are_completed_at_once_but_those_that_are_lost(tasks: TaskStore, backend: Backend) -> None:
+    tasks.add_many([Task(kind="work", payload=n) for n in range(5)])
+    held = tasks.claim_next("work", "i1", 5)
+    backend.lapse(held[1])
+    tasks.cancel(held[2].id or "")
+    results = [{"n": 0, "nul": "\0"}, 1, 2, None, 4]
+    done = tasks.complete_many(held, results)
+    assert {(task.payload, task.status) for task in done} == {(n, "completed") for n in (0, 3, 4)}
+    assert {task.payload: task.result for task in tasks.find(status="completed")} == {
+        0: results[0],
+        3: None,
+        4: 4,
+    }
+    assert [task.id for task in done] == sorted(task.id or "" for task in done)
+    assert tasks.complete_many(held) == []
+    assert tasks.complete_many([]) == []
+
+
 def test_a_task_is_refused_moves_that_its_status_does_not_allow(tasks: TaskStore) -> None:
     pending = tasks.add(Task(kind="work"))
     for exc in (holder_calls(tasks, pending))[:6]:
@@ -297,7 +316,7 @@ def test_a_task_is_refused_moves_that_its_status_does_not_allow(tasks: TaskStore
 
 
 def test_a_failed_attempt_waits_longer_each_time_until_the_last(backend: Backend) -> None:
-    tasks = TaskStore(backend.manager, "main", backoff=Backoff(base=10, cap=25, jitter=0))
+    tasks = backend.store(backoff=Backoff(base=10, cap=25, jitter=0))
     tasks.add(Task(kind="work", max_attempts=4))
     waits = []
     for attempt in range(1, 4):
@@ -386,6 +405,7 @@ def test_each_call_is_one_statement(tasks: TaskStore, backend: Backend) -> None:
         lambda: tasks.renew(held[0]),
         lambda: tasks.complete(held[0], 1),
         lambda: tasks.fail(held[1], "no"),
+        lambda: tasks.complete_many(held[5:7]),
         lambda: tasks.defer(held[2], 5),
         lambda: tasks.escalate(ids[3]),
         lambda: tasks.transfer(ids[3], "i1", "i2"),
@@ -483,7 +503,9 @@ def test_a_stored_status_that_is_none_of_ours_is_corrupt(backend: Backend, tasks
     if backend.kind == "redis":
         return
     task = tasks.add(Task(kind="work"))
-    backend.manager.get_database("main").execute("UPDATE holdfast_tasks SET status = 'busy'")
+    backend.manager.get_database("main").execute(
+        "UPDATE holdfast_tasks SET status = 'busy' WHERE id = :id", {"id": task.id}
+    )
     with pytest.raises(CorruptError, match="'busy'"):
         tasks.get(task.id or "")
 
@@ -538,6 +560,8 @@ NOT_STORABLE: list[Callable[[TaskStore], Any]] = [
     lambda tasks: tasks.claim_next("k", "i1", lease=float("nan")),
     lambda tasks: tasks.for_owner("i1").claim_next("k", "i2"),
     lambda tasks: tasks.complete(Task(id="t", kind="k"), {1: 2}),
+    lambda tasks: tasks.complete_many([Task(id="t", kind="k")], []),
+    lambda tasks: tasks.complete_many([Task(id="t", kind="k")] * 2),
     lambda tasks: tasks.fail(Task(id="t", kind="k", token=1), "no", retry_in=float("inf")),
     lambda tasks: tasks.fail(Task(id="t", kind="k", token=1), 7),  # type: ignore[arg-type]
     lambda tasks: tasks.find(limit=0),

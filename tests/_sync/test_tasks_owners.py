@@ -13,6 +13,7 @@ from tests._sync import taskstores
 from tests._sync.taskstores import Backend
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
+shared_config = taskstores.shared_config
 
 DAY = timedelta(days=1)
 
@@ -49,7 +50,7 @@ def test_an_owner_sees_changes_and_counts_nothing_of_another(
 
 
 def test_tenants_are_apart(backend: Backend, tasks: TaskStore) -> None:
-    other = TaskStore(backend.manager, "main", tenant="other")
+    other = backend.store(tenant="other")
     assert (tasks.claim("WAKEUP", "i1", key="d"))[1] is True
     assert (other.claim("WAKEUP", "i1", key="d"))[1] is True
     assert other.find() == [other.get("WAKEUP:d")]

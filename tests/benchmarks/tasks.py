@@ -67,8 +67,7 @@ async def floor(stack: AsyncExitStack, config: PostgreSQLConfig, batch: int) -> 
             return await found.fetchall()
 
         async def end(found: list[Any]) -> None:
-            for row in found:
-                await connection.execute("UPDATE floor SET status = 'done' WHERE id = %s", [row[0]])
+            await connection.execute("UPDATE floor SET status = 'done' WHERE id = ANY(%s)", [[row[0] for row in found]])
 
         return claim, end
 
@@ -90,8 +89,7 @@ async def ours(stack: AsyncExitStack, config: PostgreSQLConfig, batch: int) -> W
             return await tasks.claim_next("work", owner, batch)
 
         async def end(found: list[Any]) -> None:
-            for task in found:
-                await tasks.complete(task)
+            await (tasks.complete_many(found) if len(found) > 1 else tasks.complete(found[0]))
 
         return claim, end
 
@@ -250,8 +248,8 @@ def main() -> None:
         EmbeddedPostgreSQL(Path(folder) / "postgresql", settings={"shared_buffers": "256MB"}) as server,
     ):
         for batch in (1, 10):
-            asyncio.run(compared(server, batch, 10 if quick else 40, 500 if quick else 4000))
-        asyncio.run(beside_history(server, 10 if quick else 40, 20_000 if quick else 500_000))
+            asyncio.run(compared(server, batch, 10 if quick else 40, 500 if quick else 2000))
+        asyncio.run(beside_history(server, 10 if quick else 40, 20_000 if quick else 300_000))
 
 
 if __name__ == "__main__":
