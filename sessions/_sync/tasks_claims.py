@@ -106,7 +106,7 @@ class TaskClaims(TasksBase):
         timedelta), token and attempt.
         """
         holder = self._holder(owner)
-        values = {
+        values: dict[str, Any] = {
             "kinds": names_of("kinds", kinds, check_kind),
             "owners": [SHARED, holder],
             "owner": holder,
@@ -115,7 +115,8 @@ class TaskClaims(TasksBase):
         }
         database = self._database()
         if database.kind != "sqlite":
-            return self._read_all(task_from_row, "task_claim_next", values)
+            name = "task_claim_one" if n == len(values["kinds"]) == 1 else "task_claim_next"
+            return self._read_all(task_from_row, name, {**values, "kind": values["kinds"][0]})
         calls = [self._prepared(database, "task_release_expired", {"limit": WOKEN})]
         calls += [self._prepared(database, "task_claim_one", values)] * n
         rows = database.fetch_batch(calls)

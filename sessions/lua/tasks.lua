@@ -318,6 +318,8 @@ function run.task_claim_next()
     return found
 end
 
+run.task_claim_one = run.task_claim_next
+
 function run.task_release_expired() return {{'value', text(wake(v.limit))}} end
 
 function run.task_renew()

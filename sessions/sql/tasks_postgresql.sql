@@ -164,6 +164,56 @@ WITH due AS MATERIALIZED (
 )
 SELECT * FROM taken ORDER BY priority DESC, created_at, id;
 
+-- name: task_claim_one
+-- hot: task_claim_next for one task of one kind, the commonest claim. With lists and a limit that it doesn't know,
+-- PostgreSQL guesses that the prepared plan is dear and plans anew each time, which costs more than the claim itself.
+WITH due AS MATERIALIZED (
+    SELECT id, kind, priority, created_at, status = 'active' AND attempts >= max_attempts AS spent,
+        CASE WHEN status = 'active' AND shared THEN '' ELSE owner END AS owner
+    FROM holdfast_tasks
+    WHERE tenant_id = :tenant AND wake_at <= statement_timestamp()
+    ORDER BY wake_at LIMIT 100
+    FOR UPDATE SKIP LOCKED
+), ready AS MATERIALIZED (
+    SELECT t.id, t.priority, t.created_at
+    FROM (VALUES (''), (CAST(:owner AS text))) AS o (owner)
+    CROSS JOIN LATERAL (
+        SELECT id, priority, created_at FROM holdfast_tasks
+        WHERE tenant_id = :tenant AND kind = :kind AND owner = o.owner AND status = 'pending'
+        ORDER BY priority DESC, created_at, id LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS t
+), picked AS MATERIALIZED (
+    SELECT id FROM (
+        SELECT id, priority, created_at FROM ready
+        UNION ALL
+        SELECT id, priority, created_at FROM due
+        WHERE NOT spent AND kind = :kind AND owner IN ('', :owner)
+    ) AS c
+    ORDER BY priority DESC, created_at, id LIMIT 1
+), taken AS (
+    UPDATE holdfast_tasks AS t SET
+        status = 'active', owner = :owner, attempts = t.attempts + 1, token = t.token + 1,
+        error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
+        lease_micros = CAST(:lease AS bigint),
+        wake_at = statement_timestamp() + CAST(:lease AS bigint) * INTERVAL '1 microsecond',
+        updated_at = statement_timestamp()
+    WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM picked))
+    RETURNING t.id, t.kind, t.key, t.parent_id, t.owner, t.shared, t.status, t.priority, t.level, t.attempts,
+        t.max_attempts, t.token, t.lease_micros, t.wake_at, t.payload::text AS payload, t.result::text AS result,
+        t.error, t.metadata, t.created_at,
+        t.updated_at, t.finished_at
+), woken AS (
+    UPDATE holdfast_tasks AS t SET
+        status = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN 'dead' ELSE 'pending' END,
+        owner = CASE WHEN t.status = 'active' AND t.attempts < t.max_attempts AND t.shared THEN '' ELSE t.owner END,
+        token = t.token + 1, error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
+        wake_at = NULL, updated_at = statement_timestamp(),
+        finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN statement_timestamp() END
+    WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM due EXCEPT SELECT id FROM picked))
+)
+SELECT * FROM taken;
+
 -- name: task_release_expired
 -- hot: from the old end of the wake index; whoever is renewing or claiming one holds its lock, and it is skipped.
 WITH due AS MATERIALIZED (

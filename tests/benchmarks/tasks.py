@@ -248,8 +248,8 @@ def main() -> None:
         EmbeddedPostgreSQL(Path(folder) / "postgresql", settings={"shared_buffers": "256MB"}) as server,
     ):
         for batch in (1, 10):
-            asyncio.run(compared(server, batch, 10 if quick else 40, 500 if quick else 2000))
-        asyncio.run(beside_history(server, 10 if quick else 40, 20_000 if quick else 300_000))
+            asyncio.run(compared(server, batch, 5 if quick else 15, 500 if quick else 1500))
+        asyncio.run(beside_history(server, 10 if quick else 25, 20_000 if quick else 300_000))
 
 
 if __name__ == "__main__":
