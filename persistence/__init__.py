@@ -22,7 +22,8 @@ far a database is (``MigrationStatus``, ``AppliedMigration``), tries what it wou
 where tables are not as they should be (``Difference``); ``Advice`` says what would stop a program in use. ``SQLStore``
 is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
-**Data.** ``KeyValueStore`` keeps values by key, with versions and lifetimes.
+**Data.** A ``Repository`` reads and writes a table of yours as entities. ``KeyValueStore`` keeps values by key, with
+versions and lifetimes; a ``Cache`` loads what it lacks, once for all who ask.
 
 **Locks.** ``AdvisoryLock`` for as long as a transaction, ``LeaseLock`` with a fencing token.
 
@@ -39,6 +40,7 @@ and tells of each ``HealthChange``.
 **Errors.** One tree under ``PersistenceError``, drawn in ``persistence.errors``.
 """
 
+from persistence._async.cache import AsyncCache
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.keyvalue import AsyncKeyValueStore
@@ -49,9 +51,11 @@ from persistence._async.monitor import AsyncHealthMonitor
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
 from persistence._async.pubsub import AsyncPubSub, AsyncSubscription
 from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
+from persistence._async.repository import AsyncRepository
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence._async.transaction import AsyncTransaction
+from persistence._sync.cache import Cache
 from persistence._sync.database import Database
 from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.locks import AdvisoryLock, LeaseLock
@@ -61,10 +65,12 @@ from persistence._sync.monitor import HealthMonitor
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
 from persistence._sync.pubsub import PubSub, Subscription
 from persistence._sync.redis import RedisClient, RedisConnection
+from persistence._sync.repository import Repository
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence._sync.transaction import Transaction
 from persistence.backups import Backup
+from persistence.caching import CacheStats
 from persistence.capabilities import Capabilities
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
@@ -115,6 +121,7 @@ __all__ = [
     "AdvisoryLock",
     "AppliedMigration",
     "AsyncAdvisoryLock",
+    "AsyncCache",
     "AsyncDatabase",
     "AsyncDatabaseManager",
     "AsyncHealthMonitor",
@@ -126,12 +133,15 @@ __all__ = [
     "AsyncPubSub",
     "AsyncRedisClient",
     "AsyncRedisConnection",
+    "AsyncRepository",
     "AsyncSQLStore",
     "AsyncSQLiteDatabase",
     "AsyncSubscription",
     "AsyncTransaction",
     "Backoff",
     "Backup",
+    "Cache",
+    "CacheStats",
     "Capabilities",
     "CapabilityError",
     "Cipher",
@@ -180,6 +190,7 @@ __all__ = [
     "RedisClient",
     "RedisConfig",
     "RedisConnection",
+    "Repository",
     "Row",
     "SQLStore",
     "SQLiteConfig",

@@ -1,0 +1,274 @@
+# Generated from ../_async/cache.py by tests/unasync.py: edit that one.
+"""A cache that loads what it lacks, once for all who ask at the same time.
+
+Protocol: the first who misses a key loads it and everybody else waits for that load; nothing runs in the background but
+what ``refresh`` is handed to. What is remembered here in the process is bounded, the least recently used goes first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic, time
+from typing import Any
+
+from persistence._sync.compat import Mutex, Waiter
+from persistence._sync.keyvalue import KeyValueStore
+from persistence._sync.pubsub import PubSub, Subscription
+from persistence.caching import CacheStats
+from persistence.errors import DeadlineError, UnavailableError, ValidationError
+from persistence.fields import Duration, seconds
+from persistence.keyvalues import check_key, check_ttl
+from persistence.validation import check_whole, shown
+
+MISSING = object()
+
+
+class Cache:
+    """Values by key, loaded when they are missing; in this process, and in a ``KeyValueStore`` where one is given.
+
+    ``ttl`` (seconds) is how long a value is fresh, ``stale`` how long it may be given after that. ``negative_ttl`` is
+    how long it is remembered that a loader found nothing (None); left out, that is not remembered. ``max_size`` bounds
+    what this process holds. With a store, ``local_ttl`` is how long this process gives a value without asking it (0:
+    never), and ``pubsub`` tells other processes' caches of ``invalidate``; each of them runs ``follow``.
+
+    A store that is away is an error, unless ``pass_through`` is set: then the value is loaded, and it is counted.
+    """
+
+    def __init__(
+        self,
+        store: KeyValueStore | None = None,
+        *,
+        ttl: Duration = 60.0,
+        stale: Duration = 0.0,
+        negative_ttl: Duration | None = None,
+        local_ttl: Duration = 0.0,
+        max_size: int = 10_000,
+        pass_through: bool = False,
+        pubsub: PubSub | None = None,
+        channel: str = "cache",
+    ) -> None:
+        fresh = check_ttl(ttl)
+        if fresh is None or not 0 <= seconds(stale) < 1e9 or not 0 <= seconds(local_ttl) < 1e9:
+            raise ValidationError("ttl is above 0, stale and local_ttl are 0 or more, in seconds")
+        self._store = store
+        self._ttl, self._stale = fresh, seconds(stale)
+        self._negative = check_ttl(negative_ttl)
+        self._local = float("inf") if store is None else seconds(local_ttl)
+        self._max_size = check_whole("max_size", max_size)
+        self._pass_through = pass_through
+        self._pubsub, self._channel = pubsub, channel
+        self._mutex = Mutex()
+        self._held: OrderedDict[str, tuple[Any, float, float]] = OrderedDict()
+        self._loading: dict[str, list[Waiter[tuple[Any, BaseException | None]]]] = {}
+        self._generation: dict[str, int] = {}
+        self._stats = CacheStats()
+
+    def stats(self) -> CacheStats:
+        """Return what the cache has done."""
+        with self._mutex:
+            return self._stats
+
+    def __len__(self) -> int:
+        """How many values this process holds."""
+        return len(self._held)
+
+    def _count(self, **more: int) -> None:
+        self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
+
+    def get_or_load(
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        ttl: Duration | None = None,
+        timeout: Duration = 30.0,
+    ) -> Any:
+        """Return the value, from ``loader()`` where it is missing or no longer fresh.
+
+        Of all who miss it in this process at once, one loads; the others wait up to ``timeout`` seconds, and get what
+        it got: the value, or the loader's exception. A value that is past its ``ttl`` but within ``stale`` is given at
+        once to those who come while one of them refreshes it. What the loader returns is shared, so it must not be
+        changed.
+
+        Raises:
+            DeadlineError: the load of another took longer than ``timeout``.
+            UnavailableError: the store is away, and ``pass_through`` is not set.
+        """
+        check_key(key)
+        lifetime = check_ttl(ttl) or self._ttl
+        waiter: Waiter[tuple[Any, BaseException | None]] | None = None
+        with self._mutex:
+            value, is_fresh = self._look(key)
+            loading = self._loading.get(key)
+            if value is not MISSING and (is_fresh or loading is not None):
+                self._count(hits=1, stale=not is_fresh)
+                return value
+            if loading is None:
+                self._loading[key] = []
+            else:
+                waiter = Waiter()
+                loading.append(waiter)
+                self._count(misses=1)
+        if waiter is not None:
+            return self._wait(key, waiter, seconds(timeout))
+        return self._lead(key, loader, lifetime)
+
+    def _look(self, key: str) -> tuple[Any, bool]:
+        """Return what this process holds and whether it is fresh."""
+        held = self._held.get(key)
+        if held is None:
+            return MISSING, False
+        value, fresh_until, until = held
+        now = monotonic()
+        if now >= until:
+            del self._held[key]
+            return MISSING, False
+        self._held.move_to_end(key)
+        return value, now < fresh_until
+
+    def _wait(self, key: str, waiter: Waiter[tuple[Any, BaseException | None]], timeout: float) -> Any:
+        got = waiter.wait(timeout)
+        if got is None:
+            raise DeadlineError(
+                f"another's load of {shown(key)} took longer than {timeout:g} s", operation="get_or_load"
+            )
+        if got[1] is not None:
+            raise got[1]
+        return got[0]
+
+    def _lead(self, key: str, loader: Callable[[], Any], lifetime: float) -> Any:
+        """Find or load the value for all who wait for it."""
+        value: Any = None
+        failure: BaseException | None = None
+        with self._mutex:
+            generation = self._generation.get(key, 0)
+        try:
+            value = self._find_or_load(key, loader, lifetime, generation)
+        except BaseException as exc:
+            failure = exc
+            raise
+        finally:
+            if failure is not None and not isinstance(failure, Exception):
+                failure = DeadlineError(
+                    f"the load of {shown(key)} was given up by who made it", operation="get_or_load"
+                )
+            with self._mutex:
+                waiting = self._loading.pop(key)
+                if not self._loading:
+                    self._generation.clear()
+            for each in waiting:
+                each.hand_over((value, failure))
+        return value
+
+    def _find_or_load(
+        self, key: str, loader: Callable[[], Any], lifetime: float, generation: int
+    ) -> Any:
+        found = self._ask(key) if self._store is not None else None
+        if found is not None:
+            value, fresh_for = found
+            with self._mutex:
+                self._count(hits=1)
+                self._keep(key, value, fresh_for, 0.0, generation)
+            return value
+        with self._mutex:
+            self._count(misses=1, loads=1)
+        try:
+            value = loader()
+        except BaseException:
+            with self._mutex:
+                self._count(errors=1)
+            raise
+        if value is None:
+            if self._negative is None:
+                return None
+            lifetime = self._negative
+        self._tell(key, value, lifetime)
+        with self._mutex:
+            self._keep(key, value, lifetime, 0.0 if value is None else self._stale, generation)
+        return value
+
+    def _keep(self, key: str, value: Any, fresh_for: float, stale: float, generation: int) -> None:
+        if self._generation.get(key, 0) != generation or self._local <= 0:
+            return  # it was invalidated while it was loaded, so it may be old already
+        now = monotonic()
+        fresh_until = now + min(fresh_for, self._local)
+        self._held[key] = (value, fresh_until, fresh_until + stale)
+        self._held.move_to_end(key)
+        while len(self._held) > self._max_size:
+            self._held.popitem(last=False)
+            self._count(evicted=1)
+
+    def _ask(self, key: str) -> tuple[Any, float] | None:
+        """Return what the store has, and for how long that is fresh."""
+        assert self._store is not None  # noqa: S101 - the caller looked
+        try:
+            found = self._store.get(key)
+        except UnavailableError:
+            if not self._pass_through:
+                raise
+            with self._mutex:
+                self._count(bypassed=1)
+            return None
+        if found is None:
+            return None
+        value, until = found
+        left = until - time()
+        return (value, left) if left > 0 else None
+
+    def _tell(self, key: str, value: Any, lifetime: float) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.put(key, [value, time() + lifetime], ttl=lifetime)
+        except UnavailableError:
+            if not self._pass_through:
+                raise
+            with self._mutex:
+                self._count(bypassed=1)
+
+    def invalidate(self, *keys: str) -> None:
+        """Forget values, here and in the store, and tell other processes' caches; a load under way is not kept."""
+        for key in keys:
+            check_key(key)
+        self._forget(keys)
+        if self._store is not None and keys:
+            self._store.delete_many(keys)
+            self._forget(keys)
+        if self._pubsub is not None:
+            for key in keys:
+                self._pubsub.publish(self._channel, key)
+
+    def _forget(self, keys: tuple[str, ...]) -> None:
+        with self._mutex:
+            for key in keys:
+                self._held.pop(key, None)
+                if key in self._loading:
+                    self._generation[key] = self._generation.get(key, 0) + 1
+
+    def clear(self) -> None:
+        """Forget everything that this process holds."""
+        with self._mutex:
+            self._held.clear()
+            for key in self._loading:
+                self._generation[key] = self._generation.get(key, 0) + 1
+
+    def subscribe(self) -> Subscription:
+        """Return the subscription for ``follow``: enter it first, then nothing is missed.
+
+        Raises:
+            ValidationError: the cache has no ``pubsub``.
+        """
+        if self._pubsub is None:
+            raise ValidationError("the cache has no pubsub to follow", hint="Cache(store, pubsub=PubSub(…))")
+        return self._pubsub.subscribe(self._channel)
+
+    def follow(self, subscription: Subscription) -> None:
+        """Forget what other processes invalidate, until the subscription is closed; run it in a task of your own."""
+        self.clear()
+        for notice in subscription:
+            if notice.missed:
+                self.clear()
+            else:
+                self._forget((notice.payload,))
