@@ -162,3 +162,73 @@ def test_a_sealed_save_is_one_request_once_its_thread_is_known(
         before = redis.requests
         call()
         assert redis.requests - before == 1
+
+
+def test_rotating_seals_everything_with_the_current_key(
+    sealed: RedisCheckpointer, manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    states = fill(sealed)
+    sealed.fork("t", 2, "forked")
+    sealed.save_checkpoint(Checkpoint("t", STATE, namespace="sub"))
+    sealed.put_writes("t", "early", "task", [("c", SECRET)], namespace="sub")
+    sealed.set_ttl("t", 3600)
+    sealed.prune("t", keep_last=1)
+    rotating = checkpointer_on(manager, "new")
+    assert rotating.rotate_keys() > 8
+    assert rotating.rotate_keys() == 0
+    only_new = checkpointer_on(manager, "new", keys={"new": KEYS["new"]})
+    assert (only_new.load_checkpoint("t")).state == states[3]
+    assert (only_new.load_checkpoint("t", namespace="sub")).state == STATE
+    assert (only_new.load_checkpoint("forked")).state == states[1]
+    assert [write.value for write in only_new.pending_writes("t", "k3")] == [SECRET * 9, 3]
+    assert [write.value for write in only_new.pending_writes("t", "early", namespace="sub")] == [SECRET]
+    for key in thread_keys("default", "t"):
+        assert redis.client.pttl(key) > 0
+    # A base from before goes on.
+    assert (sealed.save_checkpoint(Checkpoint("t", {**states[3], "n": 9}))).version == 5
+    assert (checkpointer_on(manager).load_checkpoint("t")).state == {**states[3], "n": 9}
+
+
+def test_what_was_saved_without_a_cipher_is_refused_until_it_was_rotated(
+    manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    states = fill(checkpointer_on(manager, None))
+    sealed = checkpointer_on(manager)
+    with pytest.raises(CorruptError, match="is not encrypted"):
+        sealed.load_checkpoint("t")
+    assert sealed.rotate_keys("nobody") == 0
+    assert sealed.rotate_keys("t") > 8
+    for key in thread_keys("default", "t")[1], thread_keys("default", "t")[3]:
+        assert not [value for value in redis.client.hvals(key) if b"swordfish" in value]
+    assert (sealed.load_checkpoint("t", writes=True)).state == states[3]
+    with pytest.raises(ConfigError, match="has no cipher"):
+        checkpointer_on(manager, None).rotate_keys()
+    data = thread_keys("default", "t")[1]
+    field = next(field for field in redis.client.hkeys(data) if field.startswith(b"b"))
+    redis.client.hset(data, field, b"\2moved")
+    with pytest.raises(CorruptError, match="thread 't'"):
+        checkpointer_on(manager, "new").rotate_keys("t")
+
+
+def test_rotating_beside_writers_loses_nothing(
+    sealed: RedisCheckpointer, manager: DatabaseManager
+) -> None:
+    fill(sealed)
+    rotating = checkpointer_on(manager, "new")
+
+    def save() -> None:
+        for number in range(20):
+            state = {**STATE, "n": number, "large": [SECRET * 50 * number]}
+            sealed.save_checkpoint(Checkpoint("t", state, metadata={"n": number}))
+
+    def rotate() -> None:
+        for _ in range(6):
+            rotating.rotate_keys("t")
+
+    together([save, rotate])
+    rotating.rotate_keys("t")
+    listed = checkpointer_on(manager, "new", keys={"new": KEYS["new"]}).list_checkpoints(
+        "t", states=True, limit=20
+    )
+    assert [found.state["n"] for found in listed] == [*range(19, -1, -1)]
+    assert [found.state["large"] for found in listed] == [[SECRET * 50 * number] for number in range(19, -1, -1)]
