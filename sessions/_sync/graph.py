@@ -165,7 +165,7 @@ class MemoryGraph(GraphWalk, GraphHistory, GraphRecall, GraphTransfer):
         values = {"id": node_id(id), "expected": expected, "keep": not forget_history}
         parts = ("graph_delete_history", "graph_delete_kept", "graph_delete_edges", "graph_delete_node")
         gone = self._gone(parts, {**values, **self._may_write(approved_by)})
-        if not gone and expected:
+        if not gone and expected is not None:
             current = self._read_one(node_from_row, "graph_get_node", {"id": id})
             if current is not None:
                 self._raise_conflict("delete_node", f"node {shown(id)}", current.version, expected)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from persistence import Database, DatabaseManager
 from persistence.errors import ConflictError, DuplicateError, NotFoundError
@@ -103,12 +103,12 @@ class GraphBase(SessionsStore):
                 failure = exc
         raise failure
 
-    def _explain(self, name: str, id: str, expected: int | None) -> None:
+    def _explain(self, name: str, id: str, expected: int | None) -> NoReturn:
         """Raise the reason for which a write found no node, which a second statement tells."""
         current = self._read_one(node_from_row, "graph_get_node", {"id": id})
         self._raise_conflict(name, f"node {shown(id)}", None if current is None else current.version, expected)
 
-    def _raise_conflict(self, name: str, what: str, actual: int | None, expected: int | None) -> None:
+    def _raise_conflict(self, name: str, what: str, actual: int | None, expected: int | None) -> NoReturn:
         """Raise what a write that expected a version met; an expected version of 0 is that of what isn't there."""
         if actual is None and expected != 0:
             raise NotFoundError(
