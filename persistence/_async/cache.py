@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from time import monotonic, time
+from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 from persistence._async.compat import Mutex, Waiter
@@ -29,8 +30,9 @@ class AsyncCache:
 
     ``ttl`` (seconds) is how long a value is fresh, ``stale`` how long it may be given after that. ``negative_ttl`` is
     how long it is remembered that a loader found nothing (None); left out, that is not remembered. ``max_size`` bounds
-    what this process holds. With a store, ``local_ttl`` is how long this process gives a value without asking it (0:
-    never), and ``pubsub`` tells other processes' caches of ``invalidate``; each of them runs ``follow``.
+    what this process holds. With a store, values must be such as it takes, ``local_ttl`` is how long this process gives
+    one without asking it (0: never), and ``pubsub`` tells other processes' caches of ``invalidate``; each of them runs
+    ``follow``.
 
     A store that is away is an error, unless ``pass_through`` is set: then the value is loaded, and it is counted.
     """
@@ -203,7 +205,7 @@ class AsyncCache:
         """Return what the store has, and for how long that is fresh."""
         assert self._store is not None  # noqa: S101 - the caller looked
         try:
-            found = await self._store.get(key)
+            found = await self._store.get_item(key)
         except UnavailableError:
             if not self._pass_through:
                 raise
@@ -212,15 +214,16 @@ class AsyncCache:
             return None
         if found is None:
             return None
-        value, until = found
-        left = until - time()
-        return (value, left) if left > 0 else None
+        left = self._ttl
+        if found.expires_at is not None:
+            left = (found.expires_at - datetime.now(UTC)).total_seconds()
+        return found.value, max(0.0, left)
 
     async def _tell(self, key: str, value: Any, lifetime: float) -> None:
         if self._store is None:
             return
         try:
-            await self._store.put(key, [value, time() + lifetime], ttl=lifetime)
+            await self._store.put(key, value, ttl=lifetime)
         except UnavailableError:
             if not self._pass_through:
                 raise

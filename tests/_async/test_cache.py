@@ -147,6 +147,12 @@ async def test_processes_share_a_store_and_hear_of_what_is_invalidated(
         await subscription.aclose()
         await following.result()
     assert await store.exists("k")
+    negative = AsyncCache(store, negative_ttl=60)
+    for value in (b"\x00", {"a": [1]}, None):
+        once = Loader(value, "again")
+        for _ in range(2):
+            assert await negative.get_or_load("v", once) == value
+        await negative.invalidate("v")
 
 
 async def test_a_store_that_is_away_is_an_error_or_is_counted(

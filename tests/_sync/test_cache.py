@@ -148,6 +148,12 @@ def test_processes_share_a_store_and_hear_of_what_is_invalidated(
         subscription.close()
         following.result()
     assert store.exists("k")
+    negative = Cache(store, negative_ttl=60)
+    for value in (b"\x00", {"a": [1]}, None):
+        once = Loader(value, "again")
+        for _ in range(2):
+            assert negative.get_or_load("v", once) == value
+        negative.invalidate("v")
 
 
 def test_a_store_that_is_away_is_an_error_or_is_counted(
