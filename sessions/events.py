@@ -27,6 +27,10 @@ KIND_BYTES = 100
 """The longest kind in bytes of UTF-8."""
 MESSAGE_BYTES = 1024 * 1024
 """The longest message in bytes of UTF-8."""
+KNOWN_TAGS = 4096
+"""Of how many tags the JSON is remembered."""
+KNOWN_TAGS_LENGTH = 500
+"""Longer ones are not, in characters of JSON."""
 FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MOMENT = datetime(9998, 1, 1, tzinfo=UTC)
 """Events lie from FIRST_MOMENT to below LAST_MOMENT."""
@@ -214,6 +218,8 @@ def check_time(what: str, moment: object) -> datetime:
     Raises:
         ValidationError: it is no datetime, has no time zone, or lies outside 1970 to 9997.
     """
+    if type(moment) is datetime and moment.tzinfo is UTC and 1970 <= moment.year < 9998:
+        return moment
     if not isinstance(moment, datetime):
         raise ValidationError(f"{what} is a {type(moment).__name__}, not a datetime")
     if moment.utcoffset() is None:
@@ -223,16 +229,31 @@ def check_time(what: str, moment: object) -> datetime:
     return moment
 
 
+_known_tags: dict[tuple[Any, ...], str] = {}
+
+
 def tags_json(tags: object) -> str | None:
-    """Return tags as the JSON text that is stored, its keys in order; None for none."""
-    if type(tags) is dict and not tags:
+    """Return tags as the JSON text that is stored, None for none; those of a series come again and again.
+
+    Raises:
+        ValidationError: they are no dict, or hold what either database would give back as something else.
+    """
+    if type(tags) is not dict:
+        return metadata_json(tags, "tags")
+    if not tags:
         return None
-    text = metadata_json(tags, "tags")
-    given = cast("dict[str, Any]", tags)
-    if len(given) > 1:
-        names = sorted(given)
-        if names != list(given):
-            text = metadata_json({name: given[name] for name in names}, "tags")
+    # With the types, because 1, 1.0 and True are equal.
+    key = (*map(type, tags.values()), *tags.items())
+    try:
+        text = _known_tags.get(key)
+    except TypeError:  # a list or a dict within
+        return metadata_json(tags, "tags")
+    if text is None:
+        text = metadata_json(tags, "tags")
+        if len(text) <= KNOWN_TAGS_LENGTH:
+            if len(_known_tags) >= KNOWN_TAGS:
+                _known_tags.clear()
+            _known_tags[key] = text
     return text
 
 
