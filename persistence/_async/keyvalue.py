@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from persistence._async.keyvalue_backends import AsyncRedisValues, AsyncSQLValues, AsyncValues
+from persistence._async.locks import AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import ConflictError, ValidationError
@@ -160,6 +162,13 @@ class AsyncKeyValueStore:
         cursor = "" if after is None else check_key(after)
         found = await self._values().scan(prefix, cursor, end_of(prefix), check_limit(limit))
         return [KeyValue(each.key, unpack(each.value), each.version, each.expires_at) for each in found]
+
+    def lease(self, key: str, *, ttl: Duration, timeout: Duration) -> AsyncLeaseLock:
+        """Return a lock of this namespace, for programs that agree on what ``key`` stands for."""
+        name = hashlib.sha256(f"{self._namespace}\0{check_text('the key', key)}".encode()).hexdigest()
+        return AsyncLeaseLock(
+            self._manager, self._name, f"keyvalue:{name}", ttl=ttl, timeout=timeout, tenant=self._tenant
+        )
 
     async def clear(self) -> int:
         """Delete everything in this namespace of this tenant, and return how much it was."""

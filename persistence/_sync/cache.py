@@ -35,6 +35,9 @@ class Cache:
     one without asking it (0: never), and ``pubsub`` tells other processes' caches of ``invalidate``; each of them runs
     ``follow``.
 
+    With ``lock_ttl``, of all processes one loads, under a lease of so many seconds; the others wait as long for it, and
+    then find the value in the store.
+
     A store that is away is an error, unless ``pass_through`` is set: then the value is loaded, and it is counted.
     """
 
@@ -48,6 +51,7 @@ class Cache:
         local_ttl: Duration = 0.0,
         max_size: int = 10_000,
         pass_through: bool = False,
+        lock_ttl: Duration | None = None,
         pubsub: PubSub | None = None,
         channel: str = "cache",
     ) -> None:
@@ -60,6 +64,9 @@ class Cache:
         self._local = float("inf") if store is None else seconds(local_ttl)
         self._max_size = check_whole("max_size", max_size)
         self._pass_through = pass_through
+        self._lock_ttl = check_ttl(lock_ttl)
+        if self._lock_ttl is not None and store is None:
+            raise ValidationError("lock_ttl is for a cache with a store", hint="in one process, one loads anyway")
         self._pubsub, self._channel = pubsub, channel
         self._mutex = Mutex()
         self._held: OrderedDict[str, tuple[Any, float, float]] = OrderedDict()
@@ -167,13 +174,40 @@ class Cache:
     def _find_or_load(
         self, key: str, loader: Callable[[], Any], lifetime: float, generation: int
     ) -> Any:
-        found = self._ask(key) if self._store is not None else None
+        found = self._ask(key)
         if found is not None:
-            value, fresh_for = found
-            with self._mutex:
-                self._count(hits=1)
-                self._keep(key, value, fresh_for, 0.0, generation)
-            return value
+            return self._take(key, found, generation)
+        if self._store is None or self._lock_ttl is None:
+            return self._load(key, loader, lifetime, generation)
+        lease = self._store.lease(f"cache {key}", ttl=self._lock_ttl, timeout=self._lock_ttl)
+        try:
+            lease.acquire()
+        except UnavailableError as exc:
+            self._bypass(exc)
+            return self._load(key, loader, lifetime, generation)
+        try:
+            found = self._ask(key)
+            if found is not None:
+                return self._take(key, found, generation)
+            return self._load(key, loader, lifetime, generation)
+        finally:
+            lease.release()
+
+    def _take(self, key: str, found: tuple[Any, float], generation: int) -> Any:
+        """Return what the store had."""
+        with self._mutex:
+            self._count(hits=1)
+            self._keep(key, *found, 0.0, generation)
+        return found[0]
+
+    def _bypass(self, error: UnavailableError) -> None:
+        """Go past a store that is away and count it, or raise its error."""
+        if not self._pass_through:
+            raise error
+        with self._mutex:
+            self._count(bypassed=1)
+
+    def _load(self, key: str, loader: Callable[[], Any], lifetime: float, generation: int) -> Any:
         with self._mutex:
             self._count(misses=1, loads=1)
         try:
@@ -204,14 +238,12 @@ class Cache:
 
     def _ask(self, key: str) -> tuple[Any, float] | None:
         """Return what the store has, and for how long that is fresh."""
-        assert self._store is not None  # noqa: S101 - the caller looked
+        if self._store is None:
+            return None
         try:
             found = self._store.get_item(key)
-        except UnavailableError:
-            if not self._pass_through:
-                raise
-            with self._mutex:
-                self._count(bypassed=1)
+        except UnavailableError as exc:
+            self._bypass(exc)
             return None
         if found is None:
             return None
@@ -225,11 +257,8 @@ class Cache:
             return
         try:
             self._store.put(key, value, ttl=lifetime)
-        except UnavailableError:
-            if not self._pass_through:
-                raise
-            with self._mutex:
-                self._count(bypassed=1)
+        except UnavailableError as exc:
+            self._bypass(exc)
 
     def invalidate(self, *keys: str) -> None:
         """Forget values, here and in the store, and tell other processes' caches; a load under way is not kept."""

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from persistence._sync.keyvalue_backends import RedisValues, SQLValues, Values
+from persistence._sync.locks import LeaseLock
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import ConflictError, ValidationError
@@ -161,6 +163,13 @@ class KeyValueStore:
         cursor = "" if after is None else check_key(after)
         found = self._values().scan(prefix, cursor, end_of(prefix), check_limit(limit))
         return [KeyValue(each.key, unpack(each.value), each.version, each.expires_at) for each in found]
+
+    def lease(self, key: str, *, ttl: Duration, timeout: Duration) -> LeaseLock:
+        """Return a lock of this namespace, for programs that agree on what ``key`` stands for."""
+        name = hashlib.sha256(f"{self._namespace}\0{check_text('the key', key)}".encode()).hexdigest()
+        return LeaseLock(
+            self._manager, self._name, f"keyvalue:{name}", ttl=ttl, timeout=timeout, tenant=self._tenant
+        )
 
     def clear(self) -> int:
         """Delete everything in this namespace of this tenant, and return how much it was."""

@@ -155,6 +155,19 @@ async def test_processes_share_a_store_and_hear_of_what_is_invalidated(
         await negative.invalidate("v")
 
 
+async def test_of_many_processes_one_loads_under_a_lease(
+    manager: AsyncDatabaseManager, redis_config: RedisConfig
+) -> None:
+    await manager.add_redis("cache", redis_config)
+    loader = Loader(pause=0.1)
+    caches = [AsyncCache(AsyncKeyValueStore(manager, "cache"), lock_ttl=10) for _ in range(4)]
+    assert await together(*[lambda each=each: each.get_or_load("k", loader) for each in caches]) == [1] * 4
+    assert loader.calls == 1
+    assert sum(each.stats().loads for each in caches) == 1
+    with pytest.raises(ValidationError, match="lock_ttl"):
+        AsyncCache(lock_ttl=10)
+
+
 async def test_a_store_that_is_away_is_an_error_or_is_counted(
     manager: AsyncDatabaseManager, redis_config: RedisConfig
 ) -> None:
@@ -169,6 +182,9 @@ async def test_a_store_that_is_away_is_an_error_or_is_counted(
             await strict.get_or_load("k", Loader())
         assert await lenient.get_or_load("k", Loader()) == 1
         assert lenient.stats().bypassed == 2
+        locking = AsyncCache(store, pass_through=True, lock_ttl=5)
+        assert await locking.get_or_load("k", Loader()) == 1
+        assert locking.stats().bypassed == 3
         await manager.aclose()
 
 

@@ -156,6 +156,19 @@ def test_processes_share_a_store_and_hear_of_what_is_invalidated(
         negative.invalidate("v")
 
 
+def test_of_many_processes_one_loads_under_a_lease(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    manager.add_redis("cache", redis_config)
+    loader = Loader(pause=0.1)
+    caches = [Cache(KeyValueStore(manager, "cache"), lock_ttl=10) for _ in range(4)]
+    assert together(*[lambda each=each: each.get_or_load("k", loader) for each in caches]) == [1] * 4
+    assert loader.calls == 1
+    assert sum(each.stats().loads for each in caches) == 1
+    with pytest.raises(ValidationError, match="lock_ttl"):
+        Cache(lock_ttl=10)
+
+
 def test_a_store_that_is_away_is_an_error_or_is_counted(
     manager: DatabaseManager, redis_config: RedisConfig
 ) -> None:
@@ -170,6 +183,9 @@ def test_a_store_that_is_away_is_an_error_or_is_counted(
             strict.get_or_load("k", Loader())
         assert lenient.get_or_load("k", Loader()) == 1
         assert lenient.stats().bypassed == 2
+        locking = Cache(store, pass_through=True, lock_ttl=5)
+        assert locking.get_or_load("k", Loader()) == 1
+        assert locking.stats().bypassed == 3
         manager.close()
 
 
