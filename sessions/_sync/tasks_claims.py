@@ -41,6 +41,9 @@ LEASE = 60.0
 WOKEN = 100
 """How many tasks whose time has come a claim on SQLite looks at first; one on PostgreSQL and Redis does the same."""
 
+SOME = 100
+"""How many tasks of one kind a claim takes by the statement that PostgreSQL need not plan anew."""
+
 
 class TaskClaims(TasksBase):
     """Claims tasks and ends them."""
@@ -115,7 +118,7 @@ class TaskClaims(TasksBase):
         }
         database = self._database()
         if database.kind != "sqlite":
-            name = "task_claim_one" if n == len(values["kinds"]) == 1 else "task_claim_next"
+            name = "task_claim_some" if n <= SOME and len(values["kinds"]) == 1 else "task_claim_next"
             return self._read_all(task_from_row, name, {**values, "kind": values["kinds"][0]})
         calls = [self._prepared(database, "task_release_expired", {"limit": WOKEN})]
         calls += [self._prepared(database, "task_claim_one", values)] * n

@@ -318,7 +318,7 @@ function run.task_claim_next()
     return found
 end
 
-run.task_claim_one = run.task_claim_next
+run.task_claim_some = run.task_claim_next
 
 function run.task_release_expired() return {{'value', text(wake(v.limit))}} end
 

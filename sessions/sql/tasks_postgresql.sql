@@ -164,9 +164,10 @@ WITH due AS MATERIALIZED (
 )
 SELECT * FROM taken ORDER BY priority DESC, created_at, id;
 
--- name: task_claim_one
--- hot: task_claim_next for one task of one kind, the commonest claim. With lists and a limit that it doesn't know,
--- PostgreSQL guesses that the prepared plan is dear and plans anew each time, which costs more than the claim itself.
+-- name: task_claim_some
+-- hot: task_claim_next for one kind and at most 100 tasks, the commonest claim. With a list of kinds and a limit that
+-- it doesn't know, PostgreSQL guesses that the prepared plan is dear and plans anew each time, which costs more than
+-- the claim itself: hence the limit of 100 within, of which no more is read or locked than the one without asks for.
 WITH due AS MATERIALIZED (
     SELECT id, kind, priority, created_at, status = 'active' AND attempts >= max_attempts AS spent,
         CASE WHEN status = 'active' AND shared THEN '' ELSE owner END AS owner
@@ -178,10 +179,13 @@ WITH due AS MATERIALIZED (
     SELECT t.id, t.priority, t.created_at
     FROM (VALUES (''), (CAST(:owner AS text))) AS o (owner)
     CROSS JOIN LATERAL (
-        SELECT id, priority, created_at FROM holdfast_tasks
-        WHERE tenant_id = :tenant AND kind = :kind AND owner = o.owner AND status = 'pending'
-        ORDER BY priority DESC, created_at, id LIMIT 1
-        FOR UPDATE SKIP LOCKED
+        SELECT * FROM (
+            SELECT id, priority, created_at FROM holdfast_tasks
+            WHERE tenant_id = :tenant AND kind = :kind AND owner = o.owner AND status = 'pending'
+            ORDER BY priority DESC, created_at, id LIMIT 100
+            FOR UPDATE SKIP LOCKED
+        ) AS h
+        LIMIT :limit
     ) AS t
 ), picked AS MATERIALIZED (
     SELECT id FROM (
@@ -190,7 +194,7 @@ WITH due AS MATERIALIZED (
         SELECT id, priority, created_at FROM due
         WHERE NOT spent AND kind = :kind AND owner IN ('', :owner)
     ) AS c
-    ORDER BY priority DESC, created_at, id LIMIT 1
+    ORDER BY priority DESC, created_at, id LIMIT :limit
 ), taken AS (
     UPDATE holdfast_tasks AS t SET
         status = 'active', owner = :owner, attempts = t.attempts + 1, token = t.token + 1,
@@ -212,7 +216,7 @@ WITH due AS MATERIALIZED (
         finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN statement_timestamp() END
     WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM due EXCEPT SELECT id FROM picked))
 )
-SELECT * FROM taken;
+SELECT * FROM taken ORDER BY priority DESC, created_at, id;
 
 -- name: task_release_expired
 -- hot: from the old end of the wake index; whoever is renewing or claiming one holds its lock, and it is skipped.
@@ -258,14 +262,14 @@ RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, atte
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;
 
 -- name: task_complete_many
--- hot: as task_settle, for many: they travel as one JSON list. The array, not the join, is what finds the rows,
--- whatever the planner thinks of the size of the list.
+-- hot: as task_settle, for many: they travel as one JSON list. The array finds the rows, whatever the planner thinks of
+-- the size of the list, and COALESCE keeps it from the index of all leases.
 UPDATE holdfast_tasks AS t SET
     status = 'completed', result = CAST(r.result AS json), wake_at = NULL, updated_at = statement_timestamp(),
     finished_at = statement_timestamp()
 FROM json_to_recordset(CAST(:rows AS json)) AS r (id text, token bigint, result text)
 WHERE t.tenant_id = :tenant AND t.id = ANY(CAST(:ids AS text[])) AND t.id = r.id AND t.token = r.token
-    AND t.status = 'active' AND t.wake_at > statement_timestamp()
+    AND t.status = 'active' AND COALESCE(t.wake_at > statement_timestamp(), false)
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN t.shared ELSE t.owner = :view END)
 RETURNING t.id, t.kind, t.key, t.parent_id, t.owner, t.shared, t.status, t.priority, t.level, t.attempts,
     t.max_attempts, t.token, t.lease_micros, t.wake_at, t.payload::text AS payload, t.result::text AS result,
