@@ -29,6 +29,9 @@ versions and lifetimes; a ``Cache`` loads what it lacks, once for all who ask.
 
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
+**Delivery elsewhere.** An ``Outbox`` takes what is to be delivered, with the transaction that decided it; a ``Relay``
+hands each ``OutboxItem`` to a sink, in order by key, and keeps what it gave up as a ``DeadLetter``.
+
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
 ``StatementEvent``. A ``HealthMonitor`` polls,
 and tells of each ``HealthChange``.
@@ -48,9 +51,11 @@ from persistence._async.locks import AsyncAdvisoryLock, AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.monitor import AsyncHealthMonitor
+from persistence._async.outbox import AsyncOutbox
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
 from persistence._async.pubsub import AsyncPubSub, AsyncSubscription
 from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
+from persistence._async.relay import AsyncRelay
 from persistence._async.repository import AsyncRepository
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
@@ -62,9 +67,11 @@ from persistence._sync.locks import AdvisoryLock, LeaseLock
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
 from persistence._sync.monitor import HealthMonitor
+from persistence._sync.outbox import Outbox
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
 from persistence._sync.pubsub import PubSub, Subscription
 from persistence._sync.redis import RedisClient, RedisConnection
+from persistence._sync.relay import Relay
 from persistence._sync.repository import Repository
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
@@ -112,6 +119,7 @@ from persistence.migration_advice import Advice
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, MigrationStatus, TriedMigration
 from persistence.notices import Notice
 from persistence.observing import StatementEvent
+from persistence.outbox import DeadLetter, OutboxItem, OutboxStatus, RelayReport
 from persistence.retry import Backoff
 from persistence.schemas import Difference
 from persistence.secrets import Cipher
@@ -128,12 +136,14 @@ __all__ = [
     "AsyncKeyValueStore",
     "AsyncLeaseLock",
     "AsyncMigrator",
+    "AsyncOutbox",
     "AsyncPgVectorDatabase",
     "AsyncPostgreSQLDatabase",
     "AsyncPubSub",
     "AsyncRedisClient",
     "AsyncRedisConnection",
     "AsyncRepository",
+    "AsyncRelay",
     "AsyncSQLStore",
     "AsyncSQLiteDatabase",
     "AsyncSubscription",
@@ -156,6 +166,7 @@ __all__ = [
     "CorruptError",
     "Database",
     "DatabaseManager",
+    "DeadLetter",
     "DeadlineError",
     "DeadlockError",
     "Difference",
@@ -177,6 +188,9 @@ __all__ = [
     "Migrator",
     "NotFoundError",
     "Notice",
+    "Outbox",
+    "OutboxItem",
+    "OutboxStatus",
     "PersistenceError",
     "PgVectorConfig",
     "PgVectorDatabase",
@@ -191,6 +205,8 @@ __all__ = [
     "RedisConfig",
     "RedisConnection",
     "Repository",
+    "Relay",
+    "RelayReport",
     "Row",
     "SQLStore",
     "SQLiteConfig",
