@@ -13,7 +13,8 @@ from persistence.errors import ValidationError
 from persistence.fields import Duration
 from persistence.validation import LIMIT, check_limit
 from sessions._async.events_base import AsyncEventsBase
-from sessions._async.following import follow_pages
+from sessions._async.following import AsyncFollowing
+from sessions._async.wake_ups import AsyncWaiting
 from sessions.event_queries import Condition, EventBucket, EventGroup, EventSum, Sums, check_window, condition_of
 from sessions.events import FIRST_MOMENT, Event, EventLevel, EventRetention, Position, decode_cursor, event_from_row
 from sessions.records import micros_of
@@ -226,6 +227,7 @@ class AsyncEventQueries(AsyncEventsBase):
         Raises:
             UnavailableError: the database has been away for ``patience`` seconds.
         """
+        following = AsyncFollowing(poll, timeout, patience)
         database = await self._database()
         condition = condition_of(
             database.kind, kinds=kinds, name=name, service=service, correlation=correlation, level=level, tags=tags
@@ -233,8 +235,8 @@ class AsyncEventQueries(AsyncEventsBase):
         slack = None if lateness is None else micros_of("lateness", lateness)
         place = Position.decode(await self.position() if after is None else after)
         reader = AsyncFollower(self, place, condition, slack)
-        async with aclosing(follow_pages(reader.read, poll=poll, timeout=timeout, patience=patience)) as pages:
-            async for event in pages:
+        async with aclosing(following.pages(reader.read, AsyncWaiting(None))) as events:
+            async for event in events:
                 yield event
 
 

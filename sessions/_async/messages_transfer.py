@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import Any
 
 from persistence import AsyncDatabase, Row
 from persistence.dialect import to_micros
-from persistence.errors import CapabilityError, ConflictError, UnavailableError, ValidationError
+from persistence.errors import CapabilityError, ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole, shown
+from sessions._async.following import AsyncFollowing
 from sessions._async.messages_base import AsyncMessagesBase, rows_json
 from sessions._async.wake_ups import AsyncWaiting
 from sessions.messages import Message, message_from_row
@@ -22,8 +23,6 @@ from sessions.transfer import Header, header_line, message_line, read_header, re
 _Imported = tuple[Message, dict[str, Any]]
 PAGE = 500
 """How many messages are read or written at once."""
-SHORTEST_WAIT = 0.01
-"""How long ``follow`` waits at first, in seconds, once it has caught up; it doubles up to ``poll``."""
 
 
 class AsyncMessageTransfer(AsyncMessagesBase):
@@ -50,35 +49,21 @@ class AsyncMessageTransfer(AsyncMessagesBase):
             UnavailableError: the database has been away for ``patience`` seconds.
         """
         check_id("the thread's id", thread_id)
-        longest = micros_of("poll", poll) / 1e6
-        limit = float("inf") if timeout is None else micros_of("timeout", timeout) / 1e6
-        bound = micros_of("patience", patience) / 1e6
+        following = AsyncFollowing(poll, timeout, patience)
         seen = None if after is None else check_whole("after", after, least=0)
         # It listens first, so that no notice falls between the first question and that.
         async with AsyncWaiting(None) if self._wake_ups is None else self._wake_ups.listen(thread_id) as waiting:
-            if seen is None:
-                seen = (await self._checked_state("follow", thread_id, None)).last_seq
-            wait, quiet_since = SHORTEST_WAIT, monotonic()
-            away_since: float | None = None
-            while True:
-                try:
-                    page = await self._page(thread_id, seen)
-                    away_since = None
-                except UnavailableError:
-                    page = []
-                    away_since = monotonic() if away_since is None else away_since
-                    if monotonic() - away_since >= bound:
-                        raise
-                for message in page:
-                    seen = message.seq or seen
+            place = (await self._checked_state("follow", thread_id, None)).last_seq if seen is None else seen
+
+            async def read() -> list[Message]:
+                nonlocal place
+                page = await self._page(thread_id, place)
+                place = page[-1].seq or place if page else place
+                return page
+
+            async with aclosing(following.pages(read, waiting)) as messages:
+                async for message in messages:
                     yield message
-                if page:
-                    wait, quiet_since = SHORTEST_WAIT, monotonic()
-                    continue
-                left = quiet_since + limit - monotonic()
-                if left <= 0:
-                    return
-                wait = SHORTEST_WAIT if await waiting.wait(min(wait, left)) else min(wait * 2, longest)
 
     async def _page(self, thread_id: str, after: int) -> list[Message]:
         values = {"thread": thread_id, "after": after, "limit": PAGE}

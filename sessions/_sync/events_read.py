@@ -14,7 +14,8 @@ from persistence.errors import ValidationError
 from persistence.fields import Duration
 from persistence.validation import LIMIT, check_limit
 from sessions._sync.events_base import EventsBase
-from sessions._sync.following import follow_pages
+from sessions._sync.following import Following
+from sessions._sync.wake_ups import Waiting
 from sessions.event_queries import Condition, EventBucket, EventGroup, EventSum, Sums, check_window, condition_of
 from sessions.events import FIRST_MOMENT, Event, EventLevel, EventRetention, Position, decode_cursor, event_from_row
 from sessions.records import micros_of
@@ -227,6 +228,7 @@ class EventQueries(EventsBase):
         Raises:
             UnavailableError: the database has been away for ``patience`` seconds.
         """
+        following = Following(poll, timeout, patience)
         database = self._database()
         condition = condition_of(
             database.kind, kinds=kinds, name=name, service=service, correlation=correlation, level=level, tags=tags
@@ -234,8 +236,8 @@ class EventQueries(EventsBase):
         slack = None if lateness is None else micros_of("lateness", lateness)
         place = Position.decode(self.position() if after is None else after)
         reader = Follower(self, place, condition, slack)
-        with closing(follow_pages(reader.read, poll=poll, timeout=timeout, patience=patience)) as pages:
-            for event in pages:
+        with closing(following.pages(reader.read, Waiting(None))) as events:
+            for event in events:
                 yield event
 
 

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Iterable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import Any
 
 from persistence import Database, Row
 from persistence.dialect import to_micros
-from persistence.errors import CapabilityError, ConflictError, UnavailableError, ValidationError
+from persistence.errors import CapabilityError, ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole, shown
+from sessions._sync.following import Following
 from sessions._sync.messages_base import MessagesBase, rows_json
 from sessions._sync.wake_ups import Waiting
 from sessions.messages import Message, message_from_row
@@ -23,8 +24,6 @@ from sessions.transfer import Header, header_line, message_line, read_header, re
 _Imported = tuple[Message, dict[str, Any]]
 PAGE = 500
 """How many messages are read or written at once."""
-SHORTEST_WAIT = 0.01
-"""How long ``follow`` waits at first, in seconds, once it has caught up; it doubles up to ``poll``."""
 
 
 class MessageTransfer(MessagesBase):
@@ -51,35 +50,21 @@ class MessageTransfer(MessagesBase):
             UnavailableError: the database has been away for ``patience`` seconds.
         """
         check_id("the thread's id", thread_id)
-        longest = micros_of("poll", poll) / 1e6
-        limit = float("inf") if timeout is None else micros_of("timeout", timeout) / 1e6
-        bound = micros_of("patience", patience) / 1e6
+        following = Following(poll, timeout, patience)
         seen = None if after is None else check_whole("after", after, least=0)
         # It listens first, so that no notice falls between the first question and that.
         with Waiting(None) if self._wake_ups is None else self._wake_ups.listen(thread_id) as waiting:
-            if seen is None:
-                seen = (self._checked_state("follow", thread_id, None)).last_seq
-            wait, quiet_since = SHORTEST_WAIT, monotonic()
-            away_since: float | None = None
-            while True:
-                try:
-                    page = self._page(thread_id, seen)
-                    away_since = None
-                except UnavailableError:
-                    page = []
-                    away_since = monotonic() if away_since is None else away_since
-                    if monotonic() - away_since >= bound:
-                        raise
-                for message in page:
-                    seen = message.seq or seen
+            place = (self._checked_state("follow", thread_id, None)).last_seq if seen is None else seen
+
+            def read() -> list[Message]:
+                nonlocal place
+                page = self._page(thread_id, place)
+                place = page[-1].seq or place if page else place
+                return page
+
+            with closing(following.pages(read, waiting)) as messages:
+                for message in messages:
                     yield message
-                if page:
-                    wait, quiet_since = SHORTEST_WAIT, monotonic()
-                    continue
-                left = quiet_since + limit - monotonic()
-                if left <= 0:
-                    return
-                wait = SHORTEST_WAIT if waiting.wait(min(wait, left)) else min(wait * 2, longest)
 
     def _page(self, thread_id: str, after: int) -> list[Message]:
         values = {"thread": thread_id, "after": after, "limit": PAGE}

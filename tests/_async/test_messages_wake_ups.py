@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from persistence import AsyncDatabaseManager, CapabilityError, SQLiteConfig, ValidationError
 from sessions import AsyncMessageStore, Message
-from sessions._async import messages_transfer
+from sessions._async import following
 from tests._async.side import Started, sleep
 
 
@@ -53,7 +53,7 @@ async def test_a_notice_ends_the_wait_of_a_follower(
     manager: AsyncDatabaseManager, connection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever asked first has nothing to find, and would ask again in 20 s.
-    monkeypatch.setattr(messages_transfer, "SHORTEST_WAIT", 20.0)
+    monkeypatch.setattr(following, "SHORTEST_WAIT", 20.0)
     store = AsyncMessageStore(manager, "main", notify=1e-6)
     follower = Started(partial(followed, AsyncMessageStore(manager, "elsewhere", notify=60), 3))
     await listening(manager)
@@ -98,7 +98,7 @@ async def test_what_a_transaction_appends_is_told_as_it_commits(
 ) -> None:
     if connection == "redis":
         pytest.skip("transactions: Redis has none that stores join")
-    monkeypatch.setattr(messages_transfer, "SHORTEST_WAIT", 20.0)
+    monkeypatch.setattr(following, "SHORTEST_WAIT", 20.0)
     store = AsyncMessageStore(manager, "main", notify=60)
     follower = Started(partial(followed, AsyncMessageStore(manager, "elsewhere", notify=60), 2))
     await listening(manager)

@@ -11,7 +11,7 @@ import pytest
 
 from persistence import DatabaseManager, CapabilityError, SQLiteConfig, ValidationError
 from sessions import MessageStore, Message
-from sessions._sync import messages_transfer
+from sessions._sync import following
 from tests._sync.side import Started, sleep
 
 
@@ -54,7 +54,7 @@ def test_a_notice_ends_the_wait_of_a_follower(
     manager: DatabaseManager, connection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whoever asked first has nothing to find, and would ask again in 20 s.
-    monkeypatch.setattr(messages_transfer, "SHORTEST_WAIT", 20.0)
+    monkeypatch.setattr(following, "SHORTEST_WAIT", 20.0)
     store = MessageStore(manager, "main", notify=1e-6)
     follower = Started(partial(followed, MessageStore(manager, "elsewhere", notify=60), 3))
     listening(manager)
@@ -99,7 +99,7 @@ def test_what_a_transaction_appends_is_told_as_it_commits(
 ) -> None:
     if connection == "redis":
         pytest.skip("transactions: Redis has none that stores join")
-    monkeypatch.setattr(messages_transfer, "SHORTEST_WAIT", 20.0)
+    monkeypatch.setattr(following, "SHORTEST_WAIT", 20.0)
     store = MessageStore(manager, "main", notify=60)
     follower = Started(partial(followed, MessageStore(manager, "elsewhere", notify=60), 2))
     listening(manager)
