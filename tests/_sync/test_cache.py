@@ -49,7 +49,6 @@ def test_a_hundred_callers_make_one_load_and_the_counts_are_exact() -> None:
     assert loader.calls == 1
     stats = cache.stats()
     assert (stats.hits + stats.misses, stats.loads, stats.errors) == (100, 1, 0)
-    assert stats.misses >= 90
     before = stats.hits
     assert cache.get_or_load("k", loader) == 1
     assert cache.stats() == replace(stats, hits=before + 1)
@@ -65,7 +64,7 @@ def test_a_failed_load_fails_all_who_wait_and_is_not_remembered() -> None:
 
 
 def test_a_waiter_does_not_wait_for_ever() -> None:
-    cache, slow = Cache(), Loader(pause=0.5)
+    cache, slow = Cache(), Loader(pause=1.0)
     leading = Started(lambda: cache.get_or_load("k", slow))
     until = monotonic() + 10
     while not slow.calls and monotonic() < until:
@@ -82,7 +81,7 @@ def test_a_value_ends_and_a_stale_one_is_given_while_one_refreshes_it() -> None:
     while cache.get_or_load("k", loader) == 1 and monotonic() < until:
         sleep(0.01)
     assert loader.calls == 2
-    lazy, slow = Cache(ttl=0.02, stale=60), Loader(pause=0.3)
+    lazy, slow = Cache(ttl=0.02, stale=60), Loader(pause=0.6)
     assert lazy.get_or_load("k", slow) == 1
     sleep(0.05)
     refreshing = Started(lambda: lazy.get_or_load("k", slow))

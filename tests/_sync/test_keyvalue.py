@@ -133,7 +133,7 @@ def until_gone(store: KeyValueStore, key: str) -> None:
 def test_what_has_expired_is_not_there(store: KeyValueStore, manager: DatabaseManager) -> None:
     store.put("short", "x", ttl=0.05)
     store.put("long", "y", ttl=timedelta(hours=1))
-    store.increment("count", ttl=0.3)
+    store.increment("count", ttl=0.5)
     store.increment("count", ttl=3600)
     left = store.ttl("long")
     assert left is not None

@@ -95,8 +95,8 @@ def test_a_listener_that_fails_is_logged_and_spoils_nothing(
 
 
 SLOW = {
-    "postgresql": "SELECT :v AS v, pg_sleep(0.06)",
-    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000)\n"
+    "postgresql": "SELECT :v AS v, pg_sleep(0.21)",
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500000)\n"
     "SELECT :v AS v, max(i) FROM n",
 }
 
@@ -112,9 +112,9 @@ def test_a_slow_statement_is_logged_once_without_its_values_and_a_fast_one_is_no
     database: Database
     if kind == "postgresql":
         config: PostgreSQLConfig = request.getfixturevalue("postgresql_config")
-        database = manager.add_postgresql("main", replace(config, slow_threshold="50ms"))
+        database = manager.add_postgresql("main", replace(config, slow_threshold="200ms"))
     else:
-        database = manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db"), slow_threshold=0.05))
+        database = manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db"), slow_threshold=0.2))
     caplog.set_level(logging.DEBUG, "persistence.slow")
     database.fetch_one("SELECT :v AS v", {"v": SECRET})
     database.fetch_one(SLOW[kind], {"v": SECRET})
