@@ -24,6 +24,7 @@ MANY = 1000
 
 _INT64 = 2**63
 _LAST = "\U0010ffff"
+_decode = json.JSONDecoder().decode
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -96,7 +97,7 @@ def unpack(stored: int | bytes) -> Any:
         return stored
     try:
         if stored[:1] == b"j":
-            return json.loads(stored[1:])
+            return _decode(stored[1:].decode("ascii"))
         if stored[:1] == b"b":
             return bytes(stored[1:])
         return int(stored)  # a number as Redis has it

@@ -18,7 +18,7 @@ from persistence.errors import ConstraintError, PersistenceError, QueryError, Va
 from persistence.keyvalues import MANY
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
-from persistence.scripts import packaged_script
+from persistence.scripts import Script, packaged_script
 
 Packed = int | bytes
 
@@ -187,6 +187,10 @@ def too_large(exc: PersistenceError) -> ValidationError:
     )
 
 
+_PUT = packaged_script("persistence", "put_value")
+_INCREMENT = packaged_script("persistence", "increment_value")
+
+
 class AsyncRedisValues:
     """Hashes of Redis under one root; see ``lua/keyvalues.lua``."""
 
@@ -197,6 +201,10 @@ class AsyncRedisValues:
 
     async def _run(self, name: str, *arguments: Any, reads: bool = False) -> Any:
         return await self._connection.run_script(self._script, [self._root], [name, *arguments], reads=reads)
+
+    async def _run_one(self, script: Script, key: str, value: Packed, ttl: float | None) -> Any:
+        given = (key, value) if ttl is None else (key, value, _millis(ttl))
+        return await self._connection.run_script(script, (f"{self._root}:{key}", f"{self._root}#"), given)
 
     async def get(self, key: str) -> Packed | None:
         found: Any = await self._connection.client.hget(f"{self._root}:{key}", "v")
@@ -215,7 +223,7 @@ class AsyncRedisValues:
 
     async def put(self, key: str, value: Packed, ttl: float | None, expected: int | None) -> int | None:
         if expected is None:
-            version: int = await self._run("put", key, value, _millis(ttl))
+            version: int = await self._run_one(_PUT, key, value, ttl)
             return version
         answer = await self._run("put_expected", key, value, _millis(ttl), expected)
         return answer if isinstance(answer, int) else None
@@ -226,7 +234,7 @@ class AsyncRedisValues:
 
     async def increment(self, key: str, by: int, ttl: float | None) -> int | None:
         try:
-            answer = await self._run("increment", key, by, _millis(ttl))
+            answer = await self._run_one(_INCREMENT, key, by, ttl)
         except QueryError as exc:
             if "overflow" in exc.message:
                 raise too_large(exc) from exc

@@ -19,7 +19,7 @@ from persistence.errors import ConstraintError, PersistenceError, QueryError, Va
 from persistence.keyvalues import MANY
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
-from persistence.scripts import packaged_script
+from persistence.scripts import Script, packaged_script
 
 Packed = int | bytes
 
@@ -188,6 +188,10 @@ def too_large(exc: PersistenceError) -> ValidationError:
     )
 
 
+_PUT = packaged_script("persistence", "put_value")
+_INCREMENT = packaged_script("persistence", "increment_value")
+
+
 class RedisValues:
     """Hashes of Redis under one root; see ``lua/keyvalues.lua``."""
 
@@ -198,6 +202,10 @@ class RedisValues:
 
     def _run(self, name: str, *arguments: Any, reads: bool = False) -> Any:
         return self._connection.run_script(self._script, [self._root], [name, *arguments], reads=reads)
+
+    def _run_one(self, script: Script, key: str, value: Packed, ttl: float | None) -> Any:
+        given = (key, value) if ttl is None else (key, value, _millis(ttl))
+        return self._connection.run_script(script, (f"{self._root}:{key}", f"{self._root}#"), given)
 
     def get(self, key: str) -> Packed | None:
         found: Any = self._connection.client.hget(f"{self._root}:{key}", "v")
@@ -216,7 +224,7 @@ class RedisValues:
 
     def put(self, key: str, value: Packed, ttl: float | None, expected: int | None) -> int | None:
         if expected is None:
-            version: int = self._run("put", key, value, _millis(ttl))
+            version: int = self._run_one(_PUT, key, value, ttl)
             return version
         answer = self._run("put_expected", key, value, _millis(ttl), expected)
         return answer if isinstance(answer, int) else None
@@ -227,7 +235,7 @@ class RedisValues:
 
     def increment(self, key: str, by: int, ttl: float | None) -> int | None:
         try:
-            answer = self._run("increment", key, by, _millis(ttl))
+            answer = self._run_one(_INCREMENT, key, by, ttl)
         except QueryError as exc:
             if "overflow" in exc.message:
                 raise too_large(exc) from exc

@@ -1,4 +1,4 @@
--- The calls of KeyValueStore that one command can't make. KEYS[1] is the namespace's root, on one slot of a cluster:
+-- The calls of KeyValueStore that one command can't make, but for put and increment. KEYS[1] is the namespace's root, on one slot of a cluster:
 -- a key is a hash, v its value and n its version; the sorted set beside them has every key that was put, in order, and
 -- loses those that have expired when a scan comes by.
 
@@ -46,10 +46,6 @@ end
 
 local calls = {}
 
-function calls.put(key, value, ttl)
-    return set(key, value, ttl)
-end
-
 function calls.put_many(ttl, ...)
     local given = {...}
     for n = 1, #given, 2 do
@@ -63,23 +59,6 @@ function calls.put_expected(key, value, ttl, expected)
         return {tonumber(version)}
     end
     return set(key, value, ttl)
-end
-
-function calls.increment(key, by, ttl)
-    local place = at(key)
-    local value = redis.call('HGET', place, 'v')
-    if value and not string.match(value, '^-?%d+$') then
-        return false
-    end
-    local total = redis.call('HINCRBY', place, 'v', by)
-    redis.call('HINCRBY', place, 'n', 1)
-    if not value then
-        redis.call('ZADD', index, 0, key)
-        if ttl ~= '' then
-            redis.call('PEXPIRE', place, ttl)
-        end
-    end
-    return redis.call('HGET', place, 'v')
 end
 
 function calls.item(key)
