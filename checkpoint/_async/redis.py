@@ -31,7 +31,6 @@ from datetime import datetime
 
 from checkpoint._async.checkpointer import AsyncCheckpointer
 from checkpoint._async.redis_retention import AsyncRedisRetention
-from checkpoint._async.redis_sealing import AsyncRedisSealing
 from checkpoint._async.redis_timetravel import AsyncRedisTimeTravel
 from checkpoint.blocks import Added
 from checkpoint.records import Checkpoint, as_saved, describe
@@ -43,7 +42,7 @@ from persistence.validation import metadata_json
 _TRIES = 10
 
 
-class AsyncRedisCheckpointer(AsyncRedisTimeTravel, AsyncRedisRetention, AsyncRedisSealing, AsyncCheckpointer):
+class AsyncRedisCheckpointer(AsyncRedisRetention, AsyncRedisTimeTravel, AsyncCheckpointer):
     """A checkpointer on a Redis connection of a manager, bound to one tenant; ``AsyncDatabaseCheckpointer`` makes it.
 
     It needs Redis 6.2 or newer, and joins no transaction. How durable a save is, the server's ``appendfsync`` decides

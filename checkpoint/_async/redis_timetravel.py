@@ -1,21 +1,21 @@
-"""Time travel in Redis. A fork or copy is one script: nothing of what is copied passes through the client."""
+"""Time travel in Redis. A fork or copy is one script: nothing that isn't sealed passes through the client."""
 
 from __future__ import annotations
 
 import secrets
 from datetime import datetime
 
-from checkpoint._async.redis_base import AsyncCheckpointKeys
+from checkpoint._async.redis_sealing import AsyncRedisSealing
 from checkpoint._async.timetravel import AsyncTimeTravel
 from checkpoint.records import Checkpoint, CheckpointInfo, describe
 from checkpoint.redis_format import Record, pack_record, pack_save, unpack_record
 from checkpoint.states import move_manifest
-from persistence.errors import CapabilityError, ConflictError, CorruptError
+from persistence.errors import ConflictError, CorruptError
 
 _TRIES = 100
 
 
-class AsyncRedisTimeTravel(AsyncCheckpointKeys, AsyncTimeTravel):
+class AsyncRedisTimeTravel(AsyncRedisSealing, AsyncTimeTravel):
     """The time travel of AsyncRedisCheckpointer."""
 
     async def _history(self, thread_id: str, namespace: str, limit: int, before: int) -> list[CheckpointInfo]:
@@ -52,12 +52,7 @@ class AsyncRedisTimeTravel(AsyncCheckpointKeys, AsyncTimeTravel):
 
     async def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:
         if self._sealing.is_on:
-            raise CapabilityError(
-                "a thread that is sealed can't be copied on Redis",
-                hint="fork() its latest checkpoint",
-                operation="copy_thread",
-                connection=self._place,
-            )
+            return await self._copy_sealed(thread_id, new_thread)
         source = self._keys(thread_id)
         copied: int | None = await self._run_registered("copy_thread", new_thread, secrets.randbits(62), more=source)
         return copied

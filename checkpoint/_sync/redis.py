@@ -32,7 +32,6 @@ from datetime import datetime
 
 from checkpoint._sync.checkpointer import Checkpointer
 from checkpoint._sync.redis_retention import RedisRetention
-from checkpoint._sync.redis_sealing import RedisSealing
 from checkpoint._sync.redis_timetravel import RedisTimeTravel
 from checkpoint.blocks import Added
 from checkpoint.records import Checkpoint, as_saved, describe
@@ -44,7 +43,7 @@ from persistence.validation import metadata_json
 _TRIES = 10
 
 
-class RedisCheckpointer(RedisTimeTravel, RedisRetention, RedisSealing, Checkpointer):
+class RedisCheckpointer(RedisRetention, RedisTimeTravel, Checkpointer):
     """A checkpointer on a Redis connection of a manager, bound to one tenant; ``DatabaseCheckpointer`` makes it.
 
     It needs Redis 6.2 or newer, and joins no transaction. How durable a save is, the server's ``appendfsync`` decides

@@ -1,22 +1,22 @@
 # Generated from ../_async/redis_timetravel.py by tests/unasync.py: edit that one.
-"""Time travel in Redis. A fork or copy is one script: nothing of what is copied passes through the client."""
+"""Time travel in Redis. A fork or copy is one script: nothing that isn't sealed passes through the client."""
 
 from __future__ import annotations
 
 import secrets
 from datetime import datetime
 
-from checkpoint._sync.redis_base import CheckpointKeys
+from checkpoint._sync.redis_sealing import RedisSealing
 from checkpoint._sync.timetravel import TimeTravel
 from checkpoint.records import Checkpoint, CheckpointInfo, describe
 from checkpoint.redis_format import Record, pack_record, pack_save, unpack_record
 from checkpoint.states import move_manifest
-from persistence.errors import CapabilityError, ConflictError, CorruptError
+from persistence.errors import ConflictError, CorruptError
 
 _TRIES = 100
 
 
-class RedisTimeTravel(CheckpointKeys, TimeTravel):
+class RedisTimeTravel(RedisSealing, TimeTravel):
     """The time travel of RedisCheckpointer."""
 
     def _history(self, thread_id: str, namespace: str, limit: int, before: int) -> list[CheckpointInfo]:
@@ -53,12 +53,7 @@ class RedisTimeTravel(CheckpointKeys, TimeTravel):
 
     def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:
         if self._sealing.is_on:
-            raise CapabilityError(
-                "a thread that is sealed can't be copied on Redis",
-                hint="fork() its latest checkpoint",
-                operation="copy_thread",
-                connection=self._place,
-            )
+            return self._copy_sealed(thread_id, new_thread)
         source = self._keys(thread_id)
         copied: int | None = self._run_registered("copy_thread", new_thread, secrets.randbits(62), more=source)
         return copied

@@ -13,7 +13,6 @@ from checkpoint.redis_format import thread_keys
 from persistence import (
     AsyncDatabaseManager,
     AsyncRedisConnection,
-    CapabilityError,
     Cipher,
     ConfigError,
     ConflictError,
@@ -77,7 +76,7 @@ async def test_nothing_of_a_state_is_readable_on_the_server(
         assert (await reader.load_checkpoint("fork")).state == states[2]
 
 
-async def test_a_fork_is_like_one_that_is_not_sealed_and_a_copy_is_refused(
+async def test_a_fork_is_like_one_that_is_not_sealed(
     sealed: AsyncRedisCheckpointer, manager: AsyncDatabaseManager
 ) -> None:
     states = await fill(sealed)
@@ -94,8 +93,6 @@ async def test_a_fork_is_like_one_that_is_not_sealed_and_a_copy_is_refused(
         await sealed.fork("t", 99, "other")
     await sealed.put_writes("waiting", "k", "task", [("a", 1)])
     assert (await sealed.fork("t", 1, "waiting")).state == states[0]
-    with pytest.raises(CapabilityError, match="sealed can't be copied"):
-        await sealed.copy_thread("t", "copy")
     assert {found.thread_id for found in await sealed.list_threads()} == {"fork", "t", "waiting"}
 
 
@@ -161,6 +158,48 @@ async def test_a_sealed_save_is_one_request_once_its_thread_is_known(
         before = redis.requests
         await call()
         assert redis.requests - before == 1
+
+
+async def test_a_copy_is_sealed_to_its_new_thread_and_nothing_is_left_beside_it(
+    sealed: AsyncRedisCheckpointer, manager: AsyncDatabaseManager, redis: AsyncRedisConnection
+) -> None:
+    states = await fill(sealed)
+    await sealed.save_checkpoint(Checkpoint("t", STATE, namespace="sub", node="n", step=3))
+    await sealed.delete_checkpoint("t", 2)
+    await sealed.set_ttl("t", 3600)
+    assert await sealed.copy_thread("t", "copy") == 4
+    with pytest.raises(DuplicateError):
+        await sealed.copy_thread("t", "copy")
+    with pytest.raises(NotFoundError):
+        await sealed.copy_thread("nobody", "other")
+    named = {name async for name in redis.client.scan_iter("*copy*")}
+    assert named == set(thread_keys("default", "copy"))
+    for key in named:
+        assert await redis.client.pttl(key) == -1
+    await sealed.delete_thread("t")
+    reader = checkpointer_on(manager, "new")
+    listed = await reader.list_checkpoints("copy", states=True, writes=True)
+    assert [(found.version, found.key, found.state) for found in listed] == [
+        (number + 1, f"k{number}", states[number]) for number in (3, 2, 0)
+    ]
+    assert [[write.value for write in found.writes] for found in listed] == [[SECRET * 9, n] for n in (3, 2, 0)]
+    assert (await reader.load_checkpoint("copy", namespace="sub")).state == STATE
+    assert (await reader.save_checkpoint(Checkpoint("copy", states[0]))).version == 5
+
+
+async def test_a_copy_that_does_not_open_is_not_made(
+    sealed: AsyncRedisCheckpointer, redis: AsyncRedisConnection
+) -> None:
+    await fill(sealed)
+    data = thread_keys("default", "t")[1]
+    field = next(field for field in await redis.client.hkeys(data) if field.startswith(b"b"))
+    await redis.client.hset(data, field, b"\2changed")
+    with pytest.raises(CorruptError, match="thread 't'"):
+        await sealed.copy_thread("t", "copy")
+    assert await sealed.latest("copy") is None
+    assert [found.thread_id for found in await sealed.list_threads()] == ["t"]
+    for name in [name async for name in redis.client.scan_iter("*copy*")]:
+        assert 0 < await redis.client.pttl(name) <= 3_600_000
 
 
 async def test_rotating_seals_everything_with_the_current_key(

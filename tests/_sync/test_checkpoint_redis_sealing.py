@@ -14,7 +14,6 @@ from checkpoint.redis_format import thread_keys
 from persistence import (
     DatabaseManager,
     RedisConnection,
-    CapabilityError,
     Cipher,
     ConfigError,
     ConflictError,
@@ -78,7 +77,7 @@ def test_nothing_of_a_state_is_readable_on_the_server(
         assert (reader.load_checkpoint("fork")).state == states[2]
 
 
-def test_a_fork_is_like_one_that_is_not_sealed_and_a_copy_is_refused(
+def test_a_fork_is_like_one_that_is_not_sealed(
     sealed: RedisCheckpointer, manager: DatabaseManager
 ) -> None:
     states = fill(sealed)
@@ -95,8 +94,6 @@ def test_a_fork_is_like_one_that_is_not_sealed_and_a_copy_is_refused(
         sealed.fork("t", 99, "other")
     sealed.put_writes("waiting", "k", "task", [("a", 1)])
     assert (sealed.fork("t", 1, "waiting")).state == states[0]
-    with pytest.raises(CapabilityError, match="sealed can't be copied"):
-        sealed.copy_thread("t", "copy")
     assert {found.thread_id for found in sealed.list_threads()} == {"fork", "t", "waiting"}
 
 
@@ -162,6 +159,48 @@ def test_a_sealed_save_is_one_request_once_its_thread_is_known(
         before = redis.requests
         call()
         assert redis.requests - before == 1
+
+
+def test_a_copy_is_sealed_to_its_new_thread_and_nothing_is_left_beside_it(
+    sealed: RedisCheckpointer, manager: DatabaseManager, redis: RedisConnection
+) -> None:
+    states = fill(sealed)
+    sealed.save_checkpoint(Checkpoint("t", STATE, namespace="sub", node="n", step=3))
+    sealed.delete_checkpoint("t", 2)
+    sealed.set_ttl("t", 3600)
+    assert sealed.copy_thread("t", "copy") == 4
+    with pytest.raises(DuplicateError):
+        sealed.copy_thread("t", "copy")
+    with pytest.raises(NotFoundError):
+        sealed.copy_thread("nobody", "other")
+    named = {name for name in redis.client.scan_iter("*copy*")}
+    assert named == set(thread_keys("default", "copy"))
+    for key in named:
+        assert redis.client.pttl(key) == -1
+    sealed.delete_thread("t")
+    reader = checkpointer_on(manager, "new")
+    listed = reader.list_checkpoints("copy", states=True, writes=True)
+    assert [(found.version, found.key, found.state) for found in listed] == [
+        (number + 1, f"k{number}", states[number]) for number in (3, 2, 0)
+    ]
+    assert [[write.value for write in found.writes] for found in listed] == [[SECRET * 9, n] for n in (3, 2, 0)]
+    assert (reader.load_checkpoint("copy", namespace="sub")).state == STATE
+    assert (reader.save_checkpoint(Checkpoint("copy", states[0]))).version == 5
+
+
+def test_a_copy_that_does_not_open_is_not_made(
+    sealed: RedisCheckpointer, redis: RedisConnection
+) -> None:
+    fill(sealed)
+    data = thread_keys("default", "t")[1]
+    field = next(field for field in redis.client.hkeys(data) if field.startswith(b"b"))
+    redis.client.hset(data, field, b"\2changed")
+    with pytest.raises(CorruptError, match="thread 't'"):
+        sealed.copy_thread("t", "copy")
+    assert sealed.latest("copy") is None
+    assert [found.thread_id for found in sealed.list_threads()] == ["t"]
+    for name in [name for name in redis.client.scan_iter("*copy*")]:
+        assert 0 < redis.client.pttl(name) <= 3_600_000
 
 
 def test_rotating_seals_everything_with_the_current_key(
