@@ -43,10 +43,12 @@ class HoldfastSession(SessionABC):
         *,
         user_id: str = "default",
         tenant: str = "default",
-        session_settings: SessionSettings | None = None,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
     ) -> None:
         self._history = AsyncChatHistory(manager, name, tenant=tenant, thread_id=session_id, user_id=user_id)
         self.session_id = session_id
+        if isinstance(session_settings, dict):
+            session_settings = SessionSettings().resolve(session_settings)
         self.session_settings = session_settings or SessionSettings()
 
     async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:

@@ -39,7 +39,7 @@ def numbers(messages: MessageStore) -> list[int]:
     return [message.seq or 0 for message in stored]
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite", "redis"])
 def test_every_acknowledged_message_outlives_the_kill_of_its_writer(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
@@ -49,6 +49,10 @@ def test_every_acknowledged_message_outlives_the_kill_of_its_writer(
             manager.add_postgresql("main", config)
             user = f"{config.username}:{reveal(config.password)}"
             url = f"postgresql://{user}@/{config.database}?host={config.host}&port={config.port}"
+        elif kind == "redis":
+            redis = request.getfixturevalue("redis_config")
+            manager.add_redis("main", redis)
+            url = f"unix://:{reveal(redis.password or '')}@{redis.unix_socket}?db={redis.database}"
         else:
             path = tmp_path / "main.db"
             manager.add_sqlite("main", SQLiteConfig(path=str(path)))

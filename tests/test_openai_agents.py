@@ -102,6 +102,14 @@ async def test_a_limit_is_the_latest_items_oldest_first(
     assert len(await limited.get_items(limit=3)) == 3
 
 
+async def test_settings_may_be_a_dict_as_for_the_sessions_of_the_sdk(manager: AsyncDatabaseManager) -> None:
+    session = HoldfastSession("chat-1", manager, session_settings={"limit": 2})
+    await session.add_items([item(text) for text in "abc"])
+    assert await session.get_items() == [item("b"), item("c")]
+    with pytest.raises(TypeError):
+        HoldfastSession("chat-1", manager, session_settings={"unknown": 2})
+
+
 async def test_a_history_longer_than_a_page_is_whole(session: HoldfastSession) -> None:
     for start in range(0, 10_500, 3500):
         await session.add_items([item(str(n)) for n in range(start, start + 3500)])

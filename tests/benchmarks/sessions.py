@@ -1,8 +1,8 @@
 """What a message costs, next to the plainest INSERT, and next to the sessions of other frameworks.
 
-``python -m tests.benchmarks.sessions [--quick]``. The floor is psycopg alone: one INSERT of a row whose number the
-client knows. Everything is durable (fsync), on one server or disk, timed in turns. The sessions of the OpenAI Agents
-SDK and of Google's ADK are measured where they are installed; what is missing is said.
+``python -m tests.benchmarks.sessions [--quick] [--only PART]``. The floor is psycopg alone: one INSERT of a row whose
+number the client knows. Everything is durable (fsync), on one server or disk, timed in turns. The sessions of the
+OpenAI Agents SDK and of Google's ADK are measured where they are installed; what is missing is said.
 """
 
 from __future__ import annotations
@@ -380,6 +380,15 @@ class PeerServices:
         self.many[name] = make
 
 
+def add_sessions(sessions: dict[str, Any], one: dict[str, Way], ten: dict[str, Way], last: dict[str, Way]) -> None:
+    """Add the calls of sessions of the OpenAI Agents SDK, ours and theirs."""
+    item: Any = {"role": "user", "content": json.dumps(CONTENT)}
+    for name, session in sessions.items():
+        one[name] = partial(session.add_items, [item])
+        ten[name] = partial(session.add_items, [item] * 10)
+        last[name] = partial(session.get_items, 20)
+
+
 async def on_sqlite(folder: Path, quick: bool) -> None:
     """Print what an append costs on a SQLite file, beside the OpenAI Agents SDK's SQLiteSession."""
     rounds, calls = (4, 10) if quick else (20, 40)
@@ -405,11 +414,13 @@ async def on_sqlite(folder: Path, quick: bool) -> None:
         except ImportError as exc:
             print(f"\n  missing: {exc}")
         else:
-            session: Any = SQLiteSession("t", folder / "openai.db")
-            item = {"role": "user", "content": json.dumps(CONTENT)}
-            one["openai-agents SQLiteSession"] = lambda: session.add_items([item])
-            ten["openai-agents SQLiteSession"] = lambda: session.add_items([item] * 10)
-            last["openai-agents SQLiteSession"] = lambda: session.get_items(20)
+            from sessions.openai_agents import HoldfastSession
+
+            sessions = {
+                OPENAI: HoldfastSession("s", manager),
+                "SQLiteSession": SQLiteSession("t", folder / "openai.db"),
+            }
+            add_sessions(sessions, one, ten, last)
         await messages.append("t", message())
         report("append one, SQLite, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
         await print_cpu(one, 20 if quick else 150)
@@ -434,6 +445,7 @@ async def on_redis(folder: Path, quick: bool) -> None:
                 "LRANGE": lambda: client.lrange("floor", -20, -1),
                 "last(20)": lambda: messages.last("t", 20),
             }
+            ten: dict[str, Way] = {"append_many": lambda: messages.append_many("t", [message() for _ in range(10)])}
             close: list[Callable[[], Awaitable[Any]]] = []
             try:
                 from agents.extensions.memory import RedisSession
@@ -443,15 +455,19 @@ async def on_redis(folder: Path, quick: bool) -> None:
                 from redis.asyncio import Redis
 
                 options = {name: connection._pool.connection_kwargs[name] for name in ("path", "password")}
-                session: Any = RedisSession(
-                    "t", redis_client=Redis(unix_socket_path=options["path"], password=options["password"])
-                )
-                close.append(session._redis.aclose)
-                item = {"role": "user", "content": text}
-                one["openai-agents RedisSession"] = lambda: session.add_items([item])
-                last["openai-agents RedisSession"] = lambda: session.get_items(20)
+                from sessions.openai_agents import HoldfastSession
+
+                theirs = Redis(unix_socket_path=options["path"], password=options["password"])
+                close.append(theirs.aclose)
+                sessions = {
+                    OPENAI: HoldfastSession("s", manager),
+                    "RedisSession": RedisSession("t", redis_client=theirs),
+                }
+                add_sessions(sessions, one, ten, last)
             await messages.append("t", message())
             report("append one, Redis, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
+            ten_found = await in_turns_async(ten, rounds=rounds, calls=calls)
+            report("append ten, Redis, async", ten_found, floor="append_many")
             report(
                 "the last 20, Redis, async", await in_turns_async(last, rounds=rounds, calls=calls), floor="last(20)"
             )
@@ -463,14 +479,22 @@ def main() -> None:
     """Run everything on a server and a file of its own."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sessions")
     parser.add_argument("--quick", action="store_true", help="few rounds, and 10,000 messages at most")
-    quick = parser.parse_known_args()[0].quick
+    parser.add_argument("--only", choices=["postgresql", "peers", "sqlite", "redis"], help="one part of it")
+    given = parser.parse_known_args()[0]
+    quick, only = given.quick, given.only
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(EmbeddedPostgreSQL(folder / "postgresql", settings={"shared_buffers": "512MB"}))
-        on_postgresql(server.config(), quick)
-        asyncio.run(peers_on_postgresql(server.config(), quick))
-        asyncio.run(on_sqlite(folder, quick))
-        asyncio.run(on_redis(folder, quick))
+        if only in (None, "postgresql", "peers"):
+            settings = {"shared_buffers": "512MB"}
+            server = stack.enter_context(EmbeddedPostgreSQL(folder / "postgresql", settings=settings))
+        if only in (None, "postgresql"):
+            on_postgresql(server.config(), quick)
+        if only in (None, "peers"):
+            asyncio.run(peers_on_postgresql(server.config(), quick))
+        if only in (None, "sqlite"):
+            asyncio.run(on_sqlite(folder, quick))
+        if only in (None, "redis"):
+            asyncio.run(on_redis(folder, quick))
 
 
 if __name__ == "__main__":
