@@ -31,7 +31,7 @@ COLUMNS = "tenant_id, at, id, retention, kind, service, name, value, tags"
 TAGS = {"model": "small", "agent": "planner", "ok": True}
 DAY = timedelta(days=1)
 START = datetime(2026, 1, 5, tzinfo=UTC)
-INSERT = "INSERT INTO {} (" + COLUMNS + ") VALUES ('floor', %s, %s, 'raw', 'metric', 'worker', 'latency', %s, %s)"
+INSERT = "INSERT INTO {} (" + COLUMNS + ") VALUES ('default', %s, %s, 'raw', 'metric', 'worker', 'latency', %s, %s)"
 
 
 class Floor:
@@ -52,7 +52,9 @@ class Floor:
             copy.set_types(["text", "timestamptz", "int8", "text", "text", "text", "text", "float8", "jsonb"])
             for value in values:
                 number, tags = next(self._numbers), Jsonb(TAGS)
-                copy.write_row(("floor", datetime.now(UTC), number, "raw", "metric", "worker", "latency", value, tags))
+                copy.write_row(
+                    ("default", datetime.now(UTC), number, "raw", "metric", "worker", "latency", value, tags)
+                )
 
 
 def event(value: float) -> Event:
@@ -79,10 +81,13 @@ def appends(config: PostgreSQLConfig, log: EventLog, quick: bool) -> None:
     many: dict[str, Callable[[], Any]] = {
         "floor": partial(same.append_many, values),
         "append_many": lambda: log.append_many([event(value) for value in values]),
+        "append_many, of events made before": lambda: log.append_many(made.pop()),
         "COPY into a table with no index but its key": partial(bare.append_many, values),
     }
     times: dict[str, list[float]] = {name: [] for name in many}
-    for _ in range(9 if quick else 25):
+    made: list[list[Event]] = []
+    for _ in range(15 if quick else 25):
+        made.append([event(value) for value in values])
         for name, way in many.items():
             started = perf_counter()
             way()
