@@ -107,22 +107,33 @@ class Cache:
         """
         check_key(key)
         lifetime = check_ttl(ttl) or self._ttl
-        waiter: Waiter[tuple[Any, BaseException | None]] | None = None
-        with self._mutex:
-            value, is_fresh = self._look(key)
-            loading = self._loading.get(key)
-            if value is not MISSING and (is_fresh or loading is not None):
-                self._count(hits=1, stale=not is_fresh)
-                return value
-            if loading is None:
-                self._loading[key] = []
-            else:
-                waiter = Waiter()
-                loading.append(waiter)
-                self._count(misses=1)
-        if waiter is not None:
-            return self._wait(key, waiter, seconds(timeout))
-        return self._lead(key, loader, lifetime)
+        deadline, misses = monotonic() + seconds(timeout), 1
+        while True:
+            waiter: Waiter[tuple[Any, BaseException | None]] | None = None
+            with self._mutex:
+                value, is_fresh = self._look(key)
+                loading = self._loading.get(key)
+                if value is not MISSING and (is_fresh or loading is not None):
+                    self._count(hits=misses, stale=not is_fresh)
+                    return value
+                if loading is None:
+                    self._loading[key] = []
+                else:
+                    waiter = Waiter()
+                    loading.append(waiter)
+                    self._count(misses=misses)
+            if waiter is None:
+                return self._lead(key, loader, lifetime, misses)
+            got = waiter.wait(deadline - monotonic())
+            if got is None:
+                raise DeadlineError(
+                    f"another's load of {shown(key)} took over {seconds(timeout):g} s", operation="get_or_load"
+                )
+            if got[1] is None:
+                return got[0]
+            if isinstance(got[1], Exception):
+                raise got[1]
+            misses = 0  # who loaded it was cancelled, and this call was counted
 
     def _look(self, key: str) -> tuple[Any, bool]:
         """Return what this process holds and whether it is fresh."""
@@ -137,32 +148,18 @@ class Cache:
         self._held.move_to_end(key)
         return value, now < fresh_until
 
-    def _wait(self, key: str, waiter: Waiter[tuple[Any, BaseException | None]], timeout: float) -> Any:
-        got = waiter.wait(timeout)
-        if got is None:
-            raise DeadlineError(
-                f"another's load of {shown(key)} took longer than {timeout:g} s", operation="get_or_load"
-            )
-        if got[1] is not None:
-            raise got[1]
-        return got[0]
-
-    def _lead(self, key: str, loader: Callable[[], Any], lifetime: float) -> Any:
-        """Find or load the value for all who wait for it."""
+    def _lead(self, key: str, loader: Callable[[], Any], lifetime: float, count: int) -> Any:
+        """Find or load the value for all who wait for it; ``count`` is 0 where the call was counted already."""
         value: Any = None
         failure: BaseException | None = None
         with self._mutex:
             generation = self._generation.get(key, 0)
         try:
-            value = self._find_or_load(key, loader, lifetime, generation)
+            value = self._find_or_load(key, loader, lifetime, generation, count)
         except BaseException as exc:
             failure = exc
             raise
         finally:
-            if failure is not None and not isinstance(failure, Exception):
-                failure = DeadlineError(
-                    f"the load of {shown(key)} was given up by who made it", operation="get_or_load"
-                )
             with self._mutex:
                 waiting = self._loading.pop(key)
                 if not self._loading:
@@ -172,31 +169,31 @@ class Cache:
         return value
 
     def _find_or_load(
-        self, key: str, loader: Callable[[], Any], lifetime: float, generation: int
+        self, key: str, loader: Callable[[], Any], lifetime: float, generation: int, count: int
     ) -> Any:
         found = self._ask(key)
         if found is not None:
-            return self._take(key, found, generation)
+            return self._take(key, found, generation, count)
         if self._store is None or self._lock_ttl is None:
-            return self._load(key, loader, lifetime, generation)
+            return self._load(key, loader, lifetime, generation, count)
         lease = self._store.lease(f"cache {key}", ttl=self._lock_ttl, timeout=self._lock_ttl)
         try:
             lease.acquire()
         except UnavailableError as exc:
             self._bypass(exc)
-            return self._load(key, loader, lifetime, generation)
+            return self._load(key, loader, lifetime, generation, count)
         try:
             found = self._ask(key)
             if found is not None:
-                return self._take(key, found, generation)
-            return self._load(key, loader, lifetime, generation)
+                return self._take(key, found, generation, count)
+            return self._load(key, loader, lifetime, generation, count)
         finally:
             lease.release()
 
-    def _take(self, key: str, found: tuple[Any, float], generation: int) -> Any:
+    def _take(self, key: str, found: tuple[Any, float], generation: int, count: int) -> Any:
         """Return what the store had."""
         with self._mutex:
-            self._count(hits=1)
+            self._count(hits=count)
             self._keep(key, *found, 0.0, generation)
         return found[0]
 
@@ -207,9 +204,11 @@ class Cache:
         with self._mutex:
             self._count(bypassed=1)
 
-    def _load(self, key: str, loader: Callable[[], Any], lifetime: float, generation: int) -> Any:
+    def _load(
+        self, key: str, loader: Callable[[], Any], lifetime: float, generation: int, count: int
+    ) -> Any:
         with self._mutex:
-            self._count(misses=1, loads=1)
+            self._count(misses=count, loads=1)
         try:
             value = loader()
         except BaseException:

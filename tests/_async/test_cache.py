@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio  # async-only
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -73,6 +74,22 @@ async def test_a_waiter_does_not_wait_for_ever() -> None:
     assert await leading.result() == 1
 
 
+# [async-only]
+async def test_a_load_that_is_cancelled_is_made_by_one_who_waited() -> None:
+    cache, loader = AsyncCache(), Loader(pause=0.1)
+    leading = asyncio.create_task(cache.get_or_load("k", loader))
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(cache.get_or_load("k", loader)) for _ in range(3)]
+    await asyncio.sleep(0)
+    leading.cancel()
+    assert await asyncio.gather(*waiting) == [2, 2, 2]
+    assert loader.calls == 2
+    assert leading.cancelled()
+    stats = cache.stats()
+    assert (stats.misses, stats.loads, stats.errors) == (4, 2, 1)
+
+
+# [/async-only]
 async def test_a_value_ends_and_a_stale_one_is_given_while_one_refreshes_it() -> None:
     cache, loader = AsyncCache(ttl=0.05), Loader()
     assert await cache.get_or_load("k", loader) == 1
