@@ -20,8 +20,18 @@ from persistence.config import Metric
 from persistence.errors import ConflictError, CorruptError, DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_text, check_whole, shown
 from vectorstore import index_files as files
-from vectorstore.distance import Matrix, Positions, as_vector, as_vectors, check_dimensions, check_metric, score
+from vectorstore.distance import (
+    Matrix,
+    Numbers,
+    Positions,
+    as_vector,
+    as_vectors,
+    check_dimensions,
+    check_metric,
+    score,
+)
 from vectorstore.filters import Filter, matches, parse_filter
+from vectorstore.graph import Graph, required_faiss
 from vectorstore.index_files import Change, IndexVersion, Snapshot
 from vectorstore.matrix import NEVER, VectorMatrix
 from vectorstore.records import Vector, Vectors, check_ids, metadata_text, metadata_value
@@ -41,7 +51,7 @@ class IndexMatch:
 
 
 class FileVectorIndex:
-    """Ids with their vectors and metadata, searched exactly, in a folder of versions below ``root``.
+    """Ids with their vectors and metadata, in a folder of versions below ``root``.
 
     ::
 
@@ -53,7 +63,8 @@ class FileVectorIndex:
         index.search(query, k=5)
 
     ``dimensions``, ``metric`` (left out: cosine) and ``model`` are those of what is loaded unless they are given; other
-    ones are refused. ``keep`` is how many versions of a name stay. Any thread may use it at any time.
+    ones are refused. ``keep`` is how many versions of a name stay. Any thread may use it at any time. A search is exact
+    unless the version was saved with ``graph=True``.
     """
 
     def __init__(
@@ -83,6 +94,7 @@ class FileVectorIndex:
         self._ids: list[str] = []
         self._rows: dict[str, int] | None = {}
         self._saved: Snapshot | None = None
+        self._graph: Graph | None = None
         self._metadata: dict[int, str] = {}
         self._journal_end = self._journal_size = 0
         self._current: int | None = None
@@ -218,11 +230,19 @@ class FileVectorIndex:
         return text
 
     def search(
-        self, query: Vector, k: int = 10, *, filter: Filter | None = None, min_score: float | None = None
+        self,
+        query: Vector,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
     ) -> list[IndexMatch]:
         """Return the ``k`` entries that are most similar to a vector, best first, equal ones by id.
 
         ``filter`` reads the metadata of each entry (see ``vectorstore.filters``), ``min_score`` leaves out those below.
+        A graph, where the version has one and FAISS is installed, finds nearly all of the nearest among those that
+        were saved; what was added since, and what passes a filter, is compared. ``exact=True`` compares all.
 
         Raises:
             ValidationError: the query is no such vector, ``k`` is below 1, or the filter is wrong.
@@ -237,10 +257,11 @@ class FileVectorIndex:
             vector = as_vector(query, matrix.vectors.shape[1], self.metric, "the query")
             ids, text = self._ids, self._texts()
             among: Positions | None = None
+            graph = None if exact or node is not None else self._graph
             if node is not None:
                 places = sorted(self._by_id().values())
                 among = np.array([each for each in places if matches(node, metadata_value(text(each)))], np.int64)
-        positions, distances, _ = matrix.search(vector, k, 0, among)
+        positions, distances = _nearest(matrix, graph, vector, k, among)
         found = [
             IndexMatch(ids[place], score(distance, self.metric), distance, metadata_value(text(place)))
             for place, distance in zip(positions.tolist(), distances.tolist(), strict=True)
@@ -248,15 +269,20 @@ class FileVectorIndex:
         found.sort(key=lambda each: (each.distance, each.id))
         return [each for each in found[:k] if least is None or each.score >= least]
 
-    def save(self, name: str = "default") -> int:
+    def save(self, name: str = "default", *, graph: bool = False) -> int:
         """Write all entries as a new version of a name, durably, and return its number.
 
         Until it is whole the version before counts, whatever happens. The oldest versions beyond ``keep`` are deleted.
+        ``graph`` also makes a graph of neighbours, by which later searches go: from some 200,000 entries on comparing
+        all takes tens of milliseconds. It takes 20 seconds for 100,000 entries, and the room of the vectors again.
 
         Raises:
             ConflictError: the name was loaded, and another program has written to it since.
             ValidationError: there were never any entries, and ``dimensions`` was not given.
+            CapabilityError: a graph is wanted, and FAISS is missing, or has none for the metric.
         """
+        if graph:
+            required_faiss(self.metric)
         folder = self.root / files.check_name(name)
         with self._mutex, files.locked(folder):
             if self.dimensions is None:
@@ -279,6 +305,7 @@ class FileVectorIndex:
                 [self._ids[place] for place in places],
                 [_stored(text(place)) for place in places],
                 self.dimensions,
+                graph=graph and bool(places),
             )
             files.drop_old(folder, self._keep)
             self._take(name, version, verify=False)
@@ -337,12 +364,13 @@ class FileVectorIndex:
         told = files.describe(path)
         files.check_same(told, self._given_dimensions, self._given_metric, self._given_model, name)
         saved = files.read_version(path, verify=verify)
+        graph = files.read_graph(path, told)
         changes, end = ([], 0) if alone else files.read_journal(path, told.dimensions)
         size = 0 if alone else files.journal_size(path)
         self._clear()
         self.dimensions, self.metric, self.model = told.dimensions, told.metric, told.model or self._given_model
         self.name, self.version = (None, version) if alone else (name, version)
-        self._saved, self._ids, self._rows = saved, list(saved.ids), None
+        self._saved, self._graph, self._ids, self._rows = saved, graph, list(saved.ids), None
         count = len(saved.ids)
         self._matrix = VectorMatrix.of(np.arange(count), saved.vectors, np.full(count, NEVER), told.metric)
         for change in changes:
@@ -422,6 +450,22 @@ class FileVectorIndex:
         files.read_version(path, verify=True)
         files.read_journal(path, told.dimensions)
         return told
+
+
+def _nearest(
+    matrix: VectorMatrix, graph: Graph | None, vector: Matrix, k: int, among: Positions | None
+) -> tuple[Positions, Numbers]:
+    """Return positions and distances of the nearest, by the graph and what isn't in it, or by comparing all."""
+    if graph is not None:
+        near = graph.nearest(vector, k)
+        among = near[matrix.has(near)]
+        if len(among) >= min(k, graph.rows):
+            later = matrix.positions[np.searchsorted(matrix.positions, graph.rows) :]
+            among = np.concatenate([among, later])
+        else:  # much of what it knows is gone
+            among = None
+    positions, distances, _ = matrix.search(vector, k, 0, among)
+    return positions, distances
 
 
 def _checked(ids: list[str], rows: list[Any], dimensions: int, metric: Metric) -> Matrix:

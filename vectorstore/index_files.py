@@ -1,9 +1,9 @@
 """The files of a :class:`~vectorstore.file_index.FileVectorIndex`: written durably, checked when they are read.
 
 An index is a folder. ``CURRENT`` names the version that counts, ``LOCK`` is held by who writes. A version is a folder
-of files that never change, ``vectors.npy``, ``ids.json``, ``metadata.bin`` and ``manifest.json`` with their checksums,
-and of a ``journal``, to which changes since are appended. A version is written under another name and takes its own
-when all of it is on the disk; then ``CURRENT`` is replaced.
+of files that never change, ``vectors.npy``, ``ids.json``, ``metadata.bin``, with a graph ``graph.faiss``, and
+``manifest.json`` with their checksums, and of a ``journal``, to which changes since are appended. A version is written
+under another name and takes its own when all of it is on the disk; then ``CURRENT`` is replaced.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from persistence.errors import (
     ValidationError,
 )
 from vectorstore.distance import Matrix, check_dimensions, check_metric
+from vectorstore.graph import Graph
 
 _FORMAT = "holdfast vector index 1"
-_FILES = ("vectors.npy", "ids.json", "metadata.bin")
+GRAPH = "graph.faiss"
 _JOURNAL = b"holdfast journal 1\n"
 _RECORD = struct.Struct("<QII")  # the payload's length and crc, and the crc of these two
 _BLOCK = 1 << 20
@@ -47,7 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexVersion:
-    """A saved version of an index: what it holds, and which version it was made from (None: none)."""
+    """A saved version of an index: what it holds, if with a graph, and which version it was made from (None: none)."""
 
     version: int
     parent: int | None
@@ -57,6 +58,7 @@ class IndexVersion:
     model: str | None
     created_at: datetime
     bytes: int
+    graph: bool = False
 
 
 class Snapshot(NamedTuple):
@@ -166,8 +168,10 @@ def write_version(
     ids: list[str],
     metadata: list[str],
     dimensions: int,
+    *,
+    graph: bool,
 ) -> None:
-    """Write a version and have it count, durably; the lock is held."""
+    """Write a version, with a graph if wanted, and have it count, durably; the lock is held."""
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
     try:
         with open(draft / "vectors.npy", "xb") as file:
@@ -180,6 +184,10 @@ def write_version(
         texts = [text.encode() for text in metadata]
         ends = np.cumsum([len(text) for text in texts], dtype="<i8")
         _write(draft / "metadata.bin", ends.tobytes() + b"".join(texts))
+        names = ["vectors.npy", "ids.json", "metadata.bin"]
+        if graph:
+            _write_graph(draft, metric)
+            names.append(GRAPH)
         manifest = {
             "format": _FORMAT,
             "version": version,
@@ -189,7 +197,7 @@ def write_version(
             "metric": metric,
             "model": model,
             "created_at": datetime.now(UTC).isoformat(),
-            "files": {name: _told(draft / name) for name in _FILES},
+            "files": {name: _told(draft / name) for name in names},
         }
         _write(draft / "manifest.json", _sealed(manifest))
         _write(draft / "journal", _JOURNAL)
@@ -202,13 +210,28 @@ def write_version(
     set_current(folder, version)
 
 
+def _write_graph(draft: Path, metric: Metric) -> None:
+    Graph.of(np.load(draft / "vectors.npy", mmap_mode="r"), metric).write(draft / GRAPH)
+    with open(draft / GRAPH, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_graph(path: Path, told: IndexVersion) -> Graph | None:
+    """Return the graph of a version; None where it was saved without one, or FAISS is missing.
+
+    Raises:
+        CorruptError: it isn't that of the version.
+    """
+    return Graph.read(path / GRAPH, told.count, told.dimensions, told.metric) if told.graph else None
+
+
 def copy_version(source: Path, target: Path, version: int, parent: int | None) -> None:
     """Write the snapshot of one version, without what its journal says, as another version."""
     told = read_manifest(source)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target))
     try:
-        for name in _FILES:
+        for name in told["files"]:
             _copy(source / name, draft / name)
         manifest = {**told, "version": version, "parent": parent, "created_at": datetime.now(UTC).isoformat()}
         _write(draft / "manifest.json", _sealed(manifest))
@@ -227,8 +250,9 @@ def copy_whole(source: Path, target: Path, version: int) -> None:
     target.mkdir(mode=0o700, parents=True)
     inside = target / version_name(version)
     inside.mkdir(mode=0o700)
-    for name in (*_FILES, "manifest.json", "journal"):
-        _copy(source / version_name(version) / name, inside / name)
+    whole = source / version_name(version)
+    for name in (*read_manifest(whole)["files"], "manifest.json", "journal"):
+        _copy(whole / name, inside / name)
     _sync_folder(inside)
     set_current(target, version)
 
@@ -284,6 +308,7 @@ def describe(path: Path) -> IndexVersion:
         model=told["model"],
         created_at=datetime.fromisoformat(told["created_at"]),
         bytes=sum(each["bytes"] for each in told["files"].values()),
+        graph=GRAPH in told["files"],
     )
 
 
@@ -294,8 +319,8 @@ def read_version(path: Path, *, verify: bool) -> Snapshot:
         CorruptError: a file is not the one that was written.
     """
     told = read_manifest(path)
-    for name in _FILES:
-        _check_file(path, name, told["files"][name], verify or name != "vectors.npy")
+    for name, written in told["files"].items():
+        _check_file(path, name, written, verify or name not in ("vectors.npy", GRAPH))
     try:
         vectors = np.load(path / "vectors.npy", mmap_mode="r" if told["count"] else None, allow_pickle=False)
         ids = json.loads((path / "ids.json").read_bytes())

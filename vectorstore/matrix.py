@@ -167,6 +167,11 @@ class VectorMatrix:
         order = np.argsort(found, kind="stable")
         return self._positions[rows[order]], found[order], looked_at
 
+    def has(self, positions: Positions) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Tell of each position whether a row is there that wasn't taken out."""
+        rows = np.minimum(np.searchsorted(self.positions, positions), max(self.size - 1, 0))
+        return np.asarray((self.positions[rows] == positions) & (self.ends[rows] != 0))
+
     def vectors_at(self, positions: Positions) -> Matrix:
         """Return copies of the rows at these positions."""
         return self._vectors[np.searchsorted(self.positions, positions)]

@@ -285,6 +285,36 @@ async def test_existence_is_told(backend: Backend) -> None:
         await store.exists("")
 
 
+HOSTILE = "x'\"; DROP TABLE holdfast_documents; -- \\ :a %s $1"
+
+
+@everywhere
+async def test_keys_and_values_of_any_characters_are_only_data(backend: Backend) -> None:
+    store = backend.store()
+    metadata = {HOSTILE: HOSTILE, "a\"b.c'd": 1, "nested": {"x.y": {"z": 2}}}
+    await store.store_documents([doc("other"), Document(HOSTILE, HOSTILE, metadata, X)])
+    key = HOSTILE.replace("\\", "\\\\")
+    for filter in (
+        {key: HOSTILE},
+        {key: {"$like": "%; DROP TABLE%"}},
+        {key: {"$gte": HOSTILE}},
+        {key: {"$in": [HOSTILE, None]}},
+        {r"a\"b\.c'd": 1},
+        {r"nested.x\.y.z": {"$gte": 2, "$lt": 3}},
+    ):
+        assert ids(await store.search(X, filter=filter)) == [HOSTILE]
+    assert await store.get(HOSTILE) == Document(HOSTILE, HOSTILE, metadata, X)
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(200):
+        deep = {"$not": deep}
+    with pytest.raises(ValidationError, match="nested deeper than"):
+        await store.search(X, filter=deep)
+    with pytest.raises(ValidationError, match=r"'\$where' is no operator"):
+        await store.search(X, filter={"$where": "1 = 1"})
+    assert await store.delete([HOSTILE]) == 1
+    assert await store.count() == 1
+
+
 # Many searches, plans
 
 

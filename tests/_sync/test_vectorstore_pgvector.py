@@ -397,6 +397,17 @@ def test_a_server_without_the_extension_says_what_to_run(manager: DatabaseManage
         other.add_pgvector("bare", replace(config, create_extension=False))
 
 
+@on_pgvector
+def test_an_extension_that_is_too_old_says_what_to_run(manager: DatabaseManager, backend: Backend) -> None:
+    backend.database.execute("UPDATE pg_extension SET extversion = '0.4.4' WHERE extname = 'vector'")
+    other = DatabaseManager()
+    backend.managers.append(other)
+    other.add_pgvector("old", backend.config)
+    with pytest.raises(CapabilityError, match=r"old: pgvector 0\.4\.4 is too old, .*ALTER EXTENSION vector UPDATE"):
+        PgVectorStore(other, "old", dimensions=3).count()
+    assert backend.database.fetch_value("SELECT to_regclass('holdfast_documents_documents') IS NULL")
+
+
 # Tables of the user's own
 
 
