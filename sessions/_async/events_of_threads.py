@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from persistence import AsyncDatabaseManager
-from sessions._async.items import AsyncItemStore, write_values
+from sessions._async.items import AsyncItemStore
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.messages_base import append_values
-from sessions.item_batches import Batch, Put
+from sessions.item_batches import Batch, Put, filterable
 from sessions.items import SHARED
 from sessions.messages import Message, message_values
 
@@ -36,8 +36,14 @@ class AsyncThreadEvents(AsyncMessageStore):
         database = await self._database()
         if database.kind == "postgresql":
             # A later write of a key counts; one statement can't write it twice.
-            last = {(put.namespace, put.key): put for put in puts}
-            values |= {**write_values(Batch(puts=list(last.values()))), "owner": SHARED}
+            last = {(put.namespace, put.key): put for put in puts}.values()
+            values |= {
+                "owner": SHARED,
+                "put_namespaces": [put.namespace for put in last],
+                "put_keys": [put.key for put in last],
+                "put_values": [put.value for put in last],
+                "put_fields": [filterable(put.value) for put in last],
+            }
             return (await self._appended("append_event", thread_id, [message], "append_with_items", values))[1]
         async with database.transaction():
             stored = (await self._appended("append_event", thread_id, [message], "append_message", values))[1]

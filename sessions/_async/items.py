@@ -100,7 +100,7 @@ class AsyncItemStore(AsyncSQLStore):
         elif writes and not (together or batch.listings or batch.gets):
             await self._write_at_once(database, batch)
         elif together or batch.listings or writes:
-            values = {**_get_values(batch), **_list_values(batch, together), **write_values(batch)}
+            values = {**_get_values(batch), **_list_values(batch, together), **_write_values(batch)}
             rows = await database.fetch_all(*self._prepared(database, "item_batch", values))
         answers = _answers(batch, together, rows, database.dialect)
         for place, found in alone.items():
@@ -114,7 +114,7 @@ class AsyncItemStore(AsyncSQLStore):
             values = {**place, "value": put.value, "fields": filterable(put.value), "ttl": put.ttl}
             await database.execute(*self._prepared(database, "item_put", values))
         else:
-            await database.fetch_all(*self._prepared(database, "item_write_many", write_values(batch)))
+            await database.fetch_all(*self._prepared(database, "item_write_many", _write_values(batch)))
 
     async def _nearest(self, database: AsyncDatabase, batch: Batch, search: Search) -> list[Row]:
         if (await database.capabilities()).vector is None:
@@ -243,7 +243,7 @@ def _list_values(batch: Batch, together: Sequence[int]) -> dict[str, Any]:
     return {"searches": json.dumps(searches), "listings": json.dumps(listings)}
 
 
-def write_values(batch: Batch) -> dict[str, Any]:
+def _write_values(batch: Batch) -> dict[str, Any]:
     """Return the writes of a batch as arrays, one a column."""
     vectors = [
         (put.namespace, put.key, place, "{" + json.dumps(vector)[1:-1] + "}")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from persistence import DatabaseManager
-from sessions._sync.items import ItemStore, write_values
+from sessions._sync.items import ItemStore
 from sessions._sync.messages import MessageStore
 from sessions._sync.messages_base import append_values
-from sessions.item_batches import Batch, Put
+from sessions.item_batches import Batch, Put, filterable
 from sessions.items import SHARED
 from sessions.messages import Message, message_values
 
@@ -37,8 +37,14 @@ class ThreadEvents(MessageStore):
         database = self._database()
         if database.kind == "postgresql":
             # A later write of a key counts; one statement can't write it twice.
-            last = {(put.namespace, put.key): put for put in puts}
-            values |= {**write_values(Batch(puts=list(last.values()))), "owner": SHARED}
+            last = {(put.namespace, put.key): put for put in puts}.values()
+            values |= {
+                "owner": SHARED,
+                "put_namespaces": [put.namespace for put in last],
+                "put_keys": [put.key for put in last],
+                "put_values": [put.value for put in last],
+                "put_fields": [filterable(put.value) for put in last],
+            }
             return (self._appended("append_event", thread_id, [message], "append_with_items", values))[1]
         with database.transaction():
             stored = (self._appended("append_event", thread_id, [message], "append_message", values))[1]

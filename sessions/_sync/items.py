@@ -101,7 +101,7 @@ class ItemStore(SQLStore):
         elif writes and not (together or batch.listings or batch.gets):
             self._write_at_once(database, batch)
         elif together or batch.listings or writes:
-            values = {**_get_values(batch), **_list_values(batch, together), **write_values(batch)}
+            values = {**_get_values(batch), **_list_values(batch, together), **_write_values(batch)}
             rows = database.fetch_all(*self._prepared(database, "item_batch", values))
         answers = _answers(batch, together, rows, database.dialect)
         for place, found in alone.items():
@@ -115,7 +115,7 @@ class ItemStore(SQLStore):
             values = {**place, "value": put.value, "fields": filterable(put.value), "ttl": put.ttl}
             database.execute(*self._prepared(database, "item_put", values))
         else:
-            database.fetch_all(*self._prepared(database, "item_write_many", write_values(batch)))
+            database.fetch_all(*self._prepared(database, "item_write_many", _write_values(batch)))
 
     def _nearest(self, database: Database, batch: Batch, search: Search) -> list[Row]:
         if (database.capabilities()).vector is None:
@@ -244,7 +244,7 @@ def _list_values(batch: Batch, together: Sequence[int]) -> dict[str, Any]:
     return {"searches": json.dumps(searches), "listings": json.dumps(listings)}
 
 
-def write_values(batch: Batch) -> dict[str, Any]:
+def _write_values(batch: Batch) -> dict[str, Any]:
     """Return the writes of a batch as arrays, one a column."""
     vectors = [
         (put.namespace, put.key, place, "{" + json.dumps(vector)[1:-1] + "}")
