@@ -487,26 +487,25 @@ local function in_scope()
     return redis.call('SMEMBERS', v.session and key('session-threads', v.session) or key('user-threads', v.user))
 end
 
-function run.list_usage()
+local function of_scope(tell)
     local answer = {}
     for _, id in ipairs(in_scope()) do
         local found = live_thread(id, v.user)
-        if found and (not v.session or found.session == v.session) then
-            answer[#answer + 1] = {id, found.session or '', found.user, redis.call('HGETALL', key('usage', id))}
-        end
+        if found and (not v.session or found.session == v.session) then answer[#answer + 1] = tell(id, found) end
     end
     return answer
 end
 
+function run.list_usage()
+    return of_scope(function(id, found)
+        return {id, found.session or '', found.user, redis.call('HGETALL', key('usage', id))}
+    end)
+end
+
 function run.list_scope()
-    local answer = {}
-    for _, id in ipairs(in_scope()) do
-        local found = live_thread(id, v.user)
-        if found and (not v.session or found.session == v.session) then
-            answer[#answer + 1] = {id, redis.call('ZCARD', key('messages', id)), found.user, found.parent_seq or '0'}
-        end
-    end
-    return answer
+    return of_scope(function(id, found)
+        return {id, redis.call('ZCARD', key('messages', id)), found.user, found.parent_seq or '0'}
+    end)
 end
 
 function run.list_threads_to_prune() return redis.call('SMEMBERS', key('user-threads', v.user)) end
