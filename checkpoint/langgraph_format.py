@@ -161,7 +161,6 @@ def to_tuple(record: Checkpoint) -> CheckpointTuple:
     v, names, nodes = state[LAYOUT]
     parent, versions, seen, updated, ts = state[STEP]
     rest, more = state.get(MORE, ({}, {}))
-    flat = iter(seen)
     values = {name: value for name, value in state.items() if not name.startswith(RESERVED)}
     if len(values) + 2 + (MORE in state) < len(state):  # names that begin as ours do
         values = {_outside(name): value for name, value in state.items() if not _is_ours(name)}
@@ -171,7 +170,7 @@ def to_tuple(record: Checkpoint) -> CheckpointTuple:
         "id": record.key,
         "channel_values": values,
         "channel_versions": dict(zip(names, versions, strict=True)),
-        "versions_seen": {node: {_name(name, names): next(flat) for name in channels} for node, channels in nodes},
+        "versions_seen": _versions_seen(nodes, names, seen),
         **rest,
     }
     if updated is not False:
@@ -183,6 +182,17 @@ def to_tuple(record: Checkpoint) -> CheckpointTuple:
         parent_config=config_of(record.thread_id, record.namespace, parent) if parent else None,
         pending_writes=[(write.task_id, write.channel, write.value) for write in record.writes],
     )
+
+
+def _versions_seen(nodes: list[Any], names: list[str], flat: list[Any]) -> dict[str, dict[str, Any]]:
+    """Return what each node has seen; ``flat`` are the versions of all of them end to end."""
+    found, start = {}, 0
+    for node, channels in nodes:
+        end = start + len(channels)
+        named = [names[channel] if type(channel) is int else channel for channel in channels]
+        found[node] = dict(zip(named, flat[start:end], strict=True))
+        start = end
+    return found
 
 
 def just_before(thread_id: str) -> str | None:

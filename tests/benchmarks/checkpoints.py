@@ -162,6 +162,12 @@ def message(number: int) -> dict[str, str]:
     return {"role": "user" if number % 2 else "assistant", "id": f"message-{number}", "content": content}
 
 
+def letters(number: int) -> dict[str, str]:
+    """Return a message that hardly gets smaller, of 3 KiB."""
+    content = base64.b85encode(random.Random(number).randbytes(2400)).decode()
+    return {"role": "user" if number % 2 else "assistant", "id": f"message-{number}", "content": content}
+
+
 class Bench:
     """Servers, and the ways on each of them."""
 
@@ -293,31 +299,36 @@ def _read(ways: dict[str, Any], place: str, steps: int) -> None:
 
 
 def growing(bench: Bench, ways: dict[str, Any], place: str) -> None:
-    """A conversation that gets one message a step."""
+    """A conversation that gets one message a step, of words and of letters."""
+    _grow(bench, ways, f"words, {place}", message)
+    _grow(bench, ways, f"letters, {place}", letters)
+
+
+def _grow(bench: Bench, ways: dict[str, Any], label: str, make: Callable[[int], dict[str, str]]) -> None:
     steps = 300 if bench.quick else 1000
     messages: list[Any] = []
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
-        way.save("first", 0, {"messages": [message(0)]}, ["messages"])
-    before = {name: bench.stored(name, way) for name, way in ways.items()} if place == "PostgreSQL" else {}
+        way.save(f"first {label}", 0, {"messages": [make(0)]}, ["messages"])
+    before = {name: bench.stored(name, way) for name, way in ways.items()} if "PostgreSQL" in label else {}
     for step in range(steps):
-        messages = [*messages, message(step)]
+        messages = [*messages, make(step)]
         for name in random.sample(list(ways), len(ways)):
             started = perf_counter()
-            ways[name].save("growing", step, {"messages": messages}, ["messages"])
+            ways[name].save(label, step, {"messages": messages}, ["messages"])
             times[name].append(perf_counter() - started)
     print(f"\n(the list has {len(repr(messages)) / 1024:,.0f} KiB)", end="")
     last = {name: median(found[-50:]) for name, found in times.items()}
-    report(f"save a list that grows by one, at {steps} messages, {place}", last, floor="floor")
+    report(f"save a list that grows by one, at {steps} messages of {label}", last, floor="floor")
     if before:
         print("  bytes a step:", end="")
         for name, way in ways.items():
             print(f"  {name} {(bench.stored(name, way) - before[name]) / steps:,.0f}", end="")
         print()
-    loads: dict[str, Any] = {n: lambda way=way: way.load("growing") for n, way in ways.items() if n != "floor"}
-    loads["holdfast, new process"] = lambda: ways["holdfast"].load_anew("growing")
+    loads: dict[str, Any] = {n: lambda way=way: way.load(label) for n, way in ways.items() if n != "floor"}
+    loads["holdfast, new process"] = lambda: ways["holdfast"].load_anew(label)
     found = in_turns(loads, rounds=5, calls=10)
-    report(f"load it, {place}", found, floor="holdfast")
+    report(f"load it, {label}", found, floor="holdfast")
 
 
 def writers(bench: Bench, ways: dict[str, Any], place: str) -> None:
