@@ -9,7 +9,8 @@ from importlib.resources import files
 from persistence.scripts import Script, script_of
 
 READS = frozenset(
-    "describe_thread expiring find find_head history load peek pending_writes refs registered rows sealed".split()
+    "describe_thread dump_thread expiring find find_head history load peek pending_writes refs registered rows"
+    " sealed".split()
 )
 """Scripts that change nothing, so that sending one twice is sending it once."""
 

@@ -313,10 +313,13 @@ class PgVectorConfig(PostgreSQLConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RedisConfig(Config):
-    """A Redis server and the pool of connections to it.
+    """A Redis server, a Redis Cluster or a master that Sentinels watch, and the pool of connections to it.
 
     ``max_retries`` is for commands that only read; a write is sent once. ``unix_socket`` replaces host and port.
     ``tls`` verifies the server's certificate unless ``tls_verify`` is false.
+
+    ``cluster=True`` speaks to a cluster; ``nodes`` (``host:port``) are some of its servers, which name the others.
+    ``sentinel`` (``host:port`` too) are Sentinels: the server is the one that they say is the master ``master_name``.
     """
 
     host: str = "localhost"
@@ -325,6 +328,12 @@ class RedisConfig(Config):
     username: str | None = None
     password: str | Secret = field(default="")
     database: int = 0
+    cluster: bool = False
+    nodes: tuple[str, ...] = ()
+    sentinel: tuple[str, ...] = ()
+    master_name: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | Secret = field(default="")
     pool_size: int = 10
     min_idle_connections: int = 3
     max_retries: int = 3
@@ -366,10 +375,34 @@ class RedisConfig(Config):
                 yield f"{name} {getattr(self, name)} is not above 0"
         if self.tls and self.unix_socket:
             yield "tls and unix_socket exclude each other"
+        yield from self._problems_of_several()
         if (self.tls_cert is None) != (self.tls_key is None):
             yield "tls_cert and tls_key go together"
         if not self.tls and (self.tls_ca or self.tls_cert):
             yield "tls_ca and tls_cert need tls=True (or a rediss:// URL)"
+
+    def _problems_of_several(self) -> Iterable[str]:
+        if self.nodes and not self.cluster:
+            yield "nodes are a cluster's: cluster=True"
+        if bool(self.sentinel) != bool(self.master_name):
+            yield "sentinel and master_name go together"
+        if self.cluster and self.sentinel:
+            yield "cluster and sentinel exclude each other"
+        if self.unix_socket and (self.cluster or self.sentinel):
+            yield "a cluster or Sentinels have no unix_socket"
+        if self.cluster and self.database:
+            yield f"a cluster has no database {self.database}, only 0"
+        for entry in (*self.nodes, *self.sentinel):
+            host, port = host_and_port(entry, 1)
+            if not host or not 1 <= port <= 65535 or host.startswith("/"):
+                yield f"{entry!r} is no host:port"
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Each node's, or else each Sentinel's, or else the one server's host and port."""
+        if self.sentinel:
+            return tuple(host_and_port(entry, 26379) for entry in self.sentinel)
+        return tuple(host_and_port(entry, self.port) for entry in self.nodes) or ((self.host, self.port),)
 
     @classmethod
     def _from_parts(cls, parts: Url) -> dict[str, Any]:
@@ -382,10 +415,13 @@ class RedisConfig(Config):
             given["unix_socket"] = "/" + parts.path
             return given
         hosts, ports = hosts_and_ports(parts.hosts)
-        if hosts:
-            given["host"] = hosts
-        if ports:
-            given["port"] = ports[0]
+        if "master_name" in parts.options:
+            given["sentinel"] = unquote(parts.hosts)
+        elif "cluster" in parts.options:
+            given["nodes"] = unquote(parts.hosts)
+        else:
+            given["host"] = hosts or "localhost"
+            given |= {"port": ports[0]} if ports else {}
         if parts.path:
             given["database"] = parts.path
         return given
@@ -393,6 +429,9 @@ class RedisConfig(Config):
     @property
     def address(self) -> str:
         """Where the server is, for messages: ``host:port/database``."""
+        if self.cluster or self.sentinel:
+            found = ",".join(f"{host}:{port}" for host, port in self.addresses)
+            return f"the cluster of {found}" if self.cluster else f"{self.master_name} (Sentinels {found})"
         return f"{self.unix_socket or f'{self.host}:{self.port}'}/{self.database}"
 
 

@@ -43,7 +43,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import psycopg
-    import redis
 
 
 class PersistenceError(Exception):
@@ -300,14 +299,21 @@ def from_sqlite(exc: Exception, *, operation: str, connection: str) -> Persisten
                                       operation=operation, connection=connection, code=code)  # fmt: skip
 
 
-def from_redis(exc: redis.RedisError, *, operation: str, connection: str) -> PersistenceError:
+def from_redis(exc: Exception, *, operation: str, connection: str) -> PersistenceError:
     """Return our error for one of redis-py's, by its class and the server's error word."""
     import redis
+    from redis.sentinel import MasterNotFoundError
 
     text = str(exc)
     word = text.split(" ", 1)[0] if text else ""
     kind: type[PersistenceError] = QueryError
-    if isinstance(exc, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+    if isinstance(exc, redis.exceptions.RedisClusterException):
+        # It may have come up while redis-py asked for the nodes anew, because a connection broke under a command.
+        if isinstance(exc.__context__, redis.ConnectionError | redis.TimeoutError):
+            return from_redis(exc.__context__, operation=operation, connection=connection)
+        down = ("cannot be connected" in text, "not covered" in text)
+        kind = ConnectError if down[0] else UnavailableError if down[1] else QueryError
+    elif isinstance(exc, redis.AuthenticationError | redis.exceptions.NoPermissionError | MasterNotFoundError):
         kind = ConnectError
     elif isinstance(exc, redis.exceptions.MaxConnectionsError) or text == "No connection available.":
         kind = PoolTimeoutError
@@ -315,10 +321,16 @@ def from_redis(exc: redis.RedisError, *, operation: str, connection: str) -> Per
         kind = DeadlineError
     elif isinstance(exc, redis.exceptions.OutOfMemoryError) or word in ("OOM", "MISCONF"):
         kind = StorageFullError
-    elif isinstance(exc, redis.exceptions.BusyLoadingError) or word in ("LOADING", "CLUSTERDOWN", "NOREPLICAS"):
+    elif isinstance(exc, redis.exceptions.BusyLoadingError | redis.exceptions.ClusterError) or word in (
+        "LOADING",
+        "CLUSTERDOWN",
+        "NOREPLICAS",
+    ):
         kind = UnavailableError
     elif isinstance(exc, redis.ConnectionError):
         kind = ConnectionLostError
     elif isinstance(exc, redis.DataError):
         kind = ValidationError
-    return kind(text, hint=_HINTS.get(kind), operation=operation, connection=connection, code=word or None)
+    return kind(
+        text, hint=_HINTS.get(kind), operation=operation, connection=connection, code=word if word.isupper() else None
+    )

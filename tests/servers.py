@@ -28,6 +28,7 @@ from psycopg import sql
 from persistence.config import PostgreSQLConfig, RedisConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
 from persistence.fields import Secret
+from tests.redis_servers import RedisClusterServers
 from tests.replication import ReplicaSet
 
 _FOLDER = "HOLDFAST_TEST_SERVERS"
@@ -42,7 +43,7 @@ _TEMPLATE_LOCK = 0x686F6C64  # the advisory lock under which one worker makes th
 
 
 class TestServers:
-    """One PostgreSQL, one with replicas and one Redis, each started when first asked for."""
+    """A PostgreSQL, one with replicas, a Redis and a Redis Cluster, each started when first asked for."""
 
     __test__ = False  # not a test, whatever its name says to pytest
 
@@ -58,6 +59,7 @@ class TestServers:
         self._postgresql_server: EmbeddedPostgreSQL | None = None
         self._redis_server: EmbeddedRedis | None = None
         self._replica_set: ReplicaSet | None = None
+        self._redis_cluster: RedisClusterServers | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +85,12 @@ class TestServers:
         """A PostgreSQL of its own with two streaming replicas."""
         self._replica_set = ReplicaSet(self._folder / "replicas")
         return self._replica_set.start()
+
+    @cached_property
+    def redis_cluster(self) -> RedisClusterServers:
+        """A Redis Cluster of six servers."""
+        self._redis_cluster = RedisClusterServers(self._folder / "cluster")
+        return self._redis_cluster.start()
 
     @cached_property
     def redis(self) -> RedisConfig:
@@ -140,7 +148,7 @@ class TestServers:
             if self._owns_folder:
                 self._clean_foreign_servers()
         finally:
-            for server in (self._postgresql_server, self._redis_server, self._replica_set):
+            for server in (self._postgresql_server, self._redis_server, self._replica_set, self._redis_cluster):
                 if server is not None:
                     server.stop()
             if self._owns_folder:
@@ -186,6 +194,7 @@ class TestServers:
             EmbeddedPostgreSQL(self._folder / "postgresql"),
             EmbeddedRedis(self._folder / "redis"),
             ReplicaSet(self._folder / "replicas"),
+            RedisClusterServers(self._folder / "cluster"),
         )
         deadline = time.monotonic() + 10
         while any(server.is_running() for server in servers):

@@ -287,3 +287,32 @@ def test_replicas_are_configurations_or_urls() -> None:
         with pytest.raises(ConfigError) as caught:
             PostgreSQLConfig(replicas=wrong)  # type: ignore[arg-type]
         assert secret not in str(caught.value)
+
+
+def test_a_redis_is_one_server_a_cluster_or_what_sentinels_name() -> None:
+    by_url = RedisConfig.from_url("redis://:p@h1:7000,h2,[::1]:7002?cluster=true")
+    assert by_url == RedisConfig(cluster=True, nodes=("h1:7000", "h2", "[::1]:7002"), password="p")
+    assert by_url.addresses == (("h1", 7000), ("h2", 6379), ("::1", 7002))
+    watched = RedisConfig.from_env(
+        environ={"REDIS_SENTINEL": "s1,s2:26380", "REDIS_MASTER_NAME": "main", "REDIS_SENTINEL_PASSWORD": "h1dden"}
+    )
+    assert watched.addresses == (("s1", 26379), ("s2", 26380))
+    assert "h1dden" not in repr(watched)
+    assert RedisConfig.from_url("redis://s1,s2:26380/2?master_name=main") == RedisConfig(
+        sentinel=("s1", "s2:26380"), master_name="main", database=2
+    )
+    wrong: list[dict[str, Any]] = [
+        {"nodes": ("h1",)},
+        {"sentinel": ("s1",)},
+        {"master_name": "main"},
+        {"cluster": True, "sentinel": ("s1",), "master_name": "main"},
+        {"cluster": True, "database": 1},
+        {"cluster": True, "unix_socket": "/x"},
+        {"cluster": True, "nodes": ("",)},
+        {"cluster": True, "nodes": ("h1:0",)},
+        {"cluster": True, "nodes": ("/run/redis.sock",)},
+        {"cluster": "perhaps"},
+    ]
+    for options in wrong:
+        with pytest.raises(ConfigError):
+            RedisConfig(**options)

@@ -50,6 +50,11 @@ class AsyncCheckpointKeys:
         self._sealing = Sealing(cipher, self._tenant)
         manager.get_redis(name)
 
+    @property
+    def _is_cluster(self) -> bool:
+        """Whether two threads may be on two servers."""
+        return self._manager.get_redis(self._name).config.cluster
+
     def _keys(self, thread_id: str) -> tuple[bytes, ...]:
         return thread_keys(self._tenant, thread_id)
 
@@ -70,7 +75,7 @@ class AsyncCheckpointKeys:
         return await connection.run_script(script(name), keys, arguments, reads=name in READS)
 
     async def _run_registered(self, name: str, thread_id: str, *arguments: object, more: Sequence[bytes] = ()) -> Any:
-        """Do as ``_run`` for a script that may make a thread, which is registered in the same round trip before."""
+        """Do as ``_run`` for a script that may make a thread, which is registered before, if it can be in one trip."""
         calls = [
             ("register", tenant_keys(self._tenant)[:2], (thread_id,)),
             (name, (*self._keys(thread_id), *more), arguments),
@@ -78,8 +83,11 @@ class AsyncCheckpointKeys:
         return (await self._run_many(calls))[1]
 
     async def _run_many(self, calls: Sequence[tuple[str, Sequence[bytes], Sequence[object]]]) -> list[Any]:
-        """Return the answers of scripts, a hundred in each round trip, each one on its own."""
+        """Return the answers of scripts in order, a hundred in each round trip; in a cluster one in each."""
         connection = self._manager.get_redis(self._name)
+        if connection.config.cluster:
+            # Each is on a node of its own, and what goes to several at once comes to them in no order.
+            return [await self._run(name, keys, *arguments) for name, keys, arguments in calls]
         answers: list[Any] = []
         for start in range(0, len(calls), _MANY):
             answers += await self._run_batch(connection, calls[start : start + _MANY])

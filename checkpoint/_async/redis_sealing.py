@@ -62,8 +62,13 @@ class AsyncRedisSealing(AsyncCheckpointKeys):
         The copy is prepared under other names, from which it goes by itself if this ends half way.
         """
         prepared = tuple(key + b":" + secrets.token_hex(8).encode() for key in self._keys(new_thread))
-        source = (*prepared, *self._keys(thread_id))
-        if await self._run("copy_thread", source, secrets.randbits(62), _PREPARED_MILLISECONDS) is None:
+        source, stamp = self._keys(thread_id), secrets.randbits(62)
+        if self._is_cluster:
+            dumps = await self._run("dump_thread", source)
+            if dumps is None:
+                return None
+            await self._run("restore_thread", prepared, stamp, *dumps, _PREPARED_MILLISECONDS)
+        elif await self._run("copy_thread", (*prepared, *source), stamp, _PREPARED_MILLISECONDS) is None:
             return None
 
         def change(data: bytes | memoryview, *place: str | int) -> bytes:

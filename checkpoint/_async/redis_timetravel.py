@@ -54,6 +54,12 @@ class AsyncRedisTimeTravel(AsyncRedisSealing, AsyncTimeTravel):
         if self._sealing.is_on:
             return await self._copy_sealed(thread_id, new_thread)
         source = self._keys(thread_id)
+        if self._is_cluster:
+            dumps = await self._run("dump_thread", source)
+            if dumps is None:
+                return None
+            found: int = await self._run_registered("restore_thread", new_thread, secrets.randbits(62), *dumps)
+            return found
         copied: int | None = await self._run_registered("copy_thread", new_thread, secrets.randbits(62), more=source)
         return copied
 

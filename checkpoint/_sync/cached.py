@@ -252,7 +252,7 @@ class CachedCheckpointer(DatabaseCheckpointer):
                 ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout"), self._timeout
             )
             config = replace(source.config, max_retries=0, **limits)
-            old, self._link = self._link, RedisConnection(f"{self._cache} (checkpoints)", config)
+            old, self._link = self._link, type(source)(f"{self._cache} (checkpoints)", config)
             self._source, client = source, self._link.client
         if old is not None:
             old.close()

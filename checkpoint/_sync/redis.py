@@ -52,7 +52,8 @@ class RedisCheckpointer(RedisRetention, RedisTimeTravel, Checkpointer):
     used: it doesn't hasten the server's disk, and with ``everysec`` each save would take up to a second.) The server
     must not evict keys: ``maxmemory-policy noeviction``.
 
-    With a ``cipher`` a fork passes through this process, and ``copy_thread`` is not to be had.
+    With a ``cipher``, and on a cluster, a fork passes through this process. So does ``copy_thread`` on a cluster; with
+    a cipher it is not to be had. On a cluster a thread is registered in a round trip of its own.
     """
 
     def _save(
@@ -155,9 +156,9 @@ class RedisCheckpointer(RedisRetention, RedisTimeTravel, Checkpointer):
         return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described)
 
     def _fork(self, thread_id: str, namespace: str, version: int, new_thread: str) -> tuple[bool, bool]:
-        if not self._sealing.is_on:
+        if not self._sealing.is_on and not self._is_cluster:
             return super()._fork(thread_id, namespace, version, new_thread)
-        # It is sealed to its thread: it is opened here, and saved anew.
+        # It is sealed to its thread, or goes to another server: it is opened here, and saved anew.
         found = self._load(thread_id, version, None, namespace, False)
         if found is None or found.timestamp is None:
             return False, False

@@ -51,6 +51,11 @@ class CheckpointKeys:
         self._sealing = Sealing(cipher, self._tenant)
         manager.get_redis(name)
 
+    @property
+    def _is_cluster(self) -> bool:
+        """Whether two threads may be on two servers."""
+        return self._manager.get_redis(self._name).config.cluster
+
     def _keys(self, thread_id: str) -> tuple[bytes, ...]:
         return thread_keys(self._tenant, thread_id)
 
@@ -71,7 +76,7 @@ class CheckpointKeys:
         return connection.run_script(script(name), keys, arguments, reads=name in READS)
 
     def _run_registered(self, name: str, thread_id: str, *arguments: object, more: Sequence[bytes] = ()) -> Any:
-        """Do as ``_run`` for a script that may make a thread, which is registered in the same round trip before."""
+        """Do as ``_run`` for a script that may make a thread, which is registered before, if it can be in one trip."""
         calls = [
             ("register", tenant_keys(self._tenant)[:2], (thread_id,)),
             (name, (*self._keys(thread_id), *more), arguments),
@@ -79,8 +84,11 @@ class CheckpointKeys:
         return (self._run_many(calls))[1]
 
     def _run_many(self, calls: Sequence[tuple[str, Sequence[bytes], Sequence[object]]]) -> list[Any]:
-        """Return the answers of scripts, a hundred in each round trip, each one on its own."""
+        """Return the answers of scripts in order, a hundred in each round trip; in a cluster one in each."""
         connection = self._manager.get_redis(self._name)
+        if connection.config.cluster:
+            # Each is on a node of its own, and what goes to several at once comes to them in no order.
+            return [self._run(name, keys, *arguments) for name, keys, arguments in calls]
         answers: list[Any] = []
         for start in range(0, len(calls), _MANY):
             answers += self._run_batch(connection, calls[start : start + _MANY])

@@ -55,6 +55,12 @@ class RedisTimeTravel(RedisSealing, TimeTravel):
         if self._sealing.is_on:
             return self._copy_sealed(thread_id, new_thread)
         source = self._keys(thread_id)
+        if self._is_cluster:
+            dumps = self._run("dump_thread", source)
+            if dumps is None:
+                return None
+            found: int = self._run_registered("restore_thread", new_thread, secrets.randbits(62), *dumps)
+            return found
         copied: int | None = self._run_registered("copy_thread", new_thread, secrets.randbits(62), more=source)
         return copied
 

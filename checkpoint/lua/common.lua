@@ -143,3 +143,18 @@ local function row_of(at, version, stamp, counter, record, sent)
     local head = version .. ' ' .. stamp .. ' ' .. counter .. ' ' .. table.concat(sizes, ',')
     return {head, record, table.concat(blocks)}
 end
+
+-- Makes a thread that was copied here one of its own, which goes after so many milliseconds, if that is given; returns
+-- how many checkpoints it has.
+local function begin_anew(stamp, moment, milliseconds)
+    redis.call('HDEL', KEYS[1], EXPIRY)
+    local heads = redis.call('HGETALL', KEYS[1])
+    for place = 1, #heads, 2 do
+        local _, counter, latest = string.match(heads[place + 1], HEAD)
+        redis.call('HSET', KEYS[1], heads[place], table.concat({stamp, counter, latest, moment, moment, stamp}, ' '))
+    end
+    for place = 1, milliseconds and 5 or 0 do
+        redis.call('PEXPIRE', KEYS[place], milliseconds)
+    end
+    return redis.call('ZCARD', KEYS[3])
+end

@@ -12,14 +12,4 @@ for place = 1, 5 do
     redis.call('COPY', KEYS[place + 5], KEYS[place])
     redis.call('PERSIST', KEYS[place])
 end
-redis.call('HDEL', KEYS[1], EXPIRY)
-local heads = redis.call('HGETALL', KEYS[1])
-for place = 1, #heads, 2 do
-    local _, counter, latest = string.match(heads[place + 1], HEAD)
-    local moment = whole(now)
-    redis.call('HSET', KEYS[1], heads[place], table.concat({ARGV[1], counter, latest, moment, moment, ARGV[1]}, ' '))
-end
-for place = 1, ARGV[2] and 5 or 0 do
-    redis.call('PEXPIRE', KEYS[place], ARGV[2])
-end
-return redis.call('ZCARD', KEYS[3])
+return begin_anew(ARGV[1], whole(now), ARGV[2])

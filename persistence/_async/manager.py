@@ -12,6 +12,7 @@ from persistence._async.compat import Mutex, Parallel, in_background
 from persistence._async.database import AsyncDatabase
 from persistence._async.postgresql import AsyncPgVectorDatabase, AsyncPostgreSQLDatabase
 from persistence._async.redis import AsyncRedisConnection
+from persistence._async.redis_cluster import AsyncRedisClusterConnection
 from persistence._async.replicas import AsyncReplica, AsyncReplicas
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
@@ -99,7 +100,8 @@ class AsyncDatabaseManager:
             ConnectError, DuplicateError: as ``add_postgresql``.
         """
         server, settings = await self._read(RedisConfig, config)
-        return await self._add(name, AsyncRedisConnection(name, settings), replace, lazy, server)
+        kind = AsyncRedisClusterConnection if settings.cluster else AsyncRedisConnection
+        return await self._add(name, kind(name, settings), replace, lazy, server)
 
     async def add_sqlite(
         self, name: str, config: SQLiteConfig | str, *, replace: bool = False, lazy: bool = False

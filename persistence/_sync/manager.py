@@ -13,6 +13,7 @@ from persistence._sync.compat import Mutex, Parallel, in_background
 from persistence._sync.database import Database
 from persistence._sync.postgresql import PgVectorDatabase, PostgreSQLDatabase
 from persistence._sync.redis import RedisConnection
+from persistence._sync.redis_cluster import RedisClusterConnection
 from persistence._sync.replicas import Replica, Replicas
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
@@ -100,7 +101,8 @@ class DatabaseManager:
             ConnectError, DuplicateError: as ``add_postgresql``.
         """
         server, settings = self._read(RedisConfig, config)
-        return self._add(name, RedisConnection(name, settings), replace, lazy, server)
+        kind = RedisClusterConnection if settings.cluster else RedisConnection
+        return self._add(name, kind(name, settings), replace, lazy, server)
 
     def add_sqlite(
         self, name: str, config: SQLiteConfig | str, *, replace: bool = False, lazy: bool = False

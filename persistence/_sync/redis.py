@@ -8,15 +8,19 @@ once: a lost answer does not say whether a write took effect, and INCR or LPUSH 
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 import redis as driver
+from redis import __version__ as driver_version
 from redis.client import Pipeline
 from redis.connection import BlockingConnectionPool, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as DroppedError
 from redis.exceptions import NoScriptError, RedisError, WatchError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -51,6 +55,10 @@ READS = frozenset(
 """Commands that change nothing, so that sending one twice is sending it once."""
 
 
+_DRIVER = DriverInfo(lib_version=driver_version)
+"""What the server is told of who we are; redis-py would look its own version up on disk for each connection."""
+
+
 class _Checked:
     """A connection that is made anew, as it is taken from the pool, when it is dead or was idle for too long."""
 
@@ -75,6 +83,14 @@ class _TLSConnection(_Checked, SSLConnection):
 
 
 class _SocketConnection(_Checked, UnixDomainSocketConnection):
+    pass
+
+
+class _MasterConnection(_Checked, SentinelManagedConnection):
+    pass
+
+
+class _TLSMasterConnection(_Checked, SentinelManagedSSLConnection):
     pass
 
 
@@ -111,6 +127,42 @@ class _Pool(BlockingConnectionPool):
         with self.counting:
             self.in_use.discard(connection)
         super().release(connection)
+
+
+class _SentinelPool(_Pool):
+    """A pool of connections to the master that Sentinels name, which each new connection asks them for."""
+
+    is_master = True
+    check_connection = False
+    sentinels: Sentinel
+    master_name = ""
+
+    def ask(self, config: RedisConfig) -> None:
+        """Take note of the Sentinels."""
+        self.master_name = config.master_name or ""
+        self.sentinels = Sentinel(
+            config.addresses,
+            sentinel_kwargs={
+                "username": config.sentinel_username,
+                "password": reveal(config.sentinel_password) or None,
+                "socket_timeout": seconds(config.read_timeout),
+                "socket_connect_timeout": seconds(config.dial_timeout),
+                "retry": Retry(NoBackoff(), 0),
+            },
+        )
+        self.connection_kwargs["connection_pool"] = weakref.proxy(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}({self.master_name})>"  # its connections know it: redis-py's would never end
+
+    def get_master_address(self) -> tuple[str, int]:
+        found: tuple[str, int] = self.sentinels.discover_master(self.master_name)
+        return found
+
+    def forget_sentinels(self) -> None:
+        """Close the connections to the Sentinels."""
+        for each in self.sentinels.sentinels:
+            each.close()
 
 
 class RedisClient(driver.Redis):
@@ -183,11 +235,21 @@ class RedisConnection:
         """Who holds a connection outside the pool."""
         self._version: str | None = None
         self._home = current_home()
-        self._pool = self._make_pool()
-        self.client = RedisClient(connection_pool=self._pool)
-        self.client.owner = self
+        self._prepare()
 
-    def _make_pool(self) -> _Pool:
+    def _prepare(self) -> None:
+        """Make the pool and the client, which connect when they are used."""
+        self._pool = self._make_pool()
+        self._client = RedisClient(connection_pool=self._pool)
+        self._client.owner = self
+
+    @property
+    def client(self) -> RedisClient:
+        """redis-py's client: each command is a method of it."""
+        return self._client
+
+    def _link_options(self) -> dict[str, Any]:
+        """Return redis-py's options of a connection to any server."""
         config = self.config
         options: dict[str, Any] = {
             "db": config.database,
@@ -199,15 +261,10 @@ class RedisConnection:
             "retry": Retry(NoBackoff(), 0),
             # Its notifications would switch off the check that finds a dropped connection before it is used.
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            "socket_keepalive": True,
+            "driver_info": _DRIVER,
         }
-        kind: Any = _PlainConnection
-        if config.unix_socket:
-            kind = _SocketConnection
-            options |= {"path": config.unix_socket}
-        else:
-            options |= {"host": config.host, "port": config.port, "socket_keepalive": True}
         if config.tls:
-            kind = _TLSConnection
             options |= {
                 "ssl_cert_reqs": "required" if config.tls_verify else "none",
                 "ssl_check_hostname": config.tls_verify,
@@ -215,14 +272,29 @@ class RedisConnection:
                 "ssl_certfile": config.tls_cert,
                 "ssl_keyfile": config.tls_key,
             }
+        return options
+
+    def _make_pool(self) -> _Pool:
+        config, options = self.config, self._link_options()
+        made: type[_Pool] = _Pool
+        kind: Any = _TLSConnection if config.tls else _PlainConnection
         if config.unix_socket:
-            options.pop("socket_connect_timeout")
-        pool = _Pool(
+            kind = _SocketConnection
+            options |= {"path": config.unix_socket}
+            del options["socket_connect_timeout"], options["socket_keepalive"]
+        elif config.sentinel:
+            made, kind = _SentinelPool, _TLSMasterConnection if config.tls else _MasterConnection
+            options["host"] = None  # whatever the Sentinels say
+        else:
+            options |= {"host": config.host, "port": config.port}
+        pool = made(
             max_connections=config.pool_size,
             timeout=seconds(config.pool_timeout),
             connection_class=kind,
             **options,
         )
+        if isinstance(pool, _SentinelPool):
+            pool.ask(config)
         pool.idle_limit = seconds(config.idle_timeout)
         pool.counting, pool.made, pool.in_use = Mutex(), [], set()
         return pool
@@ -245,7 +317,7 @@ class RedisConnection:
                 return  # we are in, but INFO is not ours to run
             raise self._connect_error(exc) from exc
 
-    def _connect_error(self, exc: RedisError) -> ConnectError:
+    def _connect_error(self, exc: Exception) -> ConnectError:
         message = scrub(str(exc), self.config.password)
         return ConnectError(
             f"can't connect to Redis at {self.config.address}: {message}",
@@ -275,7 +347,7 @@ class RedisConnection:
             raise ClosedError("it was closed", hint="add it to a manager again", connection=self.name)
         check_home(self._home, self.name)
 
-    def failure(self, exc: RedisError, operation: str, seen: Observation | None = None) -> PersistenceError:
+    def failure(self, exc: Exception, operation: str, seen: Observation | None = None) -> PersistenceError:
         """Count an error and return ours for it."""
         self.errors += 1
         if self.is_closed:
@@ -375,6 +447,8 @@ class RedisConnection:
                     shut_down(descriptor)
             else:
                 connection.disconnect()
+        if isinstance(self._pool, _SentinelPool):
+            self._pool.forget_sentinels()
 
 
 def _is_denied(message: str) -> bool:
@@ -391,6 +465,9 @@ def _connect_hint(message: str) -> str:
         ("Connect call failed", "is the server running, and host and port right?"),
         ("refused", "is the server running, and host and port right?"),
         ("No such file", "is the server running, and the socket right?"),
+        ("No master found", "are the Sentinels running, and master_name right?"),
+        ("cannot be connected", "is the cluster running, and nodes right?"),
+        ("cluster mode is not enabled", "the server is no cluster: leave out cluster=True"),
         ("Timeout", "is the host right, and no firewall in between?"),
         ("out of range", "the server has fewer databases: lower database"),
         ("CERTIFICATE", "check tls_ca and the host name"),

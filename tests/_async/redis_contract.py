@@ -7,6 +7,18 @@ from types import ModuleType
 from typing import Any
 
 
+def repeated(module: ModuleType, *without: str) -> dict[str, Any]:
+    """Return the tests of a module and their fixtures, by name, to be run in another place; but for some."""
+    missing = [name for name in without if name not in vars(module)]
+    if missing:
+        raise ValueError(f"{module.__name__} has no {', '.join(missing)}")
+    return {
+        name: found
+        for name, found in vars(module).items()
+        if name not in without and (name.startswith("test_") or type(found).__name__ == "FixtureFunctionDefinition")
+    }
+
+
 def reused(contract: ModuleType) -> dict[str, Any]:
     """Return the tests of a module that don't ask for its SQL database, by name."""
     return {

@@ -1,0 +1,195 @@
+# Generated from ../_async/redis_cluster.py by tests/unasync.py: edit that one.
+"""Redis Cluster through redis-py's own client, with our timeouts, errors and retries.
+
+Protocol: redis-py has a pool for each node, which refuses a call when it is empty instead of having it wait. So a call
+takes one of ``pool_size`` turns first, and waits for that as it would for a connection; whoever has a turn finds a
+connection on each node. redis-py learns anew who has which keys when a node breaks a connection or sends it elsewhere.
+It repeats nothing; commands that only read are repeated here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, cast
+
+import redis as driver
+from redis.cluster import ClusterNode
+from redis.exceptions import ConnectionError as DroppedError
+from redis.exceptions import RedisClusterException, RedisError, WatchError
+
+from persistence._sync.compat import Mutex, sleep
+from persistence._sync.pool import Pool
+from persistence._sync.redis import READS, RedisClient, RedisConnection, _PlainConnection, _TLSConnection
+from persistence.errors import ConnectError
+from persistence.fields import seconds
+from persistence.health import PoolStats
+
+SPARE = 2
+"""How many connections a node may have beyond the turns: redirections take another one for a moment."""
+
+
+class _Turn:
+    """What a call holds while it runs."""
+
+    def is_alive(self) -> bool:
+        return True
+
+    def discard(self) -> None:
+        return None
+
+    def interrupt(self) -> None:
+        return None
+
+
+class ClusterClient(driver.RedisCluster):
+    """redis-py's client of a cluster; its errors are ours, and only reads are retried."""
+
+    owner: RedisClusterConnection | None = None
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command to the node that has its keys; see redis-py for each command's own method."""
+        driver_client: Any = super()
+        if self.owner is None:  # it is being made, and asks a server what it needs to know
+            return driver_client.execute_command(*args, **options)
+        return self.owner.send(str(args[0]), lambda: driver_client.execute_command(*args, **options))
+
+    def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Any:
+        """Return a pipeline: atomic and on one slot, or else one round trip to each node, in no order between them."""
+        driver_client: Any = super()
+        made = driver_client.pipeline(transaction=transaction, shard_hint=shard_hint)
+        owner, execute = cast(RedisClusterConnection, self.owner), made.execute
+
+        def sent(raise_on_error: bool = True) -> list[Any]:
+            found: list[Any] = owner.send("pipeline", lambda: execute(raise_on_error))
+            return found
+
+        made.execute = sent
+        return made
+
+
+class RedisClusterConnection(RedisConnection):
+    """A named Redis Cluster; made by ``DatabaseManager.add_redis`` from a configuration with ``cluster=True``."""
+
+    def _prepare(self) -> None:
+        def turn(deadline: float) -> _Turn:
+            return _Turn()
+
+        size = self.config.pool_size
+        self._turns: Pool[_Turn] = Pool(self.name, turn, max_open=size, max_idle=size)
+        self._cluster: ClusterClient | None = None
+        self._guard = Mutex()
+
+    @property
+    def client(self) -> RedisClient:
+        """redis-py's client of the cluster: each command is a method of it.
+
+        Raises:
+            ConnectError: no node can be reached.
+        """
+        return cast(RedisClient, self._cluster or self._made())  # it has the same commands
+
+    def _made(self) -> ClusterClient:
+        try:
+            made = ClusterClient(**self._cluster_options())
+        except (RedisError, RedisClusterException) as exc:
+            raise self._connect_error(exc) from exc
+        made.owner = self
+        with self._guard:  # another thread may have been as quick; redis-py closes the one that nobody keeps
+            self._cluster = self._cluster or made
+            return self._cluster
+
+    def _cluster_options(self) -> dict[str, Any]:
+        options, node = self._link_options(), cast(Any, ClusterNode)
+        del options["db"]
+        return {
+            **options,
+            "startup_nodes": [node(host, port) for host, port in self.config.addresses],
+            "max_connections": self.config.pool_size + SPARE,
+            "ssl": self.config.tls,
+        }
+
+    def open(self) -> None:
+        """Find the nodes.
+
+        Raises:
+            ConnectError: none can be reached, or they refuse us.
+        """
+        self.check_usable()
+        try:
+            found = cast(Any, self.client).info("server", target_nodes=driver.RedisCluster.RANDOM)
+        except (RedisError, RedisClusterException) as exc:
+            raise self._connect_error(exc) from exc
+        except ConnectError as exc:
+            if "NOPERM" in exc.message or "no permissions" in exc.message:
+                return  # we are in, but INFO is not ours to run
+            raise
+        self._version = found["redis_version"]
+
+    def dial(self) -> Any:
+        """Return a connection of redis-py's to any node, outside the pools, in RESP 2; the caller disconnects it.
+
+        Raises:
+            ConnectError: no node can be reached.
+            ClosedError: the connection was closed.
+        """
+        self.check_usable()
+        kind: Any = _TLSConnection if self.config.tls else _PlainConnection
+        known = [(node.host, int(node.port)) for node in cast(Any, self.client).get_primaries()]
+        addresses = [*known, *self.config.addresses]
+        for place, (host, port) in enumerate(addresses, 1):
+            made = kind(**{**self._link_options(), "host": host, "port": port, "protocol": 2})
+            try:
+                made.connect()
+                break
+            except RedisError as exc:
+                if place == len(addresses):
+                    raise self._connect_error(exc) from exc
+        return made
+
+    def send(self, command: str, call: Callable[[], Any]) -> Any:
+        """Return what a call of redis-py's gives, in a turn; one that only reads is repeated after a broken connection.
+
+        Raises:
+            PoolTimeoutError: no turn came within ``pool_timeout``.
+        """
+        self.check_usable()
+        self.requests += 1
+        retries = self.config.max_retries if command.upper() in READS else 0
+        turn = self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
+        try:
+            while True:
+                try:
+                    return call()
+                except WatchError:
+                    raise
+                except DroppedError as exc:
+                    if retries == 0 or self.is_closed:
+                        raise self.failure(exc, command) from exc
+                except (RedisError, RedisClusterException) as exc:
+                    raise self.failure(exc, command) from exc
+                retries -= 1
+                sleep(0.01 + 0.02 * random.random())
+        finally:
+            self._turns.release(turn)
+
+    def _ping(self) -> None:
+        cast(Any, self.client).ping(target_nodes=driver.RedisCluster.PRIMARIES)
+
+    def stats(self) -> PoolStats:
+        """Return the state of the turns: how many calls are under way, and how many wait."""
+        found = self._turns.stats()
+        return dataclasses.replace(found, requests=self.requests, errors=self.errors, dedicated=len(self.dedicated))
+
+    def close(self) -> None:
+        """Close every connection; calls under way fail. Safe to call twice."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for each in list(self.dedicated):
+            each.cut_off()
+        self._turns.close()
+        if self._cluster is not None:
+            self._cluster.close()

@@ -1,0 +1,8 @@
+"""Messages on a cluster."""
+
+from __future__ import annotations
+
+from tests._async import test_messages_redis
+from tests._async.redis_contract import repeated
+
+globals().update(repeated(test_messages_redis))

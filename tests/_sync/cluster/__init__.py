@@ -1,0 +1,1 @@
+# Generated from ../_async/cluster/__init__.py by tests/unasync.py: edit that one.

@@ -1,0 +1,117 @@
+# Generated from ../_async/cluster/test_cluster.py by tests/unasync.py: edit that one.
+"""What a cluster does besides the contracts: nodes, slots, turns, errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from checkpoint import DatabaseCheckpointer, Checkpoint
+from persistence import (
+    DatabaseManager,
+    ClosedError,
+    ConnectError,
+    PoolTimeoutError,
+    QueryError,
+    RedisConfig,
+    UnavailableError,
+)
+from persistence.scripts import script_of
+from tests._sync.side import Started, sleep, together
+
+
+def test_keys_of_every_slot_are_found(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    for number in range(40):
+        assert cache.client.set(f"k{number}", number, ex=100)
+    assert [cache.client.get(f"k{number}") for number in range(40)] == [str(n).encode() for n in range(40)]
+    assert {key for key in cache.client.scan_iter(match="k*", count=1000)} == {
+        f"k{number}".encode() for number in range(40)
+    }
+    stats = cache.stats()
+    assert (stats.requests >= 80, stats.errors, stats.in_use, stats.max_open) == (True, 0, 0, redis_config.pool_size)
+    assert (cache.capabilities()).version_text == cache.server_version
+    assert (manager.health_check())["cache"].healthy
+
+
+def test_a_pipeline_is_atomic_on_one_slot_and_goes_to_many_otherwise(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    with cache.client.pipeline(transaction=True) as pipe:
+        pipe.incr("{t}n")
+        pipe.incr("{t}n")
+        assert pipe.execute() == [1, 2]
+    before = cache.requests
+    with cache.client.pipeline(transaction=False) as pipe:
+        for number in range(20):
+            pipe.incr(f"n{number}")
+        assert pipe.execute() == [1] * 20
+    assert cache.requests - before == 1
+
+
+def test_errors_are_ours(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    cache = manager.add_redis("cache", redis_config)
+    cache.client.set("text", "x")
+    with pytest.raises(QueryError, match="WRONGTYPE") as caught:
+        cache.client.lpush("text", "y")
+    assert (caught.value.connection, caught.value.code) == ("cache", "WRONGTYPE")
+    with pytest.raises(QueryError, match="slot"):
+        cache.run_script(script_of("return redis.call('MSET', KEYS[1], 1, KEYS[2], 2)"), ["a", "b"])
+    with pytest.raises(QueryError):
+        with cache.client.pipeline(transaction=False) as pipe:
+            pipe.lpush("text", "y")
+            pipe.execute()
+    assert cache.client.get("text") == b"x"
+    cache.close()
+    cache.close()
+    for call in (lambda: cache.client.get("text"), lambda: cache.ping()):
+        with pytest.raises(ClosedError, match="cache: it was closed"):
+            call()
+
+
+def test_callers_wait_for_their_turn(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    cache = manager.add_redis("cache", replace(redis_config, pool_size=2))
+
+    def work(number: int) -> bytes | None:
+        cache.client.set(f"k{number}", number)
+        return cache.client.get(f"k{number}")
+
+    answers = together(*[lambda number=number: work(number) for number in range(30)])
+    assert answers == [str(number).encode() for number in range(30)]
+    cache = manager.add_redis("cache", replace(redis_config, pool_size=2, pool_timeout=0.05), replace=True)
+    waiting = [Started(lambda number=number: cache.client.blpop(f"nothing{number}", 0.4)) for number in range(2)]
+    while cache.stats().in_use < 2:
+        sleep(0.002)
+    with pytest.raises(PoolTimeoutError):
+        cache.client.get("k1")
+    assert [each.result() for each in waiting] == [None, None]
+    assert cache.client.get("k1") == b"1"
+
+
+def test_a_cluster_that_is_not_there_is_an_error_where_it_is_added(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    gone = replace(redis_config, nodes=("127.0.0.1:1", "127.0.0.1:2"))
+    with pytest.raises(ConnectError, match=r"Redis at the cluster of 127\.0\.0\.1:1,127\.0\.0\.1:2"):
+        manager.add_redis("gone", gone)
+    lazy = manager.add_redis("lazy", gone, lazy=True)
+    with pytest.raises(UnavailableError):
+        lazy.client.get("k")
+    with pytest.raises(ConnectError):
+        manager.add_redis("wrong", replace(redis_config, password="wrong"))
+    assert not (manager.health_check())["lazy"].healthy
+
+
+def test_two_tenants_threads_lie_on_several_nodes_and_all_are_listed(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = manager.add_redis("main", redis_config)
+    stored = DatabaseCheckpointer(manager, "main")
+    names = [f"t{number}" for number in range(12)]
+    for name in names:
+        stored.save_checkpoint(Checkpoint(name, {"name": name}))
+    nodes = {cache.client.get_node_from_key(f"holdfast:{{default:{name}}}").name for name in names}  # type: ignore[attr-defined]
+    assert len(nodes) > 1
+    assert [found.thread_id for found in stored.list_threads()] == sorted(names)
