@@ -80,6 +80,8 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
                 for number, each in enumerate(config.replicas, 1)
                 if isinstance(each, PostgreSQLConfig)
             ]
+            for each in made:
+                each.observers = self.observers  # whoever watches the database sees what its replicas do for it
             self.replicas = AsyncReplicas(self, made)
 
     async def open(self) -> None:

@@ -158,18 +158,22 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
         self.check_usable()
         self.requests += 1
         retries = self.config.max_retries if command.upper() in READS else 0
+        seen = self.observers.begin(command, command)
         turn = await self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
         try:
             while True:
                 try:
-                    return await call()
+                    answer = await call()
+                    if seen is not None:
+                        seen.done(None)
+                    return answer
                 except WatchError:
                     raise
                 except DroppedError as exc:
                     if retries == 0 or self.is_closed:
-                        raise self.failure(exc, command) from exc
+                        raise self.failure(exc, command, seen) from exc
                 except (RedisError, RedisClusterException) as exc:
-                    raise self.failure(exc, command) from exc
+                    raise self.failure(exc, command, seen) from exc
                 retries -= 1
                 await sleep(0.01 + 0.02 * random.random())
         finally:

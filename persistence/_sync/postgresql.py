@@ -81,6 +81,8 @@ class PostgreSQLDatabase(Database):
                 for number, each in enumerate(config.replicas, 1)
                 if isinstance(each, PostgreSQLConfig)
             ]
+            for each in made:
+                each.observers = self.observers  # whoever watches the database sees what its replicas do for it
             self.replicas = Replicas(self, made)
 
     def open(self) -> None:

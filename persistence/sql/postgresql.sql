@@ -192,3 +192,46 @@ LIMIT :limit;
 -- name: measure_database
 -- The whole database, every schema.
 SELECT pg_database_size(current_database()) AS bytes;
+
+-- name: list_tables
+-- Tables in the search path, and what their tenant column is, where they have one: its type and its collation.
+SELECT c.relname AS name,
+       (SELECT format_type(a.atttypid, a.atttypmod) || coalesce(' ' || l.collname, '')
+        FROM pg_attribute AS a LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
+        WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped) AS kind
+FROM pg_class AS c
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND pg_table_is_visible(c.oid)
+  AND c.relnamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))
+ORDER BY c.relname
+LIMIT 100000;
+
+-- name: list_unique_keys
+-- Primary keys and unique indexes of those, with their columns in order; an expression has no column's name.
+SELECT c.relname AS table_name, n.relname AS name, i.indisprimary AS is_primary,
+       (SELECT array_agg(CAST(a.attname AS text) ORDER BY k.place)
+        FROM unnest(CAST(i.indkey AS smallint[])) WITH ORDINALITY AS k (number, place)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+        WHERE k.place <= i.indnkeyatts) AS columns
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indrelid
+JOIN pg_class AS n ON n.oid = i.indexrelid
+WHERE i.indisunique AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND pg_table_is_visible(c.oid)
+  AND c.relnamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))
+ORDER BY c.relname, n.relname
+LIMIT 100000;
+
+-- name: list_foreign_keys
+-- Foreign keys of those, column by column.
+SELECT c.relname AS table_name, k.conname AS name, t.relname AS target,
+       (SELECT array_agg(CAST(a.attname AS text) ORDER BY u.place)
+        FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+        JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.number) AS columns,
+       (SELECT array_agg(CAST(a.attname AS text) ORDER BY u.place)
+        FROM unnest(k.confkey) WITH ORDINALITY AS u (number, place)
+        JOIN pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = u.number) AS target_columns
+FROM pg_constraint AS k
+JOIN pg_class AS c ON c.oid = k.conrelid
+JOIN pg_class AS t ON t.oid = k.confrelid
+WHERE k.contype = 'f' AND NOT c.relispartition AND pg_table_is_visible(c.oid)
+ORDER BY c.relname, k.conname
+LIMIT 100000;

@@ -46,7 +46,7 @@ WITH head AS (
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
         AND (t.session_id IS NULL OR NOT EXISTS (
             SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
         ))
     RETURNING t.last_seq, t.message_version, t.updated_at
 )
@@ -67,7 +67,7 @@ WITH head AS (
         )
         AND (t.session_id IS NULL OR NOT EXISTS (
             SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
         ))
     RETURNING t.last_seq, t.message_version, t.updated_at
 ), written AS (
