@@ -25,8 +25,8 @@ from persistence.queries import load_queries
 
 COLUMN = "tenant_id"
 OURS = "holdfast_"
-LOCAL = frozenset(("holdfast_migrations",))
-"""What only the coordinator needs: migrations are run there, and Citus passes them on."""
+LOCAL = frozenset(("holdfast_migrations", "holdfast_migrations_begun", "holdfast_events", "holdfast_event_chains"))
+"""What stays on the coordinator: migrations are run there, and the event log is partitioned twice."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Table:
     kind: str | None
     unique: tuple[UniqueKey, ...] = ()
     foreign: tuple[ForeignKey, ...] = ()
+    is_nested: bool = False
+    """Whether its partitions are partitioned themselves."""
 
     @property
     def is_distributed(self) -> bool:
@@ -117,6 +119,8 @@ def _problems(table: Table, known: dict[str, Table]) -> Iterable[str]:
     primary = [key for key in table.unique if key.is_primary]
     if not primary:
         yield f"{table.name} has no primary key"
+    if table.is_nested:
+        yield f"{table.name} is partitioned twice, which Citus can't distribute"
     if table.is_distributed:
         for key in primary:
             if key.columns[0] != COLUMN:
@@ -167,7 +171,13 @@ def read_tables(connection: psycopg.Connection[dict[str, Any]]) -> list[Table]:
         link = ForeignKey(row["name"], tuple(row["columns"]), row["target"], tuple(row["target_columns"]))
         foreign.setdefault(row["table_name"], []).append(link)
     return [
-        Table(row["name"], row["kind"], tuple(unique.get(row["name"], ())), tuple(foreign.get(row["name"], ())))
+        Table(
+            row["name"],
+            row["kind"],
+            tuple(unique.get(row["name"], ())),
+            tuple(foreign.get(row["name"], ())),
+            row["is_nested"],
+        )
         for row in connection.execute(queries.list_tables)
     ]
 

@@ -198,7 +198,9 @@ SELECT pg_database_size(current_database()) AS bytes;
 SELECT c.relname AS name,
        (SELECT format_type(a.atttypid, a.atttypmod) || coalesce(' ' || l.collname, '')
         FROM pg_attribute AS a LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
-        WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped) AS kind
+        WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped) AS kind,
+       EXISTS (SELECT 1 FROM pg_inherits AS h JOIN pg_class AS p ON p.oid = h.inhrelid
+               WHERE h.inhparent = c.oid AND p.relkind = 'p') AS is_nested
 FROM pg_class AS c
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND pg_table_is_visible(c.oid)
   AND c.relnamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))

@@ -250,7 +250,7 @@ WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EX
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
         AND (t.session_id IS NULL OR NOT EXISTS (
             SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
         ))
 )
 ORDER BY m.seq DESC LIMIT :limit;
