@@ -52,8 +52,8 @@ class RedisCheckpointer(RedisRetention, RedisTimeTravel, Checkpointer):
     used: it doesn't hasten the server's disk, and with ``everysec`` each save would take up to a second.) The server
     must not evict keys: ``maxmemory-policy noeviction``.
 
-    With a ``cipher``, and on a cluster, a fork passes through this process. So does ``copy_thread`` on a cluster; with
-    a cipher it is not to be had. On a cluster a thread is registered in a round trip of its own.
+    With a ``cipher``, and on a cluster, a fork or copy passes through this process, and the first save of a thread in a
+    process takes a request more.
     """
 
     def _save(

@@ -29,6 +29,7 @@ FAST = frozenset(
     test_a_fork_of_what_is_not_there_or_onto_what_is_there_is_refused
     test_a_copied_thread_has_everything_and_is_its_own
     test_a_copy_onto_a_thread_that_is_there_is_refused
+    test_a_copy_is_sealed_to_its_new_thread_and_nothing_is_left_beside_it
     test_writes_forks_and_copies_to_an_expired_thread_begin_it_anew
     test_a_rewind_saves_an_earlier_state_again_and_keeps_everything
     test_pending_writes_register_their_thread
