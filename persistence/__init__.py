@@ -37,6 +37,7 @@ hands each ``OutboxItem`` to a sink, in order by key, and keeps what it gave up 
 and tells of each ``HealthChange``.
 
 **Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
+``find_secrets`` tells where a text holds a ``FoundSecret``: a key, a token, a password; ``redact`` takes them out.
 
 **Embedded servers.** ``EmbeddedPostgreSQL`` and ``EmbeddedRedis`` start real servers for development and tests.
 
@@ -120,8 +121,10 @@ from persistence.migrations import AppliedMigration, Migration, MigrationLine, M
 from persistence.notices import Notice
 from persistence.observing import StatementEvent
 from persistence.outbox import DeadLetter, OutboxItem, OutboxStatus, RelayReport
+from persistence.redaction import redact
 from persistence.retry import Backoff
 from persistence.schemas import Difference
+from persistence.secret_search import FoundSecret, find_secrets
 from persistence.secrets import Cipher
 
 __all__ = [
@@ -174,6 +177,7 @@ __all__ = [
     "EmbeddedPostgreSQL",
     "EmbeddedRedis",
     "ForeignKeyError",
+    "FoundSecret",
     "HealthChange",
     "HealthMonitor",
     "HealthStatus",
@@ -225,4 +229,6 @@ __all__ = [
     "ValidationError",
     "WrongKindError",
     "WrongLoopError",
+    "find_secrets",
+    "redact",
 ]
