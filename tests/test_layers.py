@@ -11,6 +11,8 @@ from tests.unasync import PACKAGES, ROOT
 
 STORES = ("checkpoint", "vectorstore", "sessions")
 ADAPTERS = {
+    "persistence.prometheus",
+    "persistence.opentelemetry",
     "checkpoint.langgraph",
     "vectorstore.langchain",
     "sessions.openai_agents",
