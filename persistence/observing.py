@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 SHOWN_CHARACTERS = 500
 """How much of a slow statement the log shows."""
@@ -17,8 +17,7 @@ SHOWN_CHARACTERS = 500
 _log = logging.getLogger("persistence.slow")
 
 
-@dataclass(frozen=True, slots=True)
-class StatementEvent:
+class StatementEvent(NamedTuple):
     """A statement, a batch of them (joined by ``;``) or a Redis command that has ended.
 
     ``seconds`` include the wait for a connection. ``rows`` is how many rows were returned or affected, None where it
