@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ async def test_a_listener_hears_of_each_statement_and_what_came_of_it(
     assert events[-1].error is caught.value
     assert {(event.connection, event.kind) for event in events} == {("main", database.kind)}
     assert all(0 <= event.seconds < 60 for event in events)
-    assert SECRET not in repr([replace(event, error=None) for event in events])
+    assert SECRET not in repr([event._replace(error=None) for event in events])
     manager.on_statement.clear()
     await database.fetch_value("SELECT 1")
     assert len(events) == len(seen)
