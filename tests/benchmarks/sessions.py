@@ -195,6 +195,7 @@ async def peers_on_postgresql(config: PostgreSQLConfig, quick: bool) -> None:
     print("\nasync, on the same server (the peers through asyncpg, as they say)")
     async with AsyncDatabaseManager() as manager:
         await manager.add_postgresql("main", config)
+        Floor(config).connection.close()  # its table is there
         connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
         async with PeerServices(config, manager) as peers:
             for length in (10, 1000) if quick else (10, 1000, 20_000):
