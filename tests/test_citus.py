@@ -53,6 +53,12 @@ def connection(config: PostgreSQLConfig) -> Iterator[psycopg.Connection[Any]]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def distributed(connection: psycopg.Connection[Any]) -> set[str]:
+    """The tables whose rows lie with their tenant."""
+    return {table.name for table in read_tables(connection) if table.is_distributed} - LOCAL
+
+
 def test_every_key_of_every_table_is_within_one_tenant(connection: psycopg.Connection[Any]) -> None:
     tables = read_tables(connection)
     found = plan(tables)
@@ -89,9 +95,10 @@ def scans(node: dict[str, Any], distributed: set[str]) -> Iterator[tuple[str, st
 
 
 @pytest.mark.parametrize("query", [query for query in PREPARABLE["postgresql"] if query.name not in ELSEWHERE], ids=str)
-def test_a_statement_stays_with_one_tenant(query: Query, connection: psycopg.Connection[Any]) -> None:
+def test_a_statement_stays_with_one_tenant(
+    query: Query, connection: psycopg.Connection[Any], distributed: set[str]
+) -> None:
     text = compile_statement(query.text, "postgresql").text
-    distributed = {table.name for table in read_tables(connection) if table.is_distributed} - LOCAL
     row = connection.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}".encode()).fetchone()
     assert row is not None
     (found,) = row["QUERY PLAN"]
