@@ -1,0 +1,37 @@
+"""The page of faults names tests: each of them exists, and no row of the plan is missing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from tests.unasync import ROOT
+
+PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| ([A-Z][A-Za-z]*) ?(\d+) \|(.*)\|$", PAGE, re.MULTILINE)
+NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(test_\w+)`", PAGE)))
+UNPROVOKED = {("F", "14")}  # the page says so at its end
+
+
+def defined_in(path: Path) -> set[str]:
+    """Return the names of the tests in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {item.name for item in tree.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    there = {path: defined_in(ROOT / "tests" / path) for path, _ in NAMED}
+    assert [f"{path}::{name}" for path, name in NAMED if name not in there[path]] == []
+    assert len(NAMED) > 100
+
+
+def test_the_rows_are_numbered_without_gaps() -> None:
+    last = {"F": 31, "B": 10, "S": 8, "SYNAPSE": 5, "GoLangGraph": 11, "CIRIS": 12, "Aragora": 12}
+    for kind, count in last.items():
+        assert [int(number) for each, number, _ in ROWS if each == kind] == list(range(1, count + 1)), kind
+    assert {kind for kind, _, _ in ROWS} == set(last)
+
+
+def test_every_row_names_a_test_but_those_that_the_page_says_are_not_provoked() -> None:
+    assert {(kind, number) for kind, number, rest in ROWS if "::test_" not in rest} == UNPROVOKED
