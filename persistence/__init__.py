@@ -30,7 +30,8 @@ versions and lifetimes; a ``Cache`` loads what it lacks, once for all who ask.
 **Notices.** ``PubSub`` publishes, and a ``Subscription`` gives each ``Notice``: LISTEN and NOTIFY, or Redis.
 
 **Delivery elsewhere.** An ``Outbox`` takes what is to be delivered, with the transaction that decided it; a ``Relay``
-hands each ``OutboxItem`` to a sink, in order by key, and keeps what it gave up as a ``DeadLetter``.
+hands each ``OutboxItem`` to a sink, in order by key, and keeps what it gave up as a ``DeadLetter``. ``WriteBehind``
+writes in batches beside its caller what may be lost when the process is killed.
 
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
 ``StatementEvent``. A ``HealthMonitor`` polls,
@@ -61,6 +62,7 @@ from persistence._async.repository import AsyncRepository
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence._async.transaction import AsyncTransaction
+from persistence._async.writebehind import AsyncWriteBehind
 from persistence._sync.cache import Cache
 from persistence._sync.database import Database
 from persistence._sync.keyvalue import KeyValueStore
@@ -77,6 +79,7 @@ from persistence._sync.repository import Repository
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence._sync.transaction import Transaction
+from persistence._sync.writebehind import WriteBehind
 from persistence.backups import Backup
 from persistence.caching import CacheStats
 from persistence.capabilities import Capabilities
@@ -151,6 +154,7 @@ __all__ = [
     "AsyncSQLiteDatabase",
     "AsyncSubscription",
     "AsyncTransaction",
+    "AsyncWriteBehind",
     "Backoff",
     "Backup",
     "Cache",
@@ -227,6 +231,7 @@ __all__ = [
     "UnavailableError",
     "UnknownConnectionError",
     "ValidationError",
+    "WriteBehind",
     "WrongKindError",
     "WrongLoopError",
     "find_secrets",

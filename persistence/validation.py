@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, cast
 
 from persistence.errors import ValidationError
+from persistence.fields import Duration, seconds
 
 ID_BYTES = 1024
 """The longest id in bytes of UTF-8: a tenant and two ids fit into one index entry of PostgreSQL together."""
@@ -16,6 +18,8 @@ TENANT_BYTES = 512
 """The longest tenant in bytes of UTF-8."""
 LIMIT = 10_000
 """The most rows that one listing gives."""
+LONGEST = 36_500 * 86_400
+"""The longest duration in seconds."""
 METADATA_DEPTH = 100
 """How deep metadata may be nested."""
 
@@ -72,6 +76,20 @@ def check_whole(what: str, value: object, *, least: int = 1, most: int = 2**62) 
         number = str(value) if value.bit_length() < 128 else f"of {value.bit_length()} bits"
         raise ValidationError(f"{what} {number} is not within {least:,} and {most:,}")
     return value
+
+
+def check_duration(what: str, value: Duration) -> float:
+    """Return a duration in seconds: above 0, and at most 36,500 days.
+
+    Raises:
+        ValidationError: it is neither a number nor a timedelta, or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise ValidationError(f"{what} is a {type(value).__name__}, not seconds or a timedelta")
+    found = seconds(value)
+    if not 0 < found <= LONGEST:
+        raise ValidationError(f"{what} of {found:g} s is not above 0 and at most {LONGEST:,} s")
+    return found
 
 
 def check_limit(limit: object) -> int:

@@ -252,3 +252,23 @@ class Background:
         task, self._task = self._task, None
         if task is not None:
             await task
+
+
+class Signal:
+    """Wakes those who wait for something to change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def give(self) -> None:
+        """Wake everybody who waits, and the next one who does."""
+        self._event.set()
+
+    async def wait(self, timeout: float | None) -> None:
+        """Return once it was given since the last wait, or after ``timeout`` seconds (None: never)."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        self._event.clear()

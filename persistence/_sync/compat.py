@@ -233,3 +233,19 @@ class Background:
             error, self._error = self._error, None
             if error is not None:
                 raise error
+
+
+class Signal:
+    """Wakes those who wait for something to change."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def give(self) -> None:
+        """Wake everybody who waits, and the next one who does."""
+        self._event.set()
+
+    def wait(self, timeout: float | None) -> None:
+        """Return once it was given since the last wait, or after ``timeout`` seconds (None: never)."""
+        if self._event.wait(timeout):
+            self._event.clear()
