@@ -38,7 +38,9 @@ writes in batches beside its caller what may be lost when the process is killed.
 and tells of each ``HealthChange``.
 
 **Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
-``find_secrets`` tells where a text holds a ``FoundSecret``: a key, a token, a password; ``redact`` takes them out.
+``find_secrets`` tells where a text holds a ``FoundSecret``: a key, a token, a password; ``redact`` takes them out. A
+``SecretVault`` keeps them: it puts a ``SecretReference`` in place of each, lists each ``StoredSecret``, and records
+each ``SecretAccess``; ``SecretAccessError`` is a refused one.
 
 **Embedded servers.** ``EmbeddedPostgreSQL`` and ``EmbeddedRedis`` start real servers for development and tests.
 
@@ -62,6 +64,7 @@ from persistence._async.repository import AsyncRepository
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence._async.transaction import AsyncTransaction
+from persistence._async.vault import AsyncSecretVault
 from persistence._async.writebehind import AsyncWriteBehind
 from persistence._sync.cache import Cache
 from persistence._sync.database import Database
@@ -79,6 +82,7 @@ from persistence._sync.repository import Repository
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence._sync.transaction import Transaction
+from persistence._sync.vault import SecretVault
 from persistence._sync.writebehind import WriteBehind
 from persistence.backups import Backup
 from persistence.caching import CacheStats
@@ -129,6 +133,7 @@ from persistence.retry import Backoff
 from persistence.schemas import Difference
 from persistence.secret_search import FoundSecret, find_secrets
 from persistence.secrets import Cipher
+from persistence.vaults import SecretAccess, SecretAccessError, SecretReference, StoredSecret
 
 __all__ = [
     "Advice",
@@ -152,6 +157,7 @@ __all__ = [
     "AsyncRepository",
     "AsyncSQLStore",
     "AsyncSQLiteDatabase",
+    "AsyncSecretVault",
     "AsyncSubscription",
     "AsyncTransaction",
     "AsyncWriteBehind",
@@ -221,9 +227,14 @@ __all__ = [
     "SQLiteDatabase",
     "SavepointError",
     "Secret",
+    "SecretAccess",
+    "SecretAccessError",
+    "SecretReference",
+    "SecretVault",
     "SerializationError",
     "StatementEvent",
     "StorageFullError",
+    "StoredSecret",
     "Subscription",
     "Transaction",
     "TransactionError",

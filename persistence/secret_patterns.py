@@ -27,7 +27,11 @@ class Pattern(NamedTuple):
     check: Callable[[str], bool] | None = None
 
 
-_MASK = re.compile(r"(?i)[*.x•_?-]{3,}|\$\{?\w.*|%\(?\w.*\)?s?|\{.*\}|\[redacted.*|<.*>", re.DOTALL)
+_MASK = re.compile(
+    r"[*.x•_?-]{3,} | \$\{?\w.* | %\(?\w.*\)?s? | \{{1,2}\s?[\w.]*\s?\}{0,2} | \{secret\\*:[0-9a-f]{32}:[a-z0-9-]+\}?"
+    r"| \[redacted.* | <.*>",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
 
 
 def is_masked(value: str) -> bool:

@@ -34,7 +34,8 @@ _PEM_END = re.compile(r"-----END [A-Z0-9 ]{1,40}-----")
 _PEM_BODY = re.compile(r"[A-Za-z0-9+/=\s\\]*+")
 _PEM_KEY = re.compile(r"[A-Za-z0-9+/]{16}")
 
-# A name that says what is beside it. One that goes on in another way (password_hash, max_tokens) is none.
+# A name that says what is beside it. One that goes on in another way (password_hash) is none, and neither is the
+# reference of a vault ({SECRET:…:kind}).
 _NAMED = re.compile(
     r"""
     (?P<password> passw(?:or)?d | passphrase | passcode | (?<![a-z])(?:pwd | pass)(?=\\?["']?\s{0,4}[:=>]) )
@@ -43,7 +44,7 @@ _NAMED = re.compile(
       (?: s | _?\d{1,3} | _?value )?
     | (?P<token> (?: auth | access | refresh | id | session | bearer | bot | csrf | api )? [_-]? token
         | credential | session [_-]? id | cookie ) (?: s | _?\d{1,3} | _?value )?
-    | (?P<secret> secret ) (?: s | _?\d{1,3} | _?value | [_-]? token )?
+    | (?P<secret> secret (?! \\*+ :[0-9a-f]{32}: ) ) (?: s | _?\d{1,3} | _?value | [_-]? token )?
     """,
     re.ASCII | re.IGNORECASE | re.VERBOSE,
 )
