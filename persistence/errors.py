@@ -38,6 +38,7 @@ driver's own code). No message contains a password or a stored value.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -299,13 +300,18 @@ def from_sqlite(exc: Exception, *, operation: str, connection: str) -> Persisten
                                       operation=operation, connection=connection, code=code)  # fmt: skip
 
 
+_IN_A_SCRIPT = re.compile(r"Error running script .*?: -([A-Z]+) ")
+
+
 def from_redis(exc: Exception, *, operation: str, connection: str) -> PersistenceError:
     """Return our error for one of redis-py's, by its class and the server's error word."""
     import redis
     from redis.sentinel import MasterNotFoundError
 
     text = str(exc)
-    word = text.split(" ", 1)[0] if text else ""
+    # What a command says inside a script, Redis before 7 puts behind words of its own.
+    within = _IN_A_SCRIPT.match(text)
+    word = within[1] if within else text.split(" ", 1)[0]
     kind: type[PersistenceError] = QueryError
     if isinstance(exc, redis.exceptions.RedisClusterException):
         # It may have come up while redis-py asked for the nodes anew, because a connection broke under a command.
