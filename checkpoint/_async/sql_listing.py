@@ -8,6 +8,7 @@ from typing import Any
 
 from checkpoint._async.sql_base import clock, described
 from checkpoint._async.sql_writes import AsyncSQLWrites, with_writes
+from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.decoding import Shared
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
@@ -91,14 +92,36 @@ class AsyncSQLListing(AsyncSQLWrites):
             ]
         found = []
         async with database.transaction(read_only=not database.in_transaction):
-            for row in await self._list_rows(database, thread_id, limit, before, wanted, namespace):
-                pieces = await database.fetch_all(queries.load_version, {**keys, "version": row["version"]})
+            rows = await self._list_rows(database, thread_id, limit, before, wanted, namespace)
+            for row, pieces in zip(rows, await self._pieces(database, keys, rows), strict=True):
                 pending: tuple[PendingWrite, ...] = ()
                 if writes and row["key"] is not None:
                     named = {**keys, "key": row["key"]}
                     pending = tuple(self._opened(await database.fetch_all(queries.pending_writes, named), named))
                 found.append(self._loaded(database, thread_id, namespace, pieces, pending, shared))
         return found
+
+    async def _pieces(self, database: AsyncDatabase, keys: dict[str, Any], rows: list[Row]) -> list[list[Row]]:
+        """Return for each listed checkpoint of SQLite what ``load_version`` does: a row for each of its blocks."""
+        queries = load_queries("checkpoint", "sqlite")
+        place = {name: keys[name] for name in ("tenant", "thread", "namespace")}
+        listed = {"versions": json.dumps([row["version"] for row in rows]), "limit": len(rows)}
+        manifests = await database.fetch_all(queries.list_manifests, {**place, **listed})
+        needed = [
+            [(each["version"] - (ref >> 8), ref & LAST_ORDINAL) for ref in json.loads(each["refs"])]
+            for each in manifests
+        ]
+        places = sorted({key for each in needed for key in each})
+        wanted = {"places": json.dumps(places), "limit": len(places)}
+        blocks = {
+            (block["version"], block["ordinal"]): block["data"]
+            for block in await database.fetch_all(queries.list_blocks, {**place, **wanted})
+        }
+        return [
+            [{**row, **manifest, "place": slot, "data": blocks[key]} for slot, key in enumerate(each)]
+            or [{**row, **manifest, "place": None, "data": None}]
+            for row, manifest, each in zip(rows, manifests, needed, strict=True)
+        ]
 
     async def _list_threads(
         self, limit: int, after: str, wanted: str | None, cutoff: datetime | None = None

@@ -187,6 +187,30 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND
 ORDER BY version DESC
 LIMIT :limit;
 
+-- name: list_manifests
+-- What listed checkpoints need; :versions is a JSON array.
+SELECT c.version, c.manifest, c.refs, t.stamp, t.counter
+FROM holdfast_checkpoints AS c
+LEFT JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread
+     AND t.namespace = :namespace AND t.latest = c.version
+WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
+  AND c.version IN (SELECT w.value FROM json_each(:versions) AS w)
+ORDER BY c.version DESC
+LIMIT :limit;
+
+-- name: list_blocks
+-- Then their blocks, each once, though neighbours have most in common; :places are pairs of version and ordinal.
+SELECT p.version, p.ordinal, coalesce(
+    (SELECT c.data FROM holdfast_checkpoints AS c WHERE p.ordinal = 0 AND c.tenant_id = :tenant
+     AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = p.version),
+    (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
+     AND b.namespace = :namespace AND b.version = p.version AND b.ordinal = p.ordinal)
+) AS data
+FROM (SELECT json_extract(w.value, '$[0]') AS version, json_extract(w.value, '$[1]') AS ordinal
+      FROM json_each(:places) AS w) AS p
+ORDER BY p.version, p.ordinal
+LIMIT :limit;
+
 -- name: list_threads
 -- By the primary key in order: namespaces of one thread lie together, so grouping needs no sort. With :filtered the
 -- metadata of the latest checkpoint in the namespace '' comes along; :cutoff may be NULL.
