@@ -37,6 +37,7 @@ class FaultyProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.close()
+        self._threads[0].join(5)  # it may be about to look at the listener
         self._listener.close()
         self.cut()
         for thread in self._threads:
