@@ -40,7 +40,8 @@ and tells of each ``HealthChange``.
 **Secrets.** A ``Cipher`` encrypts what is stored, by AES-256-GCM with rotating keys (extra ``crypto``).
 ``find_secrets`` tells where a text holds a ``FoundSecret``: a key, a token, a password; ``redact`` takes them out. A
 ``SecretVault`` keeps them: it puts a ``SecretReference`` in place of each, lists each ``StoredSecret``, and records
-each ``SecretAccess``; ``SecretAccessError`` is a refused one.
+each ``SecretAccess``; ``SecretAccessError`` is a refused one. Stores take a vault, or another ``SecretProtector``, as
+their option ``secrets``.
 
 **Embedded servers.** ``EmbeddedPostgreSQL`` and ``EmbeddedRedis`` start real servers for development and tests.
 
@@ -50,6 +51,7 @@ each ``SecretAccess``; ``SecretAccessError`` is a refused one.
 from persistence._async.cache import AsyncCache
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
+from persistence._async.guards import AsyncSecretProtector
 from persistence._async.keyvalue import AsyncKeyValueStore
 from persistence._async.locks import AsyncAdvisoryLock, AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
@@ -68,6 +70,7 @@ from persistence._async.vault import AsyncSecretVault
 from persistence._async.writebehind import AsyncWriteBehind
 from persistence._sync.cache import Cache
 from persistence._sync.database import Database
+from persistence._sync.guards import SecretProtector
 from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.locks import AdvisoryLock, LeaseLock
 from persistence._sync.manager import DatabaseManager
@@ -157,6 +160,7 @@ __all__ = [
     "AsyncRepository",
     "AsyncSQLStore",
     "AsyncSQLiteDatabase",
+    "AsyncSecretProtector",
     "AsyncSecretVault",
     "AsyncSubscription",
     "AsyncTransaction",
@@ -229,6 +233,7 @@ __all__ = [
     "Secret",
     "SecretAccess",
     "SecretAccessError",
+    "SecretProtector",
     "SecretReference",
     "SecretVault",
     "SerializationError",

@@ -243,12 +243,15 @@ _HINTS: dict[type[PersistenceError], str] = {
 def from_psycopg(exc: psycopg.Error, *, operation: str, connection: str) -> PersistenceError:
     """Return our error for one of psycopg's, by its SQLSTATE.
 
-    The server's primary message is kept; its DETAIL is not, because it repeats stored values.
+    The server's primary message is kept; its DETAIL is not, because it repeats stored values. It is taken out of the
+    driver's error too, which a traceback prints as the cause; ``diag`` still has it.
     """
     import psycopg
 
     code = exc.sqlstate
     message = exc.diag.message_primary or str(exc).partition("\n")[0]
+    if exc.diag.message_primary:
+        exc.args = (message,)
     kind: type[PersistenceError]
     if code:
         kind = _BY_SQLSTATE.get(code) or _BY_CLASS.get(code[:2], PersistenceError)

@@ -1,4 +1,4 @@
-"""Secrets taken out of texts and of values nested from them, for good: ``redact``. It does no I/O."""
+"""Secrets taken out of texts and of values nested from them, for good, or refused. It does no I/O."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ def redact(value: V) -> V:
         ValidationError: it is nested deeper than 200 levels.
     """
     return cast(V, map_texts(value, _redacted))
+
+
+def refuse(value: V, what: str) -> V:
+    """Return a value in which there is no secret; ``what`` names it.
+
+    Raises:
+        ValidationError: there is one. Its kind is named, and what it is is not.
+    """
+
+    def look(text: str, name: str) -> str:
+        for kind, _, _ in secrets_in(text, name):
+            raise ValidationError(
+                f"{what} holds a secret ({kind})", hint="take it out, or give the store a SecretVault"
+            )
+        return text
+
+    map_texts(value, look)
+    return value
 
 
 def secrets_in(text: str, name: str = "") -> list[tuple[str, int, int]]:

@@ -176,6 +176,18 @@ def rows_of(items: object, row: Callable[[object, str], dict[str, Any]], key: Se
     return rows
 
 
+def named_attributes(id: str, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes under names that tell of secrets: the value of a configuration under its key."""
+    if id.startswith(CONFIG_PREFIX) and attributes.keys() == {"value"}:
+        return {id.removeprefix(CONFIG_PREFIX): attributes["value"]}
+    return attributes
+
+
+def with_names(attributes: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``named_attributes`` gave, changed, under the attributes' own names."""
+    return {"value": next(iter(changed.values()))} if attributes.keys() == {"value"} else changed
+
+
 def config_id(key: object) -> str:
     """Return the id of the node that holds a key of the configuration."""
     return node_id(CONFIG_PREFIX + check_id("the key", key), "the key")

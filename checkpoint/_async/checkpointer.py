@@ -14,10 +14,11 @@ from typing import Any, Literal, overload
 from checkpoint._async.durability import AsyncHeld
 from checkpoint._async.retention import AsyncRetention
 from checkpoint._async.timetravel import AsyncTimeTravel
-from checkpoint._async.writes import AsyncPendingWrites
+from checkpoint._async.writes import SECRETS, AsyncPendingWrites
 from checkpoint.exporting import export_line
 from checkpoint.records import Checkpoint, CheckpointInfo, Durability, ThreadInfo, describe
 from checkpoint.validation import MAX_VERSION, check_checkpoint, check_durability, check_filter, check_key, check_thread
+from persistence._async.guards import guarded
 from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
@@ -64,10 +65,18 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
         held = self._held().get(place)
         if held is not None and held is not checkpoint:
             await self.save_checkpoint(held, durability="sync")
-        saved = await self._save_or_find(checkpoint, metadata, moment, expected_version, chosen == "sync")
+        kept = await self._guarded(checkpoint)
+        saved = await self._save_or_find(kept, metadata, moment, expected_version, chosen == "sync")
         if held is not None and self._held().get(place) is held:
             del self._held()[place]
         return saved
+
+    async def _guarded(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with what is to be kept of the secrets in its state."""
+        if self._secrets is None:
+            return checkpoint
+        state = await guarded(self._secrets, checkpoint.state, "the state", SECRETS)
+        return checkpoint if state is checkpoint.state else replace(checkpoint, state=state)
 
     async def _save_or_find(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected_version: int | None, durable: bool

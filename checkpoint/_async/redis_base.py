@@ -17,6 +17,7 @@ from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Bases
 from checkpoint.validation import check_durability
 from persistence._async.compat import Mutex
+from persistence._async.guards import AsyncSecretsOption, check_secrets
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError
@@ -38,8 +39,10 @@ class AsyncCheckpointKeys:
         serializer: Serializer | None = None,
         durability: Durability = "sync",
         cipher: Cipher | None = None,
+        secrets: AsyncSecretsOption = None,
     ) -> None:
         self._durability = check_durability(durability)
+        self._secrets = check_secrets(secrets)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

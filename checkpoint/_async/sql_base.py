@@ -18,6 +18,7 @@ from checkpoint.validation import check_durability
 from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
+from persistence._async.guards import AsyncSecretsOption, check_secrets
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import from_json, to_micros
@@ -69,8 +70,10 @@ class AsyncCheckpointTables(AsyncSQLStore):
         durability: Durability = "sync",
         group_commit: bool = False,
         cipher: Cipher | None = None,
+        secrets: AsyncSecretsOption = None,
     ) -> None:
         self._durability = check_durability(durability)
+        self._secrets = check_secrets(secrets)
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._place: str | None = name
         self._serializer = serializer or Serializer()

@@ -10,8 +10,12 @@ from checkpoint.pieces import HASH_BYTES, name_piece, open_piece, pack_piece
 from checkpoint.records import PendingWrite
 from checkpoint.serializer import Serializer
 from checkpoint.validation import check_key, check_thread, check_writes
+from persistence._async.guards import AsyncSecretsOption, guarded
 from persistence.errors import CorruptError
 from persistence.validation import check_text
+
+SECRETS = "checkpoints"
+"""Under which context a vault keeps the secrets of states: one for all threads, so that forks may be resumed."""
 
 
 class Item(NamedTuple):
@@ -27,6 +31,7 @@ class AsyncPendingWrites(ABC):
 
     _serializer: Serializer
     _place: str | None
+    _secrets: AsyncSecretsOption = None
 
     async def put_writes(
         self,
@@ -53,6 +58,10 @@ class AsyncPendingWrites(ABC):
         check_key(thread_id, namespace, key, task_id)
         check_text("the task path", task_path, limit=10_000)
         places = check_writes(writes, start, indices)
+        if self._secrets is not None:
+            pairs: list[dict[str, Any]] = [{channel: value} for channel, value in writes]
+            kept = await guarded(self._secrets, pairs, "a pending write", SECRETS)
+            writes = [(channel, next(iter(pair.values()))) for (channel, _), pair in zip(writes, kept, strict=True)]
         items = [
             Item(index, channel, self._pack(channel, value))
             for index, (channel, value) in zip(places, writes, strict=True)

@@ -15,10 +15,11 @@ from typing import Any, Literal, overload
 from checkpoint._sync.durability import Held
 from checkpoint._sync.retention import Retention
 from checkpoint._sync.timetravel import TimeTravel
-from checkpoint._sync.writes import PendingWrites
+from checkpoint._sync.writes import SECRETS, PendingWrites
 from checkpoint.exporting import export_line
 from checkpoint.records import Checkpoint, CheckpointInfo, Durability, ThreadInfo, describe
 from checkpoint.validation import MAX_VERSION, check_checkpoint, check_durability, check_filter, check_key, check_thread
+from persistence._sync.guards import guarded
 from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
@@ -65,10 +66,18 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
         held = self._held().get(place)
         if held is not None and held is not checkpoint:
             self.save_checkpoint(held, durability="sync")
-        saved = self._save_or_find(checkpoint, metadata, moment, expected_version, chosen == "sync")
+        kept = self._guarded(checkpoint)
+        saved = self._save_or_find(kept, metadata, moment, expected_version, chosen == "sync")
         if held is not None and self._held().get(place) is held:
             del self._held()[place]
         return saved
+
+    def _guarded(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with what is to be kept of the secrets in its state."""
+        if self._secrets is None:
+            return checkpoint
+        state = guarded(self._secrets, checkpoint.state, "the state", SECRETS)
+        return checkpoint if state is checkpoint.state else replace(checkpoint, state=state)
 
     def _save_or_find(
         self, checkpoint: Checkpoint, metadata: str, moment: datetime, expected_version: int | None, durable: bool

@@ -18,6 +18,7 @@ from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Bases
 from checkpoint.validation import check_durability
 from persistence._sync.compat import Mutex
+from persistence._sync.guards import SecretsOption, check_secrets
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError
@@ -39,8 +40,10 @@ class CheckpointKeys:
         serializer: Serializer | None = None,
         durability: Durability = "sync",
         cipher: Cipher | None = None,
+        secrets: SecretsOption = None,
     ) -> None:
         self._durability = check_durability(durability)
+        self._secrets = check_secrets(secrets)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

@@ -106,6 +106,10 @@ class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
     version and key; thread ids, keys, nodes and metadata stay readable, for listings search them. Forks and copies are
     made by this process then. What was stored without a cipher is refused until ``rotate_keys`` has sealed it.
 
+    ``secrets`` says what becomes of secrets in states and pending writes: a ``SecretVault`` keeps them, under the
+    context ``checkpoints``, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a
+    ValidationError. Texts are looked through in dicts, lists and tuples, each of them on each save.
+
     On a Redis connection this makes an ``RedisCheckpointer``, which counts as one of these; ``migrate`` and
     ``group_commit`` mean nothing there.
     """

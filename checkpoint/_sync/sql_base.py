@@ -19,6 +19,7 @@ from checkpoint.validation import check_durability
 from persistence._sync.compat import Mutex
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
+from persistence._sync.guards import SecretsOption, check_secrets
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.store import SQLStore
 from persistence.dialect import from_json, to_micros
@@ -70,8 +71,10 @@ class CheckpointTables(SQLStore):
         durability: Durability = "sync",
         group_commit: bool = False,
         cipher: Cipher | None = None,
+        secrets: SecretsOption = None,
     ) -> None:
         self._durability = check_durability(durability)
+        self._secrets = check_secrets(secrets)
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._place: str | None = name
         self._serializer = serializer or Serializer()

@@ -11,8 +11,12 @@ from checkpoint.pieces import HASH_BYTES, name_piece, open_piece, pack_piece
 from checkpoint.records import PendingWrite
 from checkpoint.serializer import Serializer
 from checkpoint.validation import check_key, check_thread, check_writes
+from persistence._sync.guards import SecretsOption, guarded
 from persistence.errors import CorruptError
 from persistence.validation import check_text
+
+SECRETS = "checkpoints"
+"""Under which context a vault keeps the secrets of states: one for all threads, so that forks may be resumed."""
 
 
 class Item(NamedTuple):
@@ -28,6 +32,7 @@ class PendingWrites(ABC):
 
     _serializer: Serializer
     _place: str | None
+    _secrets: SecretsOption = None
 
     def put_writes(
         self,
@@ -54,6 +59,10 @@ class PendingWrites(ABC):
         check_key(thread_id, namespace, key, task_id)
         check_text("the task path", task_path, limit=10_000)
         places = check_writes(writes, start, indices)
+        if self._secrets is not None:
+            pairs: list[dict[str, Any]] = [{channel: value} for channel, value in writes]
+            kept = guarded(self._secrets, pairs, "a pending write", SECRETS)
+            writes = [(channel, next(iter(pair.values()))) for (channel, _), pair in zip(writes, kept, strict=True)]
         items = [
             Item(index, channel, self._pack(channel, value))
             for index, (channel, value) in zip(places, writes, strict=True)

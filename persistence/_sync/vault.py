@@ -35,6 +35,8 @@ from persistence.vaults import (
 
 V = TypeVar("V")
 
+CONTEXT_BYTES = 2048
+"""The longest context in bytes of UTF-8: one index entry of PostgreSQL holds it with tenant and id."""
 BATCH = 1000
 """How many secrets one statement stores."""
 
@@ -85,7 +87,7 @@ class SecretVault(SQLStore):
         Raises:
             ValidationError: the value is nested deeper than 200 levels; the context or the time is none.
         """
-        place, ttl = check_id("the context", context), check_ttl(expires_in)
+        place, ttl = _context(context), check_ttl(expires_in)
         protection = Protection(self._own(references_in(value), place))
         protected = protection.of(value)
         if protection.taken:
@@ -153,7 +155,7 @@ class SecretVault(SQLStore):
     def _reveal(
         self, references: list[SecretReference], context: str, actor: str, keep_missing: bool
     ) -> dict[SecretReference, str]:
-        place, who = check_id("the context", context), check_id("the actor", actor)
+        place, who = _context(context), check_id("the actor", actor)
         database = self._database()
         revealed: dict[SecretReference, str] = {}
         ended: dict[SecretReference, SecretOutcome] = {}
@@ -263,7 +265,7 @@ class SecretVault(SQLStore):
         """
         values = {
             **self._tenants(),
-            "context": check_id("the context", context),
+            "context": _context(context),
             "limit": check_limit(limit),
             "after": "" if after is None else check_id("after", after),
         }
@@ -274,14 +276,12 @@ class SecretVault(SQLStore):
     def delete(self, reference: str | SecretReference, *, context: str) -> bool:
         """Delete a secret of a context for good; tell whether it was there. Its accesses stay."""
         wanted = reference_of(reference)
-        values = {"id": wanted.id, "kind": wanted.kind, "context": check_id("the context", context)}
+        values = {"id": wanted.id, "kind": wanted.kind, "context": _context(context)}
         return bool(self._execute("delete_secret", values))
 
     def forget(self, context: str, *, limit: int = 1000) -> int:
         """Delete at most ``limit`` secrets of a context (up to 10,000); return how many. Call it until it is 0."""
-        return self._execute(
-            "forget_secrets", {"context": check_id("the context", context), "limit": check_limit(limit)}
-        )
+        return self._execute("forget_secrets", {"context": _context(context), "limit": check_limit(limit)})
 
     def delete_expired(self, *, limit: int = 1000) -> int:
         """Delete at most ``limit`` secrets that have expired (up to 10,000); return how many."""
@@ -338,6 +338,10 @@ class SecretVault(SQLStore):
 
     def _place(self, reference: SecretReference, context: str) -> bytes:
         return Cipher.associate("holdfast_secrets", self._tenant, reference.id, reference.kind, context)
+
+
+def _context(context: object) -> str:
+    return check_id("the context", context, limit=CONTEXT_BYTES)
 
 
 def _ids(database: Database, references: Sequence[SecretReference]) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
 from persistence import AsyncDatabaseManager
+from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_tenant, shown
@@ -19,6 +20,7 @@ from sessions.context import (
     ContextStats,
     NotPermittedError,
     Refused,
+    Restored,
     agent_line,
     check_agent,
     check_names,
@@ -27,6 +29,7 @@ from sessions.context import (
     read_line,
 )
 from sessions.items import SHARED
+from sessions.messages import content_json, decoded
 from sessions.records import expected_of
 
 BATCH = 1000
@@ -48,9 +51,14 @@ class AsyncContextStore:
 
     With ``row_security=True`` each call on PostgreSQL tells the server whose rows it may see, which costs a transaction
     around it; a program needs that where it connects as a role for which ``enable_row_security`` holds.
+
+    ``secrets`` says what becomes of secrets in values: a ``SecretVault`` keeps them, under the context ``context``, or
+    ``context/`` and the user's id, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a
+    ValidationError.
     """
 
     _backend: AsyncContextBackend
+    _secrets: AsyncSecretsOption = None
 
     def __init__(
         self,
@@ -60,8 +68,10 @@ class AsyncContextStore:
         tenant: str = "default",
         migrate: bool = True,
         row_security: bool = False,
+        secrets: AsyncSecretsOption = None,
     ) -> None:
         self._user = SHARED
+        self._secrets = check_secrets(secrets)
         self._name: str | None = name
         if manager.get(name).kind == "redis":
             if row_security:
@@ -80,6 +90,7 @@ class AsyncContextStore:
         bound._user = check_id("the user's id", user_id)
         bound._name = self._name
         bound._backend = self._backend
+        bound._secrets = self._secrets
         return bound
 
     @property
@@ -112,6 +123,8 @@ class AsyncContextStore:
             ValidationError: something in it can't be stored; nothing was written.
         """
         draft = draft_of(key, value, subscribers, topics, ttl)
+        if self._secrets is not None:
+            draft = draft_of(key, await self._guarded(key, value), subscribers, topics, ttl)
         pusher = None if agent is None else check_agent(agent)
         expected = expected_of(None, expected_version)
         stored = await self._backend.push(self._user, draft, pusher, expected)
@@ -134,6 +147,13 @@ class AsyncContextStore:
             operation="push",
             connection=self._name,
         )
+
+    async def _guarded(self, key: str, value: Any) -> Any:
+        """Return a value with what is to be kept of the secrets in it."""
+        kept = await guarded(
+            self._secrets, {key: value}, "the value", f"context/{self._user}" if self._user else "context"
+        )
+        return next(iter(kept.values()))
 
     async def get(self, key: str, agent: str | None = None) -> Any:
         """Return a value, or None when it isn't there or, for an agent, isn't addressed to it.
@@ -272,9 +292,17 @@ class AsyncContextStore:
             ValidationError: a line is none of an export; nothing was written.
         """
         found = [read_line(line) for line in lines if line.strip()]
+        if self._secrets is not None:
+            found = [await self._guarded_line(each) for each in found]
         if found:
             await self._backend.restore(self._user, found)
         return len(found)
+
+    async def _guarded_line(self, found: Restored | ContextAgent) -> Restored | ContextAgent:
+        if not isinstance(found, Restored):
+            return found
+        value = content_json(await self._guarded(found.draft.key, decoded(found.draft.value)), "the value")
+        return found._replace(draft=found.draft._replace(value=value))
 
     async def enable_row_security(self) -> None:
         """Have PostgreSQL itself show each user's rows to that user only, however the SQL was written.

@@ -80,7 +80,8 @@ class AsyncEventWriter:
             DeadlineError: there was no room within ``timeout`` seconds; it was not taken.
             ClosedError: the writer was not started, or was closed.
         """
-        return await self._buffer.add((event, event_row(self._log._tenant, event)))
+        [event], [row] = await self._log._rows([event], [event_row(self._log._tenant, event)])
+        return await self._buffer.add((event, row))
 
     async def flush(self) -> None:
         """Return once every event that was added before is stored.

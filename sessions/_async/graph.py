@@ -51,6 +51,9 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
     may read and write in a scope and what needs an approval, as each write in IDENTITY does unless it is given another
     policy. An approval (``approved_by=``, a name or an ``Approval``) is stored with the write, in the same transaction.
 
+    ``secrets`` says what becomes of secrets in attributes: a ``SecretVault`` keeps them, under the context ``graph/``
+    and the scope, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a ValidationError.
+
     Every call commits before it returns, or joins the transaction that its task is in. Neither a conflict nor a missing
     node fails that transaction.
     """
@@ -75,7 +78,7 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
             NotPermittedError: the policy of the scope doesn't allow it, or wants an approval.
             ValidationError: something in it can't be stored; nothing was written.
         """
-        row = node_row(node, self._scope)
+        [row] = await self._guarded_rows([node], node_row, [node_row(node, self._scope)])
         expected = expected_of(None, expected_version)
         values = {"rows": to_text([row]), "expected": expected, "replace": bool(replace)}
         database, rows = await self._written("graph_put_nodes", {**values, **self._may_write(approved_by)})
@@ -94,7 +97,7 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
             NotPermittedError: the policy of the scope doesn't allow it, or wants an approval.
             ValidationError: something in one can't be stored; it is named by its place, and nothing was written.
         """
-        rows = rows_of(nodes, node_row, ["id"], self._scope)
+        rows = await self._guarded_rows(nodes, node_row, rows_of(nodes, node_row, ["id"], self._scope))
         values = {"rows": to_text(rows), "expected": None, "replace": bool(replace)}
         database, stored = await self._written("graph_put_nodes", {**values, **self._may_write(approved_by)})
         by_id = {row["id"]: row for row in stored}
@@ -137,6 +140,9 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
         """
         expected = expected_of(None, expected_version)
         values = {"id": node_id(id), "expected": expected, **patch_values(escaped(attributes))}
+        if self._secrets is not None:
+            [attributes] = await self._guarded([(id, attributes)])
+            values |= patch_values(escaped(attributes))
         values["words"] = words_json({name: value for name, value in attributes.items() if value is not None})
         database, rows = await self._written("graph_patch_node", {**values, **self._may_write(approved_by)})
         if not rows:
@@ -222,7 +228,7 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
             ValidationError: something in it can't be stored; nothing was written.
         """
         expected = expected_of(None, expected_version)
-        row = edge_row(edge, self._scope)
+        [row] = await self._guarded_rows([edge], edge_row, [edge_row(edge, self._scope)])
         stored = await self._put_edges("add_edge", [row], expected, replace, approved_by)
         if not stored:
             current = await self._read_one(edge_from_row, "graph_get_edge", _edge_key(row))
@@ -243,7 +249,8 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
             NotPermittedError: the policy of the scope doesn't allow it, or wants an approval.
             ValidationError: something in one can't be stored; it is named by its place, and nothing was written.
         """
-        rows = rows_of(edges, edge_row, ["source", "relationship", "target"], self._scope)
+        checked = rows_of(edges, edge_row, ["source", "relationship", "target"], self._scope)
+        rows = await self._guarded_rows(edges, edge_row, checked)
         stored = await self._put_edges("add_edges", rows, None, replace, approved_by)
         by_key = {(edge.source, edge.relationship, edge.target): edge for edge in stored}
         return [by_key[row["source"], row["relationship"], row["target"]] for row in rows]

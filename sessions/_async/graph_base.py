@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from persistence import AsyncDatabase, AsyncDatabaseManager
+from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
 from persistence.errors import ConflictError, DuplicateError, NotFoundError
 from persistence.validation import check_id, shown
 from sessions._async.store import AsyncSessionsStore
-from sessions.graph_rows import node_from_row
+from sessions.graph import Edge, Node
+from sessions.graph_rows import named_attributes, node_from_row, with_names
 from sessions.scopes import (
     OPEN,
     Approval,
@@ -22,6 +24,8 @@ from sessions.scopes import (
     policies_of,
     scope_name,
 )
+
+R = TypeVar("R", Node, Edge)
 
 TRIES = 4
 """How often a write that met a deletion of the same record is tried."""
@@ -41,9 +45,11 @@ class AsyncGraphBase(AsyncSessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         policies: Mapping[str, ScopePolicy] | None = None,
+        secrets: AsyncSecretsOption = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._policies = policies_of(policies)
+        self._secrets = check_secrets(secrets)
 
     @property
     def scope(self) -> str:
@@ -67,6 +73,29 @@ class AsyncGraphBase(AsyncSessionsStore):
 
     def _prepared(self, database: Any, name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return super()._prepared(database, name, {"scope": self._scope, "actor": self._actor, **values})
+
+    async def _guarded(self, given: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Return attributes, each given with the id of its node, with what is to be kept of the secrets in them."""
+        context = f"graph/{self._scope}"
+        named = [named_attributes(id, attributes) for id, attributes in given]
+        kept = await guarded(self._secrets, named, "a record of the graph", context)
+        return [
+            attributes if new is old else with_names(attributes, new)
+            for (_, attributes), new, old in zip(given, kept, named, strict=True)
+        ]
+
+    async def _guarded_rows(
+        self, records: Sequence[R], row: Callable[[object, str], dict[str, Any]], rows: list[Any]
+    ) -> list[Any]:
+        """Return the rows of nodes or edges, already checked, as they are to be kept."""
+        if self._secrets is None:
+            return rows
+        given = [(getattr(record, "id", ""), record.attributes) for record in records]
+        kept = await self._guarded(given)
+        return [
+            old if new is record.attributes else row(replace(record, attributes=new), self._scope)
+            for old, new, record in zip(rows, kept, records, strict=True)
+        ]
 
     def _may_read(self) -> None:
         check_readable(self._scope, self._policies.get(self._scope, OPEN), self._actor, self._name)

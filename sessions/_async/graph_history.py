@@ -99,7 +99,8 @@ class AsyncGraphHistory(AsyncGraphBase):
             NotPermittedError: the policy of the scope doesn't allow it, or wants an approval.
         """
         id, expected = config_id(key), expected_of(None, expected_version)
-        row = node_row(Node(id, CONFIG, {"value": value}), self._scope)
+        node = Node(id, CONFIG, {"value": value})
+        [row] = await self._guarded_rows([node], node_row, [node_row(node, self._scope)])
         values = {"rows": to_text([row]), "expected": expected, "replace": True}
         database, rows = await self._written("graph_put_nodes", {**values, **self._may_write(approved_by)})
         if not rows:

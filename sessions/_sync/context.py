@@ -7,6 +7,7 @@ from collections.abc import Iterator, Iterable
 from typing import Any, Self
 
 from persistence import DatabaseManager
+from persistence._sync.guards import SecretsOption, check_secrets, guarded
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_tenant, shown
@@ -20,6 +21,7 @@ from sessions.context import (
     ContextStats,
     NotPermittedError,
     Refused,
+    Restored,
     agent_line,
     check_agent,
     check_names,
@@ -28,6 +30,7 @@ from sessions.context import (
     read_line,
 )
 from sessions.items import SHARED
+from sessions.messages import content_json, decoded
 from sessions.records import expected_of
 
 BATCH = 1000
@@ -49,9 +52,14 @@ class ContextStore:
 
     With ``row_security=True`` each call on PostgreSQL tells the server whose rows it may see, which costs a transaction
     around it; a program needs that where it connects as a role for which ``enable_row_security`` holds.
+
+    ``secrets`` says what becomes of secrets in values: a ``SecretVault`` keeps them, under the context ``context``, or
+    ``context/`` and the user's id, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a
+    ValidationError.
     """
 
     _backend: ContextBackend
+    _secrets: SecretsOption = None
 
     def __init__(
         self,
@@ -61,8 +69,10 @@ class ContextStore:
         tenant: str = "default",
         migrate: bool = True,
         row_security: bool = False,
+        secrets: SecretsOption = None,
     ) -> None:
         self._user = SHARED
+        self._secrets = check_secrets(secrets)
         self._name: str | None = name
         if manager.get(name).kind == "redis":
             if row_security:
@@ -81,6 +91,7 @@ class ContextStore:
         bound._user = check_id("the user's id", user_id)
         bound._name = self._name
         bound._backend = self._backend
+        bound._secrets = self._secrets
         return bound
 
     @property
@@ -113,6 +124,8 @@ class ContextStore:
             ValidationError: something in it can't be stored; nothing was written.
         """
         draft = draft_of(key, value, subscribers, topics, ttl)
+        if self._secrets is not None:
+            draft = draft_of(key, self._guarded(key, value), subscribers, topics, ttl)
         pusher = None if agent is None else check_agent(agent)
         expected = expected_of(None, expected_version)
         stored = self._backend.push(self._user, draft, pusher, expected)
@@ -135,6 +148,13 @@ class ContextStore:
             operation="push",
             connection=self._name,
         )
+
+    def _guarded(self, key: str, value: Any) -> Any:
+        """Return a value with what is to be kept of the secrets in it."""
+        kept = guarded(
+            self._secrets, {key: value}, "the value", f"context/{self._user}" if self._user else "context"
+        )
+        return next(iter(kept.values()))
 
     def get(self, key: str, agent: str | None = None) -> Any:
         """Return a value, or None when it isn't there or, for an agent, isn't addressed to it.
@@ -273,9 +293,17 @@ class ContextStore:
             ValidationError: a line is none of an export; nothing was written.
         """
         found = [read_line(line) for line in lines if line.strip()]
+        if self._secrets is not None:
+            found = [self._guarded_line(each) for each in found]
         if found:
             self._backend.restore(self._user, found)
         return len(found)
+
+    def _guarded_line(self, found: Restored | ContextAgent) -> Restored | ContextAgent:
+        if not isinstance(found, Restored):
+            return found
+        value = content_json(self._guarded(found.draft.key, decoded(found.draft.value)), "the value")
+        return found._replace(draft=found.draft._replace(value=value))
 
     def enable_row_security(self) -> None:
         """Have PostgreSQL itself show each user's rows to that user only, however the SQL was written.

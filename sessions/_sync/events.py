@@ -24,7 +24,8 @@ class EventLog(EventQueries, EventAudit, EventRetention):
 
     On PostgreSQL they stand in partitions by time, made by whoever writes the first event of one. Every append commits
     before it returns, or joins the transaction that its task is in. A program of several instances that must not see
-    each other's events gives each a tenant.
+    each other's events gives each a tenant. ``secrets`` (a ``SecretVault``, ``"redact"`` or ``"refuse"``) says what
+    becomes of secrets in messages and tags.
     """
 
     def append(self, event: Event) -> Event:
@@ -34,7 +35,7 @@ class EventLog(EventQueries, EventAudit, EventRetention):
             DuplicateError: it is stored already (an append whose answer was lost may be repeated).
             ValidationError: something in it can't be stored; nothing was written.
         """
-        row = event_row(self._tenant, event)
+        [event], [row] = self._rows([event], [event_row(self._tenant, event)])
         given = self._write([row])
         if event.kind != AUDIT:
             return event
@@ -49,14 +50,16 @@ class EventLog(EventQueries, EventAudit, EventRetention):
         """
         if isinstance(events, Event) or not isinstance(events, Iterable):
             raise ValidationError(f"events is a {type(events).__name__}, not an iterable of events")
-        rows = []
+        rows: list[tuple[Any, ...]] = []
+        checked: list[Event] = []
         for event in events:
+            checked.append(event)
             try:
                 rows.append(event_row(self._tenant, event))
             except ValidationError as exc:
                 raise ValidationError(f"events[{len(rows)}]: {exc.message}", hint=exc.hint) from None
         if rows:
-            self._write(rows)
+            self._write((self._rows(checked, rows))[1])
         return len(rows)
 
     def metric(

@@ -4,25 +4,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from persistence import Database
+from persistence import Database, DatabaseManager
+from persistence._sync.guards import SecretsOption, check_secrets, guarded
 from persistence.dialect import compile_statement
 from persistence.errors import ConstraintError
 from persistence.queries import fill, load_queries
 from sessions._sync.store import SessionsStore
 from sessions.event_chains import GENESIS, chained, content_of
 from sessions.event_partitions import suffixes_of
-from sessions.events import AUDIT, COLUMNS, EventRetention, row_values
+from sessions.events import AUDIT, COLUMNS, Event, EventRetention, event_row, row_values
 
+CONTEXT = "events"
+"""Under which context a vault keeps the secrets of events."""
 CHECK_VIOLATION = "23514"
 """What PostgreSQL says of a row that no partition takes."""
 _AT, _RETENTION, _KIND, _CHAIN = (COLUMNS.index(name) for name in ("at", "retention", "kind", "chain"))
 
 
 class EventsBase(SessionsStore):
-    """The events of one tenant, on a PostgreSQL or SQLite connection of a manager."""
+    """The events of one tenant, on a PostgreSQL or SQLite connection of a manager.
+
+    ``secrets`` says what becomes of secrets in messages and tags: a ``SecretVault`` keeps them, under the context
+    ``events``, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a ValidationError.
+    """
+
+    def __init__(
+        self,
+        manager: DatabaseManager,
+        name: str,
+        *,
+        tenant: str = "default",
+        migrate: bool = True,
+        secrets: SecretsOption = None,
+    ) -> None:
+        super().__init__(manager, name, tenant=tenant, migrate=migrate)
+        self._secrets = check_secrets(secrets)
+
+    def _rows(self, events: Sequence[Event], rows: list[tuple[Any, ...]]) -> tuple[list[Event], list[Any]]:
+        """Return events and their rows, already checked, as they are to be kept."""
+        if self._secrets is None:
+            return list(events), rows
+        given = [(event.message, event.tags) for event in events]
+        kept = guarded(self._secrets, given, "the event", CONTEXT)
+        changed = [
+            event if new is old else replace(event, message=new[0], tags=new[1])
+            for event, new, old in zip(events, kept, given, strict=True)
+        ]
+        return changed, [
+            row if new is old else event_row(self._tenant, new)
+            for row, new, old in zip(rows, changed, events, strict=True)
+        ]
 
     def _filled(
         self, database: Database, name: str, values: dict[str, Any], places: Mapping[str, str]

@@ -81,7 +81,8 @@ class EventWriter:
             DeadlineError: there was no room within ``timeout`` seconds; it was not taken.
             ClosedError: the writer was not started, or was closed.
         """
-        return self._buffer.add((event, event_row(self._log._tenant, event)))
+        [event], [row] = self._log._rows([event], [event_row(self._log._tenant, event)])
+        return self._buffer.add((event, row))
 
     def flush(self) -> None:
         """Return once every event that was added before is stored.

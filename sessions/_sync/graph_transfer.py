@@ -62,10 +62,13 @@ class GraphTransfer(GraphBase):
         counts = {"nodes": 0, "edges": 0}
         database = self._database()
         with database.transaction():
-            for kind, rows in _batches(numbered, self._scope):
-                values = {"rows": to_text(list(rows.values())), **approval}
+            for kind, records in _batches(numbered, self._scope):
+                row = edge_row if kind == "edges" else node_row
+                given = [record for record, _ in records.values()]
+                rows = self._guarded_rows(given, row, [checked for _, checked in records.values()])
+                values = {"rows": to_text(rows), **approval}
                 if kind == "edges":
-                    values["ids"] = to_text(sorted({row[end] for row in rows.values() for end in ("source", "target")}))
+                    values["ids"] = to_text(sorted({row[end] for row in rows for end in ("source", "target")}))
                     self._import_edges(values)
                 else:
                     self._written("graph_put_nodes", values)
@@ -84,18 +87,19 @@ class GraphTransfer(GraphBase):
             )
 
 
-def _batches(numbered: Iterator[tuple[int, str]], scope: str) -> Iterator[tuple[str, dict[Any, dict[str, Any]]]]:
-    """Yield the rows of nodes and of edges, by their keys, a page at a time; of what comes twice the last counts."""
+def _batches(numbered: Iterator[tuple[int, str]], scope: str) -> Iterator[tuple[str, dict[Any, tuple[Any, Any]]]]:
+    """Yield nodes and edges with their rows, by their keys, a page at a time; of what comes twice the last counts."""
     while page := list(islice(numbered, PAGE)):
-        nodes: dict[Any, dict[str, Any]] = {}
-        edges: dict[Any, dict[str, Any]] = {}
+        nodes: dict[Any, tuple[Any, Any]] = {}
+        edges: dict[Any, tuple[Any, Any]] = {}
         for number, line in page:
             try:
                 record = read_record(number, line)
                 if isinstance(record, Node):
-                    nodes[record.id] = node_row(record, scope)
+                    nodes[record.id] = record, node_row(record, scope)
                 elif isinstance(record, Edge):
-                    edges[record.source, record.relationship, record.target] = edge_row(record, scope)
+                    key = record.source, record.relationship, record.target
+                    edges[key] = record, edge_row(record, scope)
             except ValidationError as exc:
                 message = exc.message if exc.message.startswith("line ") else f"line {number}: {exc.message}"
                 raise ValidationError(message, hint=exc.hint) from None
