@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint
-from persistence.dialect import from_micros, to_micros
+from persistence.dialect import from_json, from_micros, to_micros
 from persistence.errors import CorruptError
 
 _YEAR_1 = -to_micros(datetime(1, 1, 1, tzinfo=UTC))
@@ -87,7 +86,7 @@ class Record:
         return {
             "version": self.version,
             "timestamp": self.moment,
-            "metadata": json.loads(self.metadata),
+            "metadata": from_json(self.metadata),
             "parent_version": self.parent,
             "node": self.node,
             "step": self.step,

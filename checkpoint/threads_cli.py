@@ -19,7 +19,7 @@ def _filter(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValidationError(f"--filter is no JSON: {exc}") from exc
     if not isinstance(found, dict):
         raise ValidationError("--filter is no JSON object")

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-from persistence.errors import ValidationError
+from persistence.errors import CorruptError, ValidationError
 
 Kind = Literal["postgresql", "sqlite"]
 T = TypeVar("T")
@@ -206,8 +206,15 @@ def _strings(value: object) -> str:
 
 
 def from_json(value: Any) -> Any:
-    """Return the value of a JSON object column: PostgreSQL gives it decoded, SQLite as text."""
-    return json.loads(value) if isinstance(value, str) else value
+    """Return the value of a JSON object column: PostgreSQL gives it decoded, SQLite as text.
+
+    Raises:
+        CorruptError: the text is no JSON, or is nested deeper than anything that was ever stored.
+    """
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise CorruptError("a stored JSON value is not what was written") from None
 
 
 def sqlite_value(value: object) -> Any:

@@ -101,7 +101,7 @@ def unpack(stored: int | bytes) -> Any:
         if stored[:1] == b"b":
             return bytes(stored[1:])
         return int(stored)  # a number as Redis has it
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CorruptError("a stored value is not what was written") from None
 
 

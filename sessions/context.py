@@ -190,7 +190,7 @@ def read_line(line: str) -> Restored | ContextAgent:
             )
         if kind == "item":
             return _restored(found)
-    except (KeyError, TypeError, ValueError, OverflowError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise ValidationError(f"not a line of a context's export: {type(exc).__name__}") from None
     raise ValidationError("not a line of a context's export: of no known kind")
 

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, cast
 
 from persistence.dialect import Dialect, from_json, from_micros, to_micros
-from persistence.errors import ValidationError
+from persistence.errors import CorruptError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole, metadata_json
 
 ROLE_BYTES = 100
@@ -308,8 +308,15 @@ def check_batch(messages: object) -> list[Message]:
 
 
 def decoded(text: str) -> Any:
-    """Return the value of a JSON text that a statement gave."""
-    return _scan(text, 0)[0]
+    """Return the value of a JSON text that a statement gave.
+
+    Raises:
+        CorruptError: it is no JSON, or is nested deeper than anything that was ever stored.
+    """
+    try:
+        return _scan(text, 0)[0]
+    except (ValueError, StopIteration, RecursionError):
+        raise CorruptError("a stored message is not what was written") from None
 
 
 def _span(micros: Any) -> timedelta | None:
@@ -322,7 +329,7 @@ def message_from_row(row: dict[str, Any], dialect: Dialect) -> Message:
     models, sources = row["models"], row["sources"]
     return Message(
         role=row["role"],
-        content=_scan(row["content"], 0)[0],
+        content=decoded(row["content"]),
         metadata={} if metadata is None else from_json(metadata),
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],
@@ -341,7 +348,7 @@ def message_from_row(row: dict[str, Any], dialect: Dialect) -> Message:
 
 def content_from_row(row: dict[str, Any], dialect: Dialect) -> tuple[int, Any]:
     """Return a message's number and its content."""
-    return row["seq"], _scan(row["content"], 0)[0]
+    return row["seq"], decoded(row["content"])
 
 
 def with_place(

@@ -174,7 +174,7 @@ def write_version(
     """Write a version, with a graph if wanted, and have it count, durably; the lock is held."""
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
     try:
-        with open(draft / "vectors.npy", "xb") as file:
+        with open(draft / "vectors.npy", "xb", opener=_private) as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), dimensions)}
             np.lib.format.write_array_header_1_0(file, header)
             for block in vectors:
@@ -211,7 +211,8 @@ def write_version(
 
 
 def _write_graph(draft: Path, metric: Metric) -> None:
-    Graph.of(np.load(draft / "vectors.npy", mmap_mode="r"), metric).write(draft / GRAPH)
+    Graph.of(np.load(draft / "vectors.npy", mmap_mode="r", allow_pickle=False), metric).write(draft / GRAPH)
+    os.chmod(draft / GRAPH, 0o600)
     with open(draft / GRAPH, "rb") as file:
         os.fsync(file.fileno())
 
@@ -283,7 +284,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         told = json.loads(text)
         seal = told.pop("seal")
         known = told["format"] == _FORMAT
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise _damaged(path, "its manifest is no manifest") from None
     if not known:
         raise _damaged(path, f"its format is {str(told['format'])[:40]!r}, not {_FORMAT!r}")
@@ -446,13 +447,18 @@ def check_same(told: IndexVersion, dimensions: int | None, metric: Metric | None
 
 
 def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as given, open(target, "xb") as file:
+    with open(source, "rb") as given, open(target, "xb", opener=_private) as file:
         shutil.copyfileobj(given, file, _BLOCK)
         _sync(file)
 
 
+def _private(path: str, flags: int) -> int:
+    """Open a file that, when it is new, its owner alone can read, whatever the umask."""
+    return os.open(path, flags, 0o600)
+
+
 def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=_private) as file:
         file.write(data)
         _sync(file)
 

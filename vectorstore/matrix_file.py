@@ -88,9 +88,10 @@ def _read(header: bytes) -> dict[str, Any] | None:
         return None
     try:
         told = json.loads(header[len(_MAGIC) :].partition(b"\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     whole = isinstance(told, dict) and {"rows", "dimensions", "metric", "crc"} <= told.keys()
+    whole = whole and type(told["rows"]) is int and told["rows"] >= 0
     return told if whole else None
 
 

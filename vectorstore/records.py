@@ -13,7 +13,7 @@ import numpy as np
 
 from persistence.config import Metric
 from persistence.dialect import to_json
-from persistence.errors import PersistenceError, ValidationError
+from persistence.errors import CorruptError, PersistenceError, ValidationError
 from persistence.validation import check_id, check_text, shown
 from vectorstore.distance import Matrix, as_vector, as_vectors
 
@@ -251,8 +251,15 @@ def whole_number(value: float) -> int | float:
 
 
 def metadata_value(stored: str) -> dict[str, Any]:
-    """Return the metadata that :func:`metadata_text` wrote."""
-    found: dict[str, Any] = (_decode_large if _MANY_DIGITS.search(stored) else _decode)(stored)[0]
+    """Return the metadata that :func:`metadata_text` wrote.
+
+    Raises:
+        CorruptError: it is no JSON, or is nested deeper than anything that was ever stored.
+    """
+    try:
+        found: dict[str, Any] = (_decode_large if _MANY_DIGITS.search(stored) else _decode)(stored)[0]
+    except (ValueError, RecursionError):
+        raise CorruptError("the stored metadata of a document is not what was written") from None
     return found
 
 

@@ -53,7 +53,7 @@ class Search:
 def _json(what: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValidationError(f"{what} is no JSON: {exc}") from exc
 
 

@@ -16,6 +16,7 @@ from checkpoint.decoding import Shared, decode_state
 from checkpoint.matching import contains
 from checkpoint.records import Checkpoint, CheckpointInfo, ThreadInfo
 from checkpoint.redis_format import Heads, Record, Row, tenant_keys, unpack_heads, unpack_record
+from persistence.dialect import from_json
 from persistence.errors import CorruptError
 
 _PAGE = 500
@@ -52,7 +53,7 @@ class AsyncRedisListing(AsyncRedisWrites):
         while len(records) < limit:
             found = await self._run("rows", keys, namespace, before, _PAGE, 0, 0)
             page = self._records(found, thread_id, namespace)
-            records += [record for record in page if contains(json.loads(record.metadata), filter_)]
+            records += [record for record in page if contains(from_json(record.metadata), filter_)]
             if len(page) < _PAGE:
                 break
             before = page[-1].version
@@ -109,7 +110,7 @@ class AsyncRedisListing(AsyncRedisWrites):
             if filter_ is not None:
                 latest = str(heads.versions.get("", 0)).encode()
                 record = [] if answer[1] is None else self._records([latest, answer[1]], thread_id, "")
-                if not record or not contains(json.loads(record[0].metadata), filter_):
+                if not record or not contains(from_json(record[0].metadata), filter_):
                     continue
             found.append(Found(thread_id, heads))
             if len(found) == limit:
