@@ -22,6 +22,9 @@ far a database is (``MigrationStatus``, ``AppliedMigration``), tries what it wou
 where tables are not as they should be (``Difference``); ``Advice`` says what would stop a program in use. ``SQLStore``
 is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
+**Transfer.** A ``Transfer`` copies what the packages keep from one database to another (a ``CopiedTable`` each), tells
+its ``CopyProgress``, goes on after any end, and verifies (``CopyDifference``).
+
 **Data.** A ``Repository`` reads and writes a table of yours as entities. ``KeyValueStore`` keeps values by key, with
 versions and lifetimes; a ``Cache`` loads what it lacks, once for all who ask.
 
@@ -66,6 +69,7 @@ from persistence._async.repository import AsyncRepository
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence._async.transaction import AsyncTransaction
+from persistence._async.transfer import AsyncTransfer
 from persistence._async.vault import AsyncSecretVault
 from persistence._async.writebehind import AsyncWriteBehind
 from persistence._sync.cache import Cache
@@ -85,6 +89,7 @@ from persistence._sync.repository import Repository
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence._sync.transaction import Transaction
+from persistence._sync.transfer import Transfer
 from persistence._sync.vault import SecretVault
 from persistence._sync.writebehind import WriteBehind
 from persistence.backups import Backup
@@ -136,6 +141,7 @@ from persistence.retry import Backoff
 from persistence.schemas import Difference
 from persistence.secret_search import FoundSecret, find_secrets
 from persistence.secrets import Cipher
+from persistence.transfers import CopiedTable, CopyDifference, CopyProgress
 from persistence.vaults import SecretAccess, SecretAccessError, SecretReference, StoredSecret
 
 __all__ = [
@@ -164,6 +170,7 @@ __all__ = [
     "AsyncSecretVault",
     "AsyncSubscription",
     "AsyncTransaction",
+    "AsyncTransfer",
     "AsyncWriteBehind",
     "Backoff",
     "Backup",
@@ -180,6 +187,9 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "ConstraintError",
+    "CopiedTable",
+    "CopyDifference",
+    "CopyProgress",
     "CorruptError",
     "Database",
     "DatabaseManager",
@@ -243,6 +253,7 @@ __all__ = [
     "Subscription",
     "Transaction",
     "TransactionError",
+    "Transfer",
     "TriedMigration",
     "UnavailableError",
     "UnknownConnectionError",

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "backup": ("persistence.operations_cli:BackUp", "write a whole database to a file"),
     "checkpoints": ("checkpoint.threads_cli:Checkpoints", "list the checkpoints of a thread"),
     "citus-plan": ("persistence.citus:CitusPlan", "print the script that distributes the tables by tenant on Citus"),
+    "copy": ("persistence.transfer_cli:Copy", "copy what one database holds to another, and verify it"),
     "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),
     "health": ("persistence.operations_cli:Health", "poll every connection"),
     "import-langgraph": (

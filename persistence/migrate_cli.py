@@ -15,8 +15,7 @@ from persistence.connections_cli import add_connection_arguments, chosen, opened
 from persistence.dialect import Kind
 from persistence.errors import CapabilityError
 from persistence.migration_advice import advice
-from persistence.migrations import Migration, MigrationLine
-from persistence.operations_cli import PACKAGES, shipped_lines
+from persistence.migrations import PACKAGES, Migration, MigrationLine, shipped_lines
 
 
 class Migrate:

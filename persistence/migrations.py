@@ -17,13 +17,16 @@ from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from persistence.dialect import Kind, split_statements
 from persistence.errors import MigrationError
 from persistence.validation import check_whole
+
+PACKAGES = ("persistence", "checkpoint", "vectorstore", "sessions")
+"""Who may have a migration line."""
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.(sql|py)")
 _NAME = re.compile(r"[a-z0-9_]+")
@@ -196,6 +199,17 @@ class MigrationLine:
         with path.open("x", encoding="utf-8") as file:
             file.write(TEMPLATES[language])
         return path
+
+
+def shipped_lines() -> list[MigrationLine]:
+    """Return the migration lines of the packages that are installed."""
+    found = []
+    for package in PACKAGES:
+        spec = find_spec(package)
+        folders = spec.submodule_search_locations if spec is not None else None
+        if any((Path(folder) / "migrations").is_dir() for folder in folders or ()):
+            found.append(MigrationLine.of_package(package))
+    return found
 
 
 @cache

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from importlib.util import find_spec
-from pathlib import Path
 from time import sleep
 from typing import Any
 
@@ -15,22 +13,8 @@ from persistence._sync.redis import RedisConnection
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
 from persistence.connections_cli import add_connection_arguments, chosen, opened, table
 from persistence.health import HealthStatus
-from persistence.migrations import MigrationLine
+from persistence.migrations import shipped_lines
 from persistence.queries import load_queries
-
-PACKAGES = ("persistence", "checkpoint", "vectorstore", "sessions")
-"""Who may have a migration line."""
-
-
-def shipped_lines() -> list[MigrationLine]:
-    """Return the migration lines of the packages that are installed."""
-    found = []
-    for package in PACKAGES:
-        spec = find_spec(package)
-        folders = spec.submodule_search_locations if spec is not None else None
-        if any((Path(folder) / "migrations").is_dir() for folder in folders or ()):
-            found.append(MigrationLine.of_package(package))
-    return found
 
 
 class Health:

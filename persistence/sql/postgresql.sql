@@ -237,3 +237,44 @@ JOIN pg_class AS t ON t.oid = k.confrelid
 WHERE k.contype = 'f' AND NOT c.relispartition AND pg_table_is_visible(c.oid)
 ORDER BY c.relname, k.conname
 LIMIT 100000;
+
+-- name: list_copy_columns
+-- As list_columns, with what a copy must know: what the server makes itself, and the place in the key.
+SELECT c.relname AS "table", a.attname AS "column", format_type(a.atttypid, a.atttypmod) AS type,
+       a.attgenerated <> '' AS generated,
+       array_position(CAST(i.indkey AS smallint[]), a.attnum) AS place
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+     LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
+WHERE c.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace) AND c.relkind IN ('r', 'p')
+      AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY c.relname, a.attnum
+LIMIT 100000;
+
+-- name: list_references
+-- One row a column of a foreign key.
+SELECT t.relname AS "table", a.attname AS "column", r.relname AS target
+FROM pg_constraint AS k JOIN pg_class AS t ON t.oid = k.conrelid JOIN pg_class AS r ON r.oid = k.confrelid
+     JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)
+WHERE k.contype = 'f' AND t.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace)
+      AND NOT t.relispartition
+ORDER BY t.relname, r.relname, a.attnum
+LIMIT 100000;
+
+-- name: list_sequences
+-- The columns that the server numbers, and the last number that each gave; NULL before the first.
+SELECT q."table", q."column", q.sequence, pg_sequence_last_value(CAST(q.sequence AS regclass)) AS last
+FROM (
+    SELECT c.relname AS "table", a.attname AS "column",
+           pg_get_serial_sequence(quote_ident(c.relname), a.attname) AS sequence
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND (a.attidentity <> '' OR a.atthasdef)
+    WHERE c.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace) AND c.relkind IN ('r', 'p')
+          AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+) AS q
+WHERE q.sequence IS NOT NULL
+ORDER BY q."table", q."column"
+LIMIT 1000;
+
+-- name: raise_sequence
+-- So that no number is given again.
+SELECT setval(CAST(:sequence AS regclass),
+              greatest(CAST(:last AS bigint), pg_sequence_last_value(CAST(:sequence AS regclass))));

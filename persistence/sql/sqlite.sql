@@ -100,3 +100,47 @@ SELECT name, NULL AS bytes, NULL AS rows FROM sqlite_master
 WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
 ORDER BY name
 LIMIT :limit;
+
+-- name: list_copy_columns
+-- As list_columns, with what a copy must know: what SQLite makes itself, and the place in the key. Virtual tables, and those
+-- that they keep their rows in, are left out.
+SELECT m.name AS "table", c.name AS "column", c.type AS type, c.hidden <> 0 AS generated, nullif(c.pk, 0) AS place
+FROM pragma_table_list AS m, pragma_table_xinfo(m.name) AS c
+WHERE m.schema = 'main' AND m.type = 'table' AND m.name NOT LIKE 'sqlite\_%' ESCAPE '\'
+ORDER BY m.name, c.cid
+LIMIT 100000;
+
+-- name: list_references
+-- One row a column of a foreign key.
+SELECT m.name AS "table", f."from" AS "column", f."table" AS target
+FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f
+WHERE m.type = 'table'
+ORDER BY m.name, f.id, f.seq
+LIMIT 100000;
+
+-- name: list_triggers
+-- Those that keep a virtual table in step have no other way to fill it.
+SELECT t.tbl_name AS "table", t.name, t.sql AS definition,
+       EXISTS (SELECT 1 FROM pragma_table_list AS v
+               WHERE v.type = 'virtual' AND instr(t.sql, 'INSERT INTO ' || v.name || ' ') > 0) AS fills_virtual
+FROM sqlite_master AS t
+WHERE t.type = 'trigger'
+ORDER BY t.tbl_name, t.name
+LIMIT 1000;
+
+-- name: has_sequences
+-- SQLite makes the table with the first AUTOINCREMENT.
+SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence';
+
+-- name: read_sequence
+-- The largest rowid that a table with AUTOINCREMENT ever had.
+SELECT seq FROM sqlite_sequence WHERE name = :table;
+
+-- name: raise_sequence
+-- So that no rowid is given again.
+UPDATE sqlite_sequence SET seq = max(seq, :last) WHERE name = :table;
+
+-- name: begin_sequence
+-- The same where the table never had a row: the sequence has no row either, and no key to conflict on.
+INSERT INTO sqlite_sequence (name, seq)
+SELECT :table, :last WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = :table);

@@ -1,0 +1,173 @@
+"""The contract of a copy: all that every store keeps comes over, once, whatever ends it, and goes on being written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    AsyncKeyValueStore,
+    AsyncMigrator,
+    AsyncTransfer,
+    CapabilityError,
+    ConflictError,
+    CopyProgress,
+    MigrationError,
+    MigrationLine,
+    PgVectorConfig,
+    SQLiteConfig,
+    ValidationError,
+)
+from tests._async.copies import fill, go_on, read
+from tests.servers import TestServers
+
+FILLED = 24
+"""The fewest tables that ``fill`` puts rows into, on either database."""
+GROUND = MigrationLine.of_package("persistence")
+
+
+@pytest_asyncio.fixture
+async def source(manager: AsyncDatabaseManager, tmp_path: Path) -> AsyncDatabase:
+    """The connection ``source``: a SQLite file with key values."""
+    made = await manager.add_sqlite("source", SQLiteConfig(path=str(tmp_path / "source.db")))
+    await AsyncKeyValueStore(manager, "source").put_many({f"k{number:03}": number for number in range(25)})
+    return made
+
+
+@pytest_asyncio.fixture
+async def target(manager: AsyncDatabaseManager, tmp_path: Path) -> AsyncDatabase:
+    """The connection ``target``: an empty SQLite file."""
+    return await manager.add_sqlite("target", SQLiteConfig(path=str(tmp_path / "target.db")))
+
+
+@pytest.fixture
+def second_config(servers: TestServers) -> Iterator[PgVectorConfig]:
+    config = servers.fresh_database()
+    yield PgVectorConfig(**{each.name: getattr(config, each.name) for each in dataclasses.fields(config)})
+    servers.drop_database(config)
+
+
+async def check_copied(manager: AsyncDatabaseManager, before: dict[str, Any], source: str, target: str) -> None:
+    transfer = AsyncTransfer(manager.get_database(source), manager.get_database(target))
+    counted = await transfer.count()
+    copied = await transfer.copy()
+    assert {each.name: each.rows for each in copied} == counted
+    assert sum(map(bool, counted.values())) >= FILLED, counted
+    assert await transfer.verify() == ()
+    after = await read(manager, target)
+    assert after.keys() == before.keys()
+    for name in before:
+        assert after[name] == before[name], name
+
+
+async def test_every_store_reads_and_goes_on_from_sqlite_to_postgresql_to_postgresql(
+    manager: AsyncDatabaseManager, tmp_path: Path, pgvector_config: PgVectorConfig, second_config: PgVectorConfig
+) -> None:
+    await manager.add_sqlite("source", SQLiteConfig(path=str(tmp_path / "source.db")))
+    await manager.add_pgvector("first", pgvector_config)
+    await manager.add_pgvector("second", second_config)
+    await fill(manager, "source")
+    before = await read(manager, "source")
+    await check_copied(manager, before, "source", "first")
+    await check_copied(manager, before, "first", "second")
+    numbers = await go_on(manager, "source")
+    assert await go_on(manager, "first") == numbers
+    assert await go_on(manager, "second") == numbers
+    for line in ("checkpoint", "sessions", "vectorstore", "persistence"):
+        assert await AsyncMigrator(manager.get_database("second")).validate(MigrationLine.of_package(line)) == ()
+
+
+async def test_every_store_reads_and_goes_on_from_sqlite_to_sqlite(
+    manager: AsyncDatabaseManager, tmp_path: Path, target: AsyncDatabase
+) -> None:
+    await manager.add_sqlite("source", SQLiteConfig(path=str(tmp_path / "source.db")))
+    await fill(manager, "source")
+    before = await read(manager, "source")
+    await check_copied(manager, before, "source", "target")
+    sequences = "SELECT name, seq FROM sqlite_sequence ORDER BY name"
+    assert await target.fetch_all(sequences) == await manager.get_database("source").fetch_all(sequences)
+    triggers = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+    assert await target.fetch_all(triggers) == await manager.get_database("source").fetch_all(triggers)
+    assert await go_on(manager, "target") == await go_on(manager, "source")
+
+
+async def test_a_copy_that_was_ended_goes_on_where_it_was(source: AsyncDatabase, target: AsyncDatabase) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(progress: CopyProgress) -> None:
+        if progress.rows == 20:
+            raise Ended
+
+    transfer, seen = AsyncTransfer(source, target, batch_rows=10), list[tuple[str, int, bool]]()
+    with pytest.raises(Ended):
+        await transfer.copy(progress=end)
+    assert await target.fetch_value("SELECT count(*) FROM holdfast_key_values") == 20
+    copied = await transfer.copy(progress=lambda each: seen.append((each.table, each.rows, each.done)))
+    assert seen[:2] == [("holdfast_key_values", 25, False), ("holdfast_key_values", 25, True)]
+    assert {each.name: each.rows for each in copied}["holdfast_key_values"] == 25
+    assert await transfer.verify() == ()
+    assert {each.name: (each.rows, each.kept) for each in await transfer.copy()}["holdfast_key_values"] == (25, 0)
+
+
+async def test_what_differs_is_named(
+    manager: AsyncDatabaseManager, source: AsyncDatabase, target: AsyncDatabase
+) -> None:
+    transfer = AsyncTransfer(source, target, batch_rows=4)
+    await transfer.copy()
+    values = AsyncKeyValueStore(manager, "target")
+    await values.delete("k003")
+    await values.put("k003x", 1)
+    await target.execute("UPDATE holdfast_key_values SET number = 99, version = 7 WHERE key = 'k010'")
+    found = [(each.table, each.key[-1], each.what) for each in await transfer.verify()]
+    assert found == [
+        ("holdfast_key_values", "k003", "is missing in the target"),
+        ("holdfast_key_values", "k003x", "is only in the target"),
+        ("holdfast_key_values", "k010", "differs in number, version"),
+    ]
+
+
+async def test_other_rows_are_refused_or_left_alone(
+    manager: AsyncDatabaseManager, source: AsyncDatabase, target: AsyncDatabase
+) -> None:
+    values = AsyncKeyValueStore(manager, "target")
+    await values.put("k001", "own")
+    transfer = AsyncTransfer(source, target)
+    with pytest.raises(ConflictError, match="holdfast_key_values of the target holds rows"):
+        await transfer.copy()
+    assert await target.fetch_value("SELECT count(*) FROM holdfast_key_values") == 1
+    copied = await transfer.copy(merge=True)
+    assert [(each.rows, each.kept) for each in copied if each.rows] == [(25, 1)]
+    assert await values.get_many(["k000", "k001"]) == {"k000": 0, "k001": "own"}
+    await values.delete("k002")
+    assert [(each.rows, each.kept) for each in await transfer.copy(merge=True) if each.rows] == [(25, 24)]
+    assert await values.get("k002") == 2
+
+
+async def test_counting_changes_nothing(source: AsyncDatabase, target: AsyncDatabase) -> None:
+    assert (await AsyncTransfer(source, target).count())["holdfast_key_values"] == 25
+    assert await target.fetch_value("SELECT count(*) FROM sqlite_master") == 0
+
+
+async def test_what_cannot_be_copied_is_refused(
+    manager: AsyncDatabaseManager, tmp_path: Path, source: AsyncDatabase, pgvector_config: PgVectorConfig
+) -> None:
+    server = await manager.add_pgvector("server", pgvector_config)
+    with pytest.raises(CapabilityError, match="PostgreSQL to SQLite"):
+        AsyncTransfer(server, source)
+    with pytest.raises(ValidationError, match="batch_rows"):
+        AsyncTransfer(source, server, batch_rows=0)
+    await source.execute("ALTER TABLE holdfast_key_values ADD COLUMN surplus TEXT")
+    with pytest.raises(MigrationError, match="only one side has the columns surplus"):
+        await AsyncTransfer(source, server).copy()
+    old = await manager.add_sqlite("old", SQLiteConfig(path=str(tmp_path / "old.db")))
+    await AsyncMigrator(old).up(GROUND, to=1)
+    with pytest.raises(MigrationError, match="0002_outbox"):
+        await AsyncTransfer(old, server).count()

@@ -1,0 +1,174 @@
+# Generated from ../_async/test_transfer.py by tests/unasync.py: edit that one.
+"""The contract of a copy: all that every store keeps comes over, once, whatever ends it, and goes on being written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest
+
+from persistence import (
+    Database,
+    DatabaseManager,
+    KeyValueStore,
+    Migrator,
+    Transfer,
+    CapabilityError,
+    ConflictError,
+    CopyProgress,
+    MigrationError,
+    MigrationLine,
+    PgVectorConfig,
+    SQLiteConfig,
+    ValidationError,
+)
+from tests._sync.copies import fill, go_on, read
+from tests.servers import TestServers
+
+FILLED = 24
+"""The fewest tables that ``fill`` puts rows into, on either database."""
+GROUND = MigrationLine.of_package("persistence")
+
+
+@pytest.fixture
+def source(manager: DatabaseManager, tmp_path: Path) -> Database:
+    """The connection ``source``: a SQLite file with key values."""
+    made = manager.add_sqlite("source", SQLiteConfig(path=str(tmp_path / "source.db")))
+    KeyValueStore(manager, "source").put_many({f"k{number:03}": number for number in range(25)})
+    return made
+
+
+@pytest.fixture
+def target(manager: DatabaseManager, tmp_path: Path) -> Database:
+    """The connection ``target``: an empty SQLite file."""
+    return manager.add_sqlite("target", SQLiteConfig(path=str(tmp_path / "target.db")))
+
+
+@pytest.fixture
+def second_config(servers: TestServers) -> Iterator[PgVectorConfig]:
+    config = servers.fresh_database()
+    yield PgVectorConfig(**{each.name: getattr(config, each.name) for each in dataclasses.fields(config)})
+    servers.drop_database(config)
+
+
+def check_copied(manager: DatabaseManager, before: dict[str, Any], source: str, target: str) -> None:
+    transfer = Transfer(manager.get_database(source), manager.get_database(target))
+    counted = transfer.count()
+    copied = transfer.copy()
+    assert {each.name: each.rows for each in copied} == counted
+    assert sum(map(bool, counted.values())) >= FILLED, counted
+    assert transfer.verify() == ()
+    after = read(manager, target)
+    assert after.keys() == before.keys()
+    for name in before:
+        assert after[name] == before[name], name
+
+
+def test_every_store_reads_and_goes_on_from_sqlite_to_postgresql_to_postgresql(
+    manager: DatabaseManager, tmp_path: Path, pgvector_config: PgVectorConfig, second_config: PgVectorConfig
+) -> None:
+    manager.add_sqlite("source", SQLiteConfig(path=str(tmp_path / "source.db")))
+    manager.add_pgvector("first", pgvector_config)
+    manager.add_pgvector("second", second_config)
+    fill(manager, "source")
+    before = read(manager, "source")
+    check_copied(manager, before, "source", "first")
+    check_copied(manager, before, "first", "second")
+    numbers = go_on(manager, "source")
+    assert go_on(manager, "first") == numbers
+    assert go_on(manager, "second") == numbers
+    for line in ("checkpoint", "sessions", "vectorstore", "persistence"):
+        assert Migrator(manager.get_database("second")).validate(MigrationLine.of_package(line)) == ()
+
+
+def test_every_store_reads_and_goes_on_from_sqlite_to_sqlite(
+    manager: DatabaseManager, tmp_path: Path, target: Database
+) -> None:
+    manager.add_sqlite("source", SQLiteConfig(path=str(tmp_path / "source.db")))
+    fill(manager, "source")
+    before = read(manager, "source")
+    check_copied(manager, before, "source", "target")
+    sequences = "SELECT name, seq FROM sqlite_sequence ORDER BY name"
+    assert target.fetch_all(sequences) == manager.get_database("source").fetch_all(sequences)
+    triggers = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+    assert target.fetch_all(triggers) == manager.get_database("source").fetch_all(triggers)
+    assert go_on(manager, "target") == go_on(manager, "source")
+
+
+def test_a_copy_that_was_ended_goes_on_where_it_was(source: Database, target: Database) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(progress: CopyProgress) -> None:
+        if progress.rows == 20:
+            raise Ended
+
+    transfer, seen = Transfer(source, target, batch_rows=10), list[tuple[str, int, bool]]()
+    with pytest.raises(Ended):
+        transfer.copy(progress=end)
+    assert target.fetch_value("SELECT count(*) FROM holdfast_key_values") == 20
+    copied = transfer.copy(progress=lambda each: seen.append((each.table, each.rows, each.done)))
+    assert seen[:2] == [("holdfast_key_values", 25, False), ("holdfast_key_values", 25, True)]
+    assert {each.name: each.rows for each in copied}["holdfast_key_values"] == 25
+    assert transfer.verify() == ()
+    assert {each.name: (each.rows, each.kept) for each in transfer.copy()}["holdfast_key_values"] == (25, 0)
+
+
+def test_what_differs_is_named(
+    manager: DatabaseManager, source: Database, target: Database
+) -> None:
+    transfer = Transfer(source, target, batch_rows=4)
+    transfer.copy()
+    values = KeyValueStore(manager, "target")
+    values.delete("k003")
+    values.put("k003x", 1)
+    target.execute("UPDATE holdfast_key_values SET number = 99, version = 7 WHERE key = 'k010'")
+    found = [(each.table, each.key[-1], each.what) for each in transfer.verify()]
+    assert found == [
+        ("holdfast_key_values", "k003", "is missing in the target"),
+        ("holdfast_key_values", "k003x", "is only in the target"),
+        ("holdfast_key_values", "k010", "differs in number, version"),
+    ]
+
+
+def test_other_rows_are_refused_or_left_alone(
+    manager: DatabaseManager, source: Database, target: Database
+) -> None:
+    values = KeyValueStore(manager, "target")
+    values.put("k001", "own")
+    transfer = Transfer(source, target)
+    with pytest.raises(ConflictError, match="holdfast_key_values of the target holds rows"):
+        transfer.copy()
+    assert target.fetch_value("SELECT count(*) FROM holdfast_key_values") == 1
+    copied = transfer.copy(merge=True)
+    assert [(each.rows, each.kept) for each in copied if each.rows] == [(25, 1)]
+    assert values.get_many(["k000", "k001"]) == {"k000": 0, "k001": "own"}
+    values.delete("k002")
+    assert [(each.rows, each.kept) for each in transfer.copy(merge=True) if each.rows] == [(25, 24)]
+    assert values.get("k002") == 2
+
+
+def test_counting_changes_nothing(source: Database, target: Database) -> None:
+    assert (Transfer(source, target).count())["holdfast_key_values"] == 25
+    assert target.fetch_value("SELECT count(*) FROM sqlite_master") == 0
+
+
+def test_what_cannot_be_copied_is_refused(
+    manager: DatabaseManager, tmp_path: Path, source: Database, pgvector_config: PgVectorConfig
+) -> None:
+    server = manager.add_pgvector("server", pgvector_config)
+    with pytest.raises(CapabilityError, match="PostgreSQL to SQLite"):
+        Transfer(server, source)
+    with pytest.raises(ValidationError, match="batch_rows"):
+        Transfer(source, server, batch_rows=0)
+    source.execute("ALTER TABLE holdfast_key_values ADD COLUMN surplus TEXT")
+    with pytest.raises(MigrationError, match="only one side has the columns surplus"):
+        Transfer(source, server).copy()
+    old = manager.add_sqlite("old", SQLiteConfig(path=str(tmp_path / "old.db")))
+    Migrator(old).up(GROUND, to=1)
+    with pytest.raises(MigrationError, match="0002_outbox"):
+        Transfer(old, server).count()

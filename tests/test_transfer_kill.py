@@ -1,0 +1,61 @@
+"""A copy whose program is killed goes on when it is started again, and everything is there once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from persistence import DatabaseManager, PostgreSQLConfig, SQLiteConfig, Transfer
+from persistence.cli import main
+from persistence.fields import reveal
+from sessions import Message, MessageStore, Thread, ThreadManager
+from tests.unasync import ROOT
+
+
+def test_a_killed_copy_goes_on_and_repeats_nothing(
+    tmp_path: Path, postgresql_config: PostgreSQLConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, config = tmp_path / "source.db", postgresql_config
+    user = f"{config.username}:{reveal(config.password)}"
+    target = f"postgresql://{user}@/{config.database}?host={config.host}&port={config.port}"
+    with DatabaseManager() as manager:
+        manager.add_sqlite("source", SQLiteConfig(path=str(path)))
+        manager.add_postgresql("target", config)
+        threads, messages = ThreadManager(manager, "source"), MessageStore(manager, "source")
+        for name in ("t1", "t2"):
+            threads.create_thread(Thread(id=name, user_id="ada"))
+            messages.append_many(name, [Message(role="user", content=[name, n]) for n in range(300)])
+        names = tmp_path / "holdfast.toml"
+        names.write_text(f'[connections]\nfile = "sqlite:///{path}"\nserver = "{target}"\n')
+        arguments = ["copy", "--from", "file", "--to", "server", "--config", str(names), "--only", "sessions"]
+        arguments += ["--batch-rows", "20"]
+        rows = [kill_after(arguments, "holdfast_messages", manager) for _ in range(2)]
+        assert 0 < rows[0] < rows[1] < 600
+        assert main([*arguments, "--verify", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["differences"] == []
+        assert {each["name"]: each["rows"] for each in found["tables"]}["holdfast_messages"] == 600
+        copied = MessageStore(manager, "target")
+        for name in ("t1", "t2"):
+            assert copied.list_messages(name, limit=1000) == messages.list_messages(name, limit=1000)
+        assert Transfer(manager.get_database("source"), manager.get_database("target")).verify() == ()
+
+
+def kill_after(arguments: list[str], table: str, manager: DatabaseManager) -> int:
+    """Kill the command once it has copied some batches of a table, and return how many of its rows are there."""
+    command = [sys.executable, "-m", "persistence", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None
+        told = 0
+        for line in process.stderr:
+            told += line.startswith(f"{table}: ")
+            if told == 5:
+                process.kill()
+                break
+    return int(manager.get_database("target").fetch_value(f"SELECT count(*) FROM {table}"))
