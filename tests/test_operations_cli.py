@@ -202,3 +202,12 @@ def test_a_table_has_numbers_to_the_right_and_says_what_is_missing() -> None:
         "a     1,234     -",
         "long      5  2.50",
     ]
+
+
+def test_the_demo_resumes_where_it_was_killed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = run(capsys, "demo", "--url", url, "--steps", "40")
+    assert code == 0
+    assert told["each_step_once"] is True
+    assert told["checkpoints"] == 40
+    assert 20 <= told["killed_at"] <= 40
+    assert told["healthy"] is True
