@@ -240,16 +240,23 @@ _HINTS: dict[type[PersistenceError], str] = {
 }
 
 
+_QUOTED = re.compile('".*"', re.DOTALL)  # to the last quote, for a value may have some
+_BAD_ENCODING = "22021"  # it quotes the encoding's name, and bytes in hexadecimal
+
+
 def from_psycopg(exc: psycopg.Error, *, operation: str, connection: str) -> PersistenceError:
     """Return our error for one of psycopg's, by its SQLSTATE.
 
-    The server's primary message is kept; its DETAIL is not, because it repeats stored values. It is taken out of the
-    driver's error too, which a traceback prints as the cause; ``diag`` still has it.
+    The server's primary message is kept; its DETAIL is not, because it repeats stored values, nor what the message of a
+    refused value (class 22) quotes: the value itself. Both are taken out of the driver's error too, which a traceback
+    prints as the cause; ``diag`` still has them.
     """
     import psycopg
 
     code = exc.sqlstate
     message = exc.diag.message_primary or str(exc).partition("\n")[0]
+    if code and code.startswith("22") and code != _BAD_ENCODING:
+        message = _QUOTED.sub('"…"', message)
     if exc.diag.message_primary:
         exc.args = (message,)
     kind: type[PersistenceError]

@@ -7,24 +7,38 @@ import io
 import logging
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
+from psycopg import sql
 
+from checkpoint import Checkpoint, DatabaseCheckpointer
 from persistence import (
     AsyncDatabaseManager,
     DatabaseManager,
     EmbeddedPostgreSQL,
+    KeyValueStore,
     PersistenceError,
     PgVectorConfig,
     PostgreSQLConfig,
     RedisConfig,
+    ValidationError,
 )
+from persistence.cli import main as command_line
+from persistence.opentelemetry import OpenTelemetryObserver
+from persistence.prometheus import PrometheusMetrics
 
 CANARY = "CANARY@ '\\x"
+VALUE = 'sk-CANARY "quoted" key'
 MARKS = ("CANARY", quote(CANARY, safe=""))
 
 
@@ -119,3 +133,93 @@ def test_a_database_that_works_shows_no_password_either(postgresql_config: Postg
         failed = said_by(lambda: database.execute("SELECT * FROM nowhere"))
         shown = repr(database) + repr(manager.health_check()) + repr(manager.stats()) + failed + log.getvalue()
     assert password not in shown
+
+
+@pytest.fixture
+def canary_config(postgresql_config: PostgreSQLConfig) -> Iterator[PostgreSQLConfig]:
+    """The test's database for a user whose password is the canary."""
+    role = postgresql_config.database.replace("-", "_")
+    with psycopg.connect(**postgresql_config.connection_parameters(), autocommit=True) as connection:
+        name, password = sql.Identifier(role), sql.Literal(CANARY)
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(name, password))
+        yield replace(postgresql_config, username=role, password=CANARY)
+        connection.execute(sql.SQL("DROP OWNED BY {}").format(name))
+        connection.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+def url_with_canary(config: PostgreSQLConfig) -> str:
+    host = quote(config.host, safe="")
+    return f"postgresql://{config.username}:{MARKS[1]}@{host}:{config.port}/{config.database}"
+
+
+COMMANDS = [
+    ["health"],
+    ["stats"],
+    ["doctor"],
+    ["threads"],
+    ["checkpoints", "t"],
+    ["prune", "--keep-last", "1"],
+    ["backup", "FILE"],
+    ["migrate", "status"],
+    ["migrate", "up", "--no-backup"],
+    ["search", "--collection", "c", "--text", "x"],
+    ["citus-plan"],
+]
+
+
+def test_no_command_shows_a_password(
+    canary_config: PostgreSQLConfig,
+    log: io.StringIO,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("HOLDFAST_URL", "HOLDFAST_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    works = url_with_canary(canary_config)
+    wrong = url_with_canary(replace(canary_config, username="nobody-of-that-name"))
+    dead = f"postgresql://u:{MARKS[1]}@127.0.0.1:9/db"
+    codes = set()
+    for number, url in enumerate((works, wrong, dead, f"{works}?nope=1", f"rediss://:{MARKS[1]}@127.0.0.1:9/0")):
+        for command in COMMANDS:
+            arguments = [str(tmp_path / f"{number}.backup") if each == "FILE" else each for each in command]
+            monkeypatch.setenv("HOLDFAST_URL", url)
+            for more in ([], ["--json"]):
+                with suppress(SystemExit):  # what argparse says of a wrong command line
+                    codes.add(command_line([*arguments, *more]))
+    told = capsys.readouterr()
+    assert {0, 1, 3} <= codes
+    assert len(told.out) > 2000
+    assert len(told.err) > 2000
+    for mark in MARKS:
+        assert mark not in told.out + told.err + log.getvalue()
+
+
+def test_neither_metrics_nor_spans_nor_logs_of_working_stores_show_a_password_or_a_value(
+    canary_config: PostgreSQLConfig, log: io.StringIO
+) -> None:
+    registry, spans = CollectorRegistry(), InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    with DatabaseManager() as manager:
+        PrometheusMetrics(manager, registry=registry)
+        OpenTelemetryObserver(manager, tracer_provider=provider)
+        main = manager.add_postgresql("main", replace(canary_config, slow_threshold=0.0000001))
+        checkpoints, values = DatabaseCheckpointer(manager, "main"), KeyValueStore(manager, "main")
+        checkpoints.save_checkpoint(Checkpoint("t", {"api_key": VALUE}, metadata={"api_key": VALUE}, key="once"))
+        values.put("api key", VALUE)
+        said = [
+            said_by(lambda: checkpoints.save_checkpoint(Checkpoint("t", {"api_key": VALUE}), expected_version=7)),
+            said_by(lambda: main.execute("INSERT INTO holdfast_checkpoints (nowhere) VALUES (:v)", {"v": VALUE})),
+            said_by(lambda: main.fetch_value("SELECT CAST(:v AS text)::integer", {"v": VALUE})),
+        ]
+        with pytest.raises(ValidationError, match="invalid input syntax for type integer") as caught:
+            main.fetch_value("SELECT CAST(:v AS text)::integer", {"v": VALUE})
+        said.append("".join(traceback.format_exception(caught.value)))
+        assert values.get("api key") == VALUE
+        said += [repr(manager.stats()), repr(manager.health_check()), generate_latest(registry).decode()]
+        said += [span.to_json() for span in spans.get_finished_spans()]
+    everything = "\n".join([*said, log.getvalue()])
+    assert "holdfast_checkpoints" in everything
+    for mark in (*MARKS, "quoted"):
+        assert mark not in everything
