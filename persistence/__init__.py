@@ -25,6 +25,9 @@ is the base of stores. ``Database.back_up`` writes a ``Backup``.
 **Transfer.** A ``Transfer`` copies what the packages keep from one database to another (a ``CopiedTable`` each), tells
 its ``CopyProgress``, goes on after any end, and verifies (``CopyDifference``).
 
+**Maintenance.** A ``Maintenance`` runs the jobs that keep databases small, by one program at a time, and tells what
+each did (``MaintenanceReport`` of ``JobReport``).
+
 **Data.** A ``Repository`` reads and writes a table of yours as entities. ``KeyValueStore`` keeps values by key, with
 versions and lifetimes; a ``Cache`` loads what it lacks, once for all who ask.
 
@@ -57,6 +60,7 @@ from persistence._async.executor import Row
 from persistence._async.guards import AsyncSecretProtector
 from persistence._async.keyvalue import AsyncKeyValueStore
 from persistence._async.locks import AsyncAdvisoryLock, AsyncLeaseLock
+from persistence._async.maintenance import AsyncMaintenance
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.monitor import AsyncHealthMonitor
@@ -77,6 +81,7 @@ from persistence._sync.database import Database
 from persistence._sync.guards import SecretProtector
 from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.locks import AdvisoryLock, LeaseLock
+from persistence._sync.maintenance import Maintenance
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
 from persistence._sync.monitor import HealthMonitor
@@ -131,6 +136,7 @@ from persistence.errors import (
 from persistence.fields import Secret
 from persistence.health import HealthChange, HealthStatus, PoolStats
 from persistence.keyvalues import KeyValue
+from persistence.maintaining import JobReport, MaintenanceReport
 from persistence.migration_advice import Advice
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, MigrationStatus, TriedMigration
 from persistence.notices import Notice
@@ -155,6 +161,7 @@ __all__ = [
     "AsyncHealthMonitor",
     "AsyncKeyValueStore",
     "AsyncLeaseLock",
+    "AsyncMaintenance",
     "AsyncMigrator",
     "AsyncOutbox",
     "AsyncPgVectorDatabase",
@@ -205,10 +212,13 @@ __all__ = [
     "HealthChange",
     "HealthMonitor",
     "HealthStatus",
+    "JobReport",
     "KeyValue",
     "KeyValueStore",
     "LeaseLock",
     "LockTimeoutError",
+    "Maintenance",
+    "MaintenanceReport",
     "Migration",
     "MigrationError",
     "MigrationLine",

@@ -1,0 +1,154 @@
+# Generated from ../_async/maintenance.py by tests/unasync.py: edit that one.
+"""Runs the jobs that keep databases small, batch by batch, by one program at a time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Self, cast
+
+from persistence._sync.compat import Background
+from persistence._sync.locks import LeaseLock
+from persistence._sync.manager import DatabaseManager
+from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
+from persistence.fields import Duration, seconds
+from persistence.maintaining import JobReport, MaintenanceReport, check_rows
+from persistence.validation import check_id, check_whole, shown
+
+_log = logging.getLogger("persistence.maintenance")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    name: str
+    run: Callable[[], int]
+    count: Callable[[], int] | None
+
+
+class Maintenance:
+    """Jobs that are run now (``run_once``) or each ``interval`` seconds, from ``start`` until ``stop``.
+
+    Of all programs with the same connection ``name`` (PostgreSQL, SQLite or Redis), tenant and ``lock``, one runs the
+    jobs at a time: it holds a lease of ``lease`` seconds, renewed before each batch, so a batch must take less. A job
+    that fails is reported and logged (``persistence.maintenance``), and the others run.
+    """
+
+    def __init__(
+        self,
+        manager: DatabaseManager,
+        name: str,
+        *,
+        interval: Duration = 3600.0,
+        lease: Duration = 300.0,
+        batches: int = 1000,
+        lock: str = "maintenance",
+        tenant: str = "default",
+    ) -> None:
+        """``batches`` bounds how many of a job one run does."""
+        self._interval = seconds(interval)
+        if not 0 < self._interval < math.inf:
+            raise ValidationError(f"the interval {interval} is no time to wait", hint="interval=3600.0")
+        self._batches = check_whole("batches", batches)
+        self._lock = LeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
+        self._jobs: dict[str, _Job] = {}
+        self._background = Background("holdfast-maintenance")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not stopped."""
+        return self._background.is_running
+
+    def add(
+        self, job: str, run: Callable[[], int], *, count: Callable[[], int] | None = None
+    ) -> None:
+        """Register a job: ``run`` does one bounded batch and returns its rows, and is called until there are none.
+
+        ``count`` returns how many rows there are to do, for a dry run.
+
+        Raises:
+            ValidationError: the name is taken, or what is to be called can't be.
+        """
+        name = check_id("the job", job)
+        if name in self._jobs:
+            raise ValidationError(f"there is a job {shown(name)} already", hint="give each a name of its own")
+        if not callable(cast(object, run)) or not (count is None or callable(cast(object, count))):
+            raise ValidationError(f"the job {shown(name)} can't be called", hint="lambda: store.delete_expired()")
+        self._jobs[name] = _Job(name, run, count)
+
+    def run_once(self, *, dry_run: bool = False) -> MaintenanceReport:
+        """Run every job, in the order of registration, unless another program is at it; return what was done.
+
+        ``dry_run`` only counts, for which it needs no lease.
+
+        Raises:
+            ConflictError: the lease was lost in between, as a batch took too long; the jobs behind it did not run.
+        """
+        if dry_run:
+            return MaintenanceReport(tuple([self._counted(job) for job in [*self._jobs.values()]]))
+        try:
+            self._lock.acquire(timeout=0)
+        except LockTimeoutError:
+            return MaintenanceReport((), ran=False)
+        try:
+            return MaintenanceReport(tuple([self._run_job(job) for job in [*self._jobs.values()]]))
+        finally:
+            self._lock.release()
+
+    def _counted(self, job: _Job) -> JobReport:
+        begun = monotonic()
+        try:
+            rows = None if job.count is None else check_rows(job.name, job.count())
+        except Exception as exc:
+            return self._failed(job, 0, begun, exc)
+        return JobReport(job.name, rows, monotonic() - begun)
+
+    def _run_job(self, job: _Job) -> JobReport:
+        begun, rows, is_over = monotonic(), 0, False
+        for _ in range(self._batches):
+            self._lock.renew()
+            try:
+                done = check_rows(job.name, cast(object, job.run()))
+            except Exception as exc:
+                return self._failed(job, rows, begun, exc)
+            rows += done
+            is_over = not done
+            if is_over:
+                break
+        return JobReport(job.name, rows, monotonic() - begun, is_over)
+
+    def _failed(self, job: _Job, rows: int, begun: float, exc: Exception) -> JobReport:
+        _log.error("the job %s failed: %s", job.name, exc, exc_info=exc)
+        return JobReport(job.name, rows, monotonic() - begun, False, f"{type(exc).__name__}: {exc}")
+
+    def start(self) -> None:
+        """Run the jobs now, and then each ``interval`` seconds; does nothing where it runs already."""
+        if not self._background.is_running:
+            self._background.start(self._run)
+
+    def stop(self) -> None:
+        """Run no more, and return once a run under way has ended; does nothing where it doesn't run."""
+        self._background.stop()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.run_once()
+            except ClosedError:
+                return
+            except PersistenceError:
+                _log.exception("a run of maintenance failed")
+            if not self._background.pause(self._interval):
+                return

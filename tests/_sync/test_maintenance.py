@@ -1,0 +1,169 @@
+# Generated from ../_async/test_maintenance.py by tests/unasync.py: edit that one.
+"""Maintenance: each job batch by batch, whatever becomes of the others, by one program at a time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest
+
+from persistence import (
+    DatabaseManager,
+    KeyValueStore,
+    LeaseLock,
+    Maintenance,
+    ClosedError,
+    ConflictError,
+    MaintenanceReport,
+    SQLiteConfig,
+    ValidationError,
+)
+from tests._sync.test_monitor import until
+
+
+@pytest.fixture
+def values(manager: DatabaseManager, tmp_path: Path) -> KeyValueStore:
+    """Five values on the connection ``main``."""
+    manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "main.db")))
+    made = KeyValueStore(manager, "main")
+    made.put_many({f"k{number}": number for number in range(5)})
+    return made
+
+
+class Deleting:
+    """A job that deletes two values at a time."""
+
+    def __init__(self, values: KeyValueStore) -> None:
+        self.values = values
+        self.calls = 0
+
+    def __call__(self) -> int:
+        self.calls += 1
+        found = self.values.get_many([f"k{number}" for number in range(5)])
+        return sum([self.values.delete(key) for key in [*found][:2]])
+
+    def count(self) -> int:
+        return len(self.values.get_many([f"k{number}" for number in range(5)]))
+
+
+def shown(report: MaintenanceReport) -> list[tuple[Any, ...]]:
+    assert all(job.seconds >= 0 for job in report.jobs)
+    return [(job.name, job.rows, job.is_over, job.error) for job in report.jobs]
+
+
+def nothing() -> int:
+    return 0
+
+
+def test_jobs_run_in_batches_and_a_failure_stops_no_other(
+    manager: DatabaseManager, values: KeyValueStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> int:
+        raise OSError("no disk")
+
+    def lie() -> Any:
+        return None
+
+    maintenance, deleting = Maintenance(manager, "main"), Deleting(values)
+    maintenance.add("failing", fail)
+    maintenance.add("deleting", deleting, count=deleting.count)
+    maintenance.add("lying", lie)
+    assert shown(maintenance.run_once(dry_run=True)) == [
+        ("failing", None, True, None),
+        ("deleting", 5, True, None),
+        ("lying", None, True, None),
+    ]
+    assert deleting.calls == 0
+    report = maintenance.run_once()
+    assert shown(report) == [
+        ("failing", 0, False, "OSError: no disk"),
+        ("deleting", 5, True, None),
+        ("lying", 0, False, "ValidationError: the job 'lying' returned a NoneType (return the number of rows)"),
+    ]
+    assert deleting.calls == 4
+    assert [job.name for job in report.failed] == ["failing", "lying"]
+    assert [record.levelno for record in caplog.records if record.name == "persistence.maintenance"] == [
+        logging.ERROR
+    ] * 2
+    assert values.get_many(["k0", "k4"]) == {}
+
+
+def test_a_run_is_bounded(manager: DatabaseManager, values: KeyValueStore) -> None:
+    maintenance = Maintenance(manager, "main", batches=2)
+    maintenance.add("deleting", Deleting(values))
+    assert shown(maintenance.run_once()) == [("deleting", 4, False, None)]
+    assert shown(maintenance.run_once()) == [("deleting", 1, True, None)]
+
+
+def test_one_program_runs_at_a_time(manager: DatabaseManager, values: KeyValueStore) -> None:
+    first, second = Maintenance(manager, "main"), Maintenance(manager, "main")
+    deleting, reports = Deleting(values), list[MaintenanceReport]()
+    second.add("deleting", deleting)
+
+    def meanwhile() -> int:
+        reports.append(second.run_once())
+        return 0
+
+    first.add("meanwhile", meanwhile)
+    assert (first.run_once()).ran
+    assert reports == [MaintenanceReport((), ran=False)]
+    assert deleting.calls == 0
+    assert (second.run_once()).ran
+
+
+def test_a_lost_lease_ends_the_run(manager: DatabaseManager, values: KeyValueStore) -> None:
+    maintenance, deleting = Maintenance(manager, "main"), Deleting(values)
+
+    def lose() -> int:
+        manager.get_database("main").execute("UPDATE holdfast_leases SET expires_at = 0")
+        LeaseLock(manager, "main", "maintenance").acquire()
+        return 0
+
+    maintenance.add("losing", lose)
+    maintenance.add("deleting", deleting)
+    with pytest.raises(ConflictError, match="'maintenance' was lost"):
+        maintenance.run_once()
+    assert deleting.calls == 0
+
+
+def test_it_runs_each_interval_until_it_is_stopped(
+    manager: DatabaseManager, values: KeyValueStore
+) -> None:
+    calls: list[int] = []
+
+    def note() -> int:
+        calls.append(len(calls))
+        return 0
+
+    with Maintenance(manager, "main", interval=0.01) as maintenance:
+        maintenance.add("noting", note)
+        until(lambda: len(calls) >= 3)
+        assert maintenance.is_running
+    assert not maintenance.is_running
+    maintenance.start()
+    until(lambda: len(calls) >= 4)
+    manager.close()
+    until(lambda: not maintenance.is_running)
+    maintenance.stop()
+
+
+def test_what_is_no_job_is_refused(manager: DatabaseManager, values: KeyValueStore) -> None:
+    maintenance = Maintenance(manager, "main")
+    maintenance.add("one", nothing)
+    with pytest.raises(ValidationError, match="a job 'one' already"):
+        maintenance.add("one", nothing)
+    for name in ("", "a\0b", "x" * 10_000, 7):
+        with pytest.raises(ValidationError, match="the job"):
+            maintenance.add(name, nothing)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="can't be called"):
+        maintenance.add("two", 7)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="batches"):
+        Maintenance(manager, "main", batches=0)
+    with pytest.raises(ValidationError, match="the interval"):
+        Maintenance(manager, "main", interval=float("nan"))
+    manager.close()
+    with pytest.raises(ClosedError):
+        maintenance.run_once()
