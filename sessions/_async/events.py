@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from persistence.errors import ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_limit
+from sessions._async.erasing import erase_events, export_events
 from sessions._async.events_audit import AsyncEventAudit
 from sessions._async.events_read import AsyncEventQueries
 from sessions._async.events_retention import AsyncEventRetention
@@ -145,6 +146,18 @@ class AsyncEventLog(AsyncEventQueries, AsyncEventAudit, AsyncEventRetention):
         seconds, ``drop`` drops it.
         """
         return AsyncEventWriter(self, size=size, age=age, capacity=capacity, when_full=when_full, timeout=timeout)
+
+    def export_user(self, user_id: str) -> AsyncIterator[str]:
+        """Yield the events of a user, those whose tag ``user_id`` is the id, as JSON lines, newest first."""
+        return export_events(self, user_id)
+
+    async def erase_user(self, user_id: str) -> dict[str, int]:
+        """Delete the events of a user, those whose tag ``user_id`` is the id; return how many ``events`` went.
+
+        Audit events stay, for their chain proves that none is missing: they are better told of by an id that means
+        nothing by itself.
+        """
+        return await erase_events(self, user_id)
 
     async def list_partitions(self, *, limit: int = 1000) -> list[EventPartition]:
         """Return the partitions of events with their sizes, by name, at most ``limit`` (up to 10,000)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from persistence.errors import ForeignKeyError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_limit, shown
+from sessions._async.erasing import erase_nodes, export_nodes
 from sessions._async.graph_history import AsyncGraphHistory
 from sessions._async.graph_recall import AsyncGraphRecall
 from sessions._async.graph_transfer import AsyncGraphTransfer
@@ -383,6 +385,21 @@ class AsyncMemoryGraph(AsyncGraphWalk, AsyncGraphHistory, AsyncGraphRecall, Asyn
         self._may_read()
         name = None if relationship is None else relationship_name(relationship)
         return int(await self._read_value("graph_count_edges", {"relationship": name}))
+
+    def export_user(self, user_id: str) -> AsyncIterator[str]:
+        """Yield the nodes of a user in this scope, those whose attribute ``user_id`` is the id, as JSON lines."""
+        return export_nodes(self, user_id)
+
+    async def erase_user(self, user_id: str, *, approved_by: str | Approval | None = None) -> dict[str, int]:
+        """Delete a user's nodes of this scope with their edges and histories; return how many ``nodes`` and ``edges``.
+
+        They are those whose attribute ``user_id`` is the id. Of those that were deleted before the history goes too,
+        with what was approved. Each node is a statement.
+
+        Raises:
+            NotPermittedError: the policy of the scope doesn't allow it, or wants an approval.
+        """
+        return await erase_nodes(self, user_id, approved_by)
 
 
 def _edge_values(source: object, relationship: object, target: object) -> dict[str, str]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from persistence.errors import ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_limit
+from sessions._sync.erasing import erase_events, export_events
 from sessions._sync.events_audit import EventAudit
 from sessions._sync.events_read import EventQueries
 from sessions._sync.events_retention import EventRetention
@@ -146,6 +147,18 @@ class EventLog(EventQueries, EventAudit, EventRetention):
         seconds, ``drop`` drops it.
         """
         return EventWriter(self, size=size, age=age, capacity=capacity, when_full=when_full, timeout=timeout)
+
+    def export_user(self, user_id: str) -> Iterator[str]:
+        """Yield the events of a user, those whose tag ``user_id`` is the id, as JSON lines, newest first."""
+        return export_events(self, user_id)
+
+    def erase_user(self, user_id: str) -> dict[str, int]:
+        """Delete the events of a user, those whose tag ``user_id`` is the id; return how many ``events`` went.
+
+        Audit events stay, for their chain proves that none is missing: they are better told of by an id that means
+        nothing by itself.
+        """
+        return erase_events(self, user_id)
 
     def list_partitions(self, *, limit: int = 1000) -> list[EventPartition]:
         """Return the partitions of events with their sizes, by name, at most ``limit`` (up to 10,000)."""

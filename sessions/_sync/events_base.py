@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -58,6 +59,19 @@ class EventsBase(SessionsStore):
             row if new is old else event_row(self._tenant, new)
             for row, new, old in zip(rows, changed, events, strict=True)
         ]
+
+    def _erase(self, events: Sequence[Event]) -> int:
+        """Delete events that stand in no chain, and return how many went."""
+        if not events:
+            return 0
+        database = self._database()
+        places = [(database.dialect.time(event.time), event.id) for event in events]
+        values: dict[str, Any] = {"low": min(places)[0], "high": max(places)[0]}
+        if database.kind == "postgresql":
+            values |= {"times": [at for at, _ in places], "ids": [id for _, id in places]}
+        else:
+            values["places"] = json.dumps(places)
+        return database.execute(*self._prepared(database, "erase_events", values))
 
     def _filled(
         self, database: Database, name: str, values: dict[str, Any], places: Mapping[str, str]

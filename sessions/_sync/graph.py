@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from persistence.errors import ForeignKeyError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_limit, shown
+from sessions._sync.erasing import erase_nodes, export_nodes
 from sessions._sync.graph_history import GraphHistory
 from sessions._sync.graph_recall import GraphRecall
 from sessions._sync.graph_transfer import GraphTransfer
@@ -384,6 +386,21 @@ class MemoryGraph(GraphWalk, GraphHistory, GraphRecall, GraphTransfer):
         self._may_read()
         name = None if relationship is None else relationship_name(relationship)
         return int(self._read_value("graph_count_edges", {"relationship": name}))
+
+    def export_user(self, user_id: str) -> Iterator[str]:
+        """Yield the nodes of a user in this scope, those whose attribute ``user_id`` is the id, as JSON lines."""
+        return export_nodes(self, user_id)
+
+    def erase_user(self, user_id: str, *, approved_by: str | Approval | None = None) -> dict[str, int]:
+        """Delete a user's nodes of this scope with their edges and histories; return how many ``nodes`` and ``edges``.
+
+        They are those whose attribute ``user_id`` is the id. Of those that were deleted before the history goes too,
+        with what was approved. Each node is a statement.
+
+        Raises:
+            NotPermittedError: the policy of the scope doesn't allow it, or wants an approval.
+        """
+        return erase_nodes(self, user_id, approved_by)
 
 
 def _edge_values(source: object, relationship: object, target: object) -> dict[str, str]:

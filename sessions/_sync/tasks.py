@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from persistence.errors import ConflictError, DuplicateError, ForeignKeyError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, shown
+from sessions._sync.erasing import erase_tasks, export_tasks
 from sessions._sync.tasks_base import SHARED
 from sessions._sync.tasks_claims import TaskClaims
 from sessions.records import micros_of
@@ -243,6 +244,18 @@ class TaskStore(TaskClaims):
             operation="delete",
             connection=self._name,
         )
+
+    def export_user(self, user_id: str) -> Iterator[str]:
+        """Yield the tasks of a user, those whose metadata has the id as ``user_id``, as JSON lines, newest first."""
+        return export_tasks(self if self._owner is not None else self.all_owners(), user_id)
+
+    def erase_user(self, user_id: str) -> dict[str, int]:
+        """Delete the tasks of a user and all below them, open ones too; return how many ``tasks`` went.
+
+        They are those whose metadata has the id as ``user_id``, of every owner, or of the one that the store is bound
+        to. Who holds one finds its lease lost. Each task takes some statements.
+        """
+        return erase_tasks(self if self._owner is not None else self.all_owners(), user_id)
 
     def _repeated(self, name: str, values: dict[str, Any], size: int, *, until_none: bool = False) -> int:
         """Run a statement that changes at most ``size`` tasks until it changes fewer, or none."""

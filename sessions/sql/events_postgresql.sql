@@ -205,3 +205,9 @@ SELECT to_regclass(:name) IS NOT NULL AS present;
 -- name: is_empty_partition
 -- Something may have come since it was emptied.
 SELECT NOT EXISTS (SELECT 1 FROM /* leaf */ holdfast_events AS e) AS empty;
+
+-- name: erase_events
+-- Those of a user that were read before, by the primary key; the bounds leave out the partitions of other times.
+DELETE FROM holdfast_events AS e
+USING unnest(CAST(:times AS timestamptz[]), CAST(:ids AS bigint[])) AS g (at, id)
+WHERE e.tenant_id = :tenant AND e.at = g.at AND e.id = g.id AND e.at >= :low AND e.at <= :high AND e.chain IS NULL;

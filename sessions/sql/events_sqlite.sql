@@ -142,3 +142,9 @@ GROUP BY bucket, e.kind, e.service, e.name, e.level, series;
 DELETE FROM holdfast_events AS e
 WHERE e.tenant_id = :tenant AND e.retention = :source AND e.at >= :since AND e.at < :until
     AND (e.at, e.id) <= (:last_at, :last_id) AND /* filter */ true;
+
+-- name: erase_events
+-- Those of a user that were read before, by the primary key.
+DELETE FROM holdfast_events
+WHERE tenant_id = :tenant AND at >= :low AND at <= :high AND chain IS NULL
+    AND (at, id) IN (SELECT json_each.value ->> 0, json_each.value ->> 1 FROM json_each(:places));

@@ -509,3 +509,13 @@ FROM (
 JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND n.id = f.id
 WHERE f.score IS NOT NULL
 ORDER BY f.score DESC, f.id LIMIT :limit;
+
+-- name: graph_erase_history
+-- Versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
+DELETE FROM holdfast_graph_history AS h
+USING (SELECT DISTINCT o.id FROM holdfast_graph_history AS o
+       WHERE o.tenant_id = :tenant AND o.scope = :scope AND o.relationship = '' AND o.target = ''
+           AND o.attributes -> 'user_id' = to_jsonb(CAST(:user AS text))
+       ORDER BY o.id LIMIT :limit) AS g
+WHERE h.tenant_id = :tenant AND h.scope = :scope AND h.relationship = '' AND h.target = '' AND h.id = g.id
+    AND (h.deleted OR h.attributes -> 'user_id' = to_jsonb(CAST(:user AS text)));

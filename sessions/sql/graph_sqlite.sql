@@ -437,3 +437,14 @@ SELECT v.id, v.embedding FROM holdfast_graph_vectors AS v
 JOIN holdfast_graph_nodes AS n ON n.tenant_id = v.tenant_id AND n.scope = v.scope AND n.id = v.id
 WHERE v.tenant_id = :tenant AND v.scope = :scope AND (:type IS NULL OR n.type = :type)
 ORDER BY v.id;
+
+-- name: graph_erase_history
+-- Versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
+DELETE FROM holdfast_graph_history
+WHERE tenant_id = :tenant AND scope = :scope AND relationship = '' AND target = ''
+    AND (deleted OR attributes ->> '$.user_id' = :user)
+    AND id IN (
+        SELECT DISTINCT o.id FROM holdfast_graph_history AS o
+        WHERE o.tenant_id = :tenant AND o.scope = :scope AND o.relationship = '' AND o.target = ''
+            AND o.attributes ->> '$.user_id' = :user
+        ORDER BY o.id LIMIT :limit);

@@ -12,16 +12,31 @@ import pytest
 import pytest_asyncio
 
 from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
-from persistence import AsyncDatabase, AsyncDatabaseManager, ClosedError, ValidationError
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    ClosedError,
+    NotFoundError,
+    RedisConfig,
+    ValidationError,
+)
 from sessions import (
     AsyncContextStore,
+    AsyncEventLog,
+    AsyncMemoryGraph,
     AsyncMessageStore,
     AsyncSessionManager,
+    AsyncTaskStore,
     AsyncThreadManager,
     AsyncUserData,
+    Edge,
+    Event,
     Message,
+    Node,
+    NotPermittedError,
     Query,
     Session,
+    Task,
     Thread,
 )
 from vectorstore import AsyncMemoryVectorStore, Document
@@ -222,3 +237,87 @@ async def test_what_is_no_user_is_refused_and_a_closed_manager_is_a_clear_error(
     for call in (partial(users.erase_user, SECRET), partial(lines, users, SECRET)):
         with pytest.raises(ClosedError):
             await call()
+
+
+OTHER_TABLES = ("holdfast_graph_nodes", "holdfast_graph_edges", "holdfast_graph_history", "holdfast_tasks")
+
+
+async def test_nodes_events_and_tasks_of_a_user_are_exported_and_erased(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    graph, log = AsyncMemoryGraph(manager, "main"), AsyncEventLog(manager, "main")
+    tasks = AsyncTaskStore(manager, "main")
+    for user in (SECRET, "bob"):
+        await graph.add_nodes([Node(f"{user}.{n}", "NOTE", {"user_id": user, "n": n}) for n in range(3)])
+        await graph.add_node(Node(f"{user}.gone", "NOTE", {"user_id": user}))
+        await graph.delete_node(f"{user}.gone")
+        await graph.add_edge(Edge(f"{user}.0", "next", f"{user}.1"))
+        await log.append_many([Event(kind="k", message=f"of {user}", tags={"user_id": user}) for _ in range(3)])
+        parent = await tasks.for_owner("w1").add(Task(kind="think", payload={"of": user}, metadata={"user_id": user}))
+        child = await tasks.for_owner("w2").add(Task(kind="step", payload=user, parent_id=parent.id))
+        await tasks.add(Task(kind="step", payload=user, parent_id=child.id))
+        await tasks.add(Task(kind="other", payload=user, metadata={"user_id": user}))
+    await graph.add_node(Node("shared", "NOTE", {"user_id": 7}))
+    await graph.add_edge(Edge("shared", "about", f"{SECRET}.0"))
+    held = [task for task in await tasks.claim_next("other", "w3", 2) if task.payload == SECRET]
+    await log.append(Event(kind="k", message="of nobody"))
+    audit = await log.audit("login", tags={"user_id": SECRET})
+    users = AsyncUserData(manager, "main", stores=[graph, log, tasks])
+    found = await lines(users, SECRET)
+    assert [line["kind"] for line in found] == ["node"] * 3 + ["event"] * 4 + ["task"] * 2
+    assert sorted((line["id"], line["attributes"]["n"]) for line in found[:3]) == [
+        (f"{SECRET}.{n}", n) for n in range(3)
+    ]
+    assert [line["event_kind"] for line in found[3:7]] == ["audit", "k", "k", "k"]
+    assert {line["task_kind"]: line["payload"] for line in found[7:]} == {"think": {"of": SECRET}, "other": SECRET}
+    erased = await users.erase_user(SECRET)
+    assert {kind: erased[kind] for kind in ("nodes", "edges", "events", "tasks")} == {
+        "nodes": 3,
+        "edges": 2,
+        "events": 3,
+        "tasks": 4,
+    }
+    stored = {table: repr(await database.fetch_all(f"SELECT * FROM {table}")) for table in OTHER_TABLES}
+    assert SECRET not in repr(stored)
+    left = await log.query(limit=100)
+    assert sorted(event.message or "" for event in left) == ["", "of bob", "of bob", "of bob", "of nobody"]
+    assert [event.hash for event in left if event.kind == "audit"] == [audit.hash]
+    assert await log.verify()
+    assert sorted(node.id for node in await graph.find()) == ["bob.0", "bob.1", "bob.2", "shared"]
+    assert len(await graph.history("bob.gone")) == 2
+    assert len(await tasks.all_owners().find()) == 4
+    [lost] = held
+    with pytest.raises(NotFoundError):  # its worker finds it gone
+        await tasks.complete(lost)
+    again = await users.erase_user(SECRET)
+    assert (again["nodes"], again["edges"], again["events"], again["tasks"]) == (0, 0, 0, 0)
+
+
+async def test_a_scope_that_wants_an_approval_wants_one_to_erase_a_user_too(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    graph = AsyncMemoryGraph(manager, "main").in_scope("IDENTITY")
+    await graph.add_node(Node("a", "NOTE", {"user_id": SECRET}), approved_by="wise")
+    with pytest.raises(NotPermittedError):
+        await graph.erase_user(SECRET)
+    assert await AsyncMemoryGraph(manager, "main").erase_user(SECRET) == {"nodes": 0, "edges": 0}
+    assert await graph.erase_user(SECRET, approved_by="wise") == {"nodes": 1, "edges": 0}
+    assert SECRET not in repr(await database.fetch_all("SELECT * FROM holdfast_graph_history"))
+
+
+async def test_tasks_of_a_user_are_erased_on_redis_and_by_one_owner_alone(
+    manager: AsyncDatabaseManager, redis_config: RedisConfig
+) -> None:
+    await manager.add_redis("cache", redis_config)
+    tasks = AsyncTaskStore(manager, "cache")
+    for owner in ("w1", "w2"):
+        parent = await tasks.for_owner(owner).add(Task(kind="think", metadata={"user_id": SECRET}))
+        await tasks.for_owner(owner).add(Task(kind="step", parent_id=parent.id))
+    await tasks.add(Task(kind="think", metadata={"user_id": "bob"}))
+    assert await tasks.for_owner("w1").erase_user(SECRET) == {"tasks": 2}
+    assert len([line async for line in tasks.export_user(SECRET)]) == 1
+    assert await tasks.erase_user(SECRET) == {"tasks": 2}
+    assert [task.metadata for task in await tasks.all_owners().find()] == [{"user_id": "bob"}]
+    for store in (tasks, tasks.for_owner("w1")):
+        with pytest.raises(ValidationError):
+            await store.erase_user("")

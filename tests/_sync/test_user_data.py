@@ -13,16 +13,31 @@ import pytest
 import pytest
 
 from checkpoint import DatabaseCheckpointer, Checkpoint
-from persistence import Database, DatabaseManager, ClosedError, ValidationError
+from persistence import (
+    Database,
+    DatabaseManager,
+    ClosedError,
+    NotFoundError,
+    RedisConfig,
+    ValidationError,
+)
 from sessions import (
     ContextStore,
+    EventLog,
+    MemoryGraph,
     MessageStore,
     SessionManager,
+    TaskStore,
     ThreadManager,
     UserData,
+    Edge,
+    Event,
     Message,
+    Node,
+    NotPermittedError,
     Query,
     Session,
+    Task,
     Thread,
 )
 from vectorstore import MemoryVectorStore, Document
@@ -223,3 +238,87 @@ def test_what_is_no_user_is_refused_and_a_closed_manager_is_a_clear_error(
     for call in (partial(users.erase_user, SECRET), partial(lines, users, SECRET)):
         with pytest.raises(ClosedError):
             call()
+
+
+OTHER_TABLES = ("holdfast_graph_nodes", "holdfast_graph_edges", "holdfast_graph_history", "holdfast_tasks")
+
+
+def test_nodes_events_and_tasks_of_a_user_are_exported_and_erased(
+    manager: DatabaseManager, database: Database
+) -> None:
+    graph, log = MemoryGraph(manager, "main"), EventLog(manager, "main")
+    tasks = TaskStore(manager, "main")
+    for user in (SECRET, "bob"):
+        graph.add_nodes([Node(f"{user}.{n}", "NOTE", {"user_id": user, "n": n}) for n in range(3)])
+        graph.add_node(Node(f"{user}.gone", "NOTE", {"user_id": user}))
+        graph.delete_node(f"{user}.gone")
+        graph.add_edge(Edge(f"{user}.0", "next", f"{user}.1"))
+        log.append_many([Event(kind="k", message=f"of {user}", tags={"user_id": user}) for _ in range(3)])
+        parent = tasks.for_owner("w1").add(Task(kind="think", payload={"of": user}, metadata={"user_id": user}))
+        child = tasks.for_owner("w2").add(Task(kind="step", payload=user, parent_id=parent.id))
+        tasks.add(Task(kind="step", payload=user, parent_id=child.id))
+        tasks.add(Task(kind="other", payload=user, metadata={"user_id": user}))
+    graph.add_node(Node("shared", "NOTE", {"user_id": 7}))
+    graph.add_edge(Edge("shared", "about", f"{SECRET}.0"))
+    held = [task for task in tasks.claim_next("other", "w3", 2) if task.payload == SECRET]
+    log.append(Event(kind="k", message="of nobody"))
+    audit = log.audit("login", tags={"user_id": SECRET})
+    users = UserData(manager, "main", stores=[graph, log, tasks])
+    found = lines(users, SECRET)
+    assert [line["kind"] for line in found] == ["node"] * 3 + ["event"] * 4 + ["task"] * 2
+    assert sorted((line["id"], line["attributes"]["n"]) for line in found[:3]) == [
+        (f"{SECRET}.{n}", n) for n in range(3)
+    ]
+    assert [line["event_kind"] for line in found[3:7]] == ["audit", "k", "k", "k"]
+    assert {line["task_kind"]: line["payload"] for line in found[7:]} == {"think": {"of": SECRET}, "other": SECRET}
+    erased = users.erase_user(SECRET)
+    assert {kind: erased[kind] for kind in ("nodes", "edges", "events", "tasks")} == {
+        "nodes": 3,
+        "edges": 2,
+        "events": 3,
+        "tasks": 4,
+    }
+    stored = {table: repr(database.fetch_all(f"SELECT * FROM {table}")) for table in OTHER_TABLES}
+    assert SECRET not in repr(stored)
+    left = log.query(limit=100)
+    assert sorted(event.message or "" for event in left) == ["", "of bob", "of bob", "of bob", "of nobody"]
+    assert [event.hash for event in left if event.kind == "audit"] == [audit.hash]
+    assert log.verify()
+    assert sorted(node.id for node in graph.find()) == ["bob.0", "bob.1", "bob.2", "shared"]
+    assert len(graph.history("bob.gone")) == 2
+    assert len(tasks.all_owners().find()) == 4
+    [lost] = held
+    with pytest.raises(NotFoundError):  # its worker finds it gone
+        tasks.complete(lost)
+    again = users.erase_user(SECRET)
+    assert (again["nodes"], again["edges"], again["events"], again["tasks"]) == (0, 0, 0, 0)
+
+
+def test_a_scope_that_wants_an_approval_wants_one_to_erase_a_user_too(
+    manager: DatabaseManager, database: Database
+) -> None:
+    graph = MemoryGraph(manager, "main").in_scope("IDENTITY")
+    graph.add_node(Node("a", "NOTE", {"user_id": SECRET}), approved_by="wise")
+    with pytest.raises(NotPermittedError):
+        graph.erase_user(SECRET)
+    assert MemoryGraph(manager, "main").erase_user(SECRET) == {"nodes": 0, "edges": 0}
+    assert graph.erase_user(SECRET, approved_by="wise") == {"nodes": 1, "edges": 0}
+    assert SECRET not in repr(database.fetch_all("SELECT * FROM holdfast_graph_history"))
+
+
+def test_tasks_of_a_user_are_erased_on_redis_and_by_one_owner_alone(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    manager.add_redis("cache", redis_config)
+    tasks = TaskStore(manager, "cache")
+    for owner in ("w1", "w2"):
+        parent = tasks.for_owner(owner).add(Task(kind="think", metadata={"user_id": SECRET}))
+        tasks.for_owner(owner).add(Task(kind="step", parent_id=parent.id))
+    tasks.add(Task(kind="think", metadata={"user_id": "bob"}))
+    assert tasks.for_owner("w1").erase_user(SECRET) == {"tasks": 2}
+    assert len([line for line in tasks.export_user(SECRET)]) == 1
+    assert tasks.erase_user(SECRET) == {"tasks": 2}
+    assert [task.metadata for task in tasks.all_owners().find()] == [{"user_id": "bob"}]
+    for store in (tasks, tasks.for_owner("w1")):
+        with pytest.raises(ValidationError):
+            store.erase_user("")
