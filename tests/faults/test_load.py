@@ -1,0 +1,134 @@
+"""More callers than connections, for a while: nobody is forgotten, nothing grows, and the figures are printed.
+
+``HOLDFAST_FAULTS=full`` runs for two minutes where a quick run takes a second or two. Figures are for ``pytest -rP``;
+what is asserted is what must hold on any machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from checkpoint import Checkpoint, DatabaseCheckpointer
+from persistence import AsyncDatabaseManager, DatabaseManager, PoolTimeoutError, PostgreSQLConfig
+
+FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
+CALLERS = 1_000 if FULL else 200
+TASKS = 5_000 if FULL else 1_000
+SAVES = 50_000 if FULL else 1_500
+
+
+@pytest.fixture
+def callers() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as callers, with small stacks."""
+    before = threading.stack_size(256 * 1024)
+    with ThreadPoolExecutor(CALLERS) as threads:
+        yield threads
+    threading.stack_size(before)
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[int(part * (len(values) - 1))]
+
+
+def test_of_many_threads_on_ten_connections_each_is_served_or_told_in_time(
+    postgresql_config: PostgreSQLConfig, callers: ThreadPoolExecutor
+) -> None:
+    with DatabaseManager() as manager:
+        config = replace(postgresql_config, max_connections=10, pool_timeout=60)
+        main = manager.add_postgresql("main", config)
+        together = threading.Barrier(CALLERS)
+
+        def patient(number: int) -> float:
+            together.wait(60)
+            started = monotonic()
+            assert main.fetch_value("SELECT :n::integer FROM pg_sleep(0.005)", {"n": number}, timeout=60) == number
+            return monotonic() - started
+
+        waits = list(callers.map(patient, range(CALLERS)))
+        print(f"{CALLERS} threads, 10 connections: p50 {percentile(waits, 0.5):.2f} s, worst {max(waits):.2f} s")
+        stats = main.stats()
+        assert (stats.in_use, stats.waiting, stats.errors) == (0, 0, 0)
+        assert stats.open <= 10
+
+        hurried = manager.add_postgresql("hurried", replace(config, pool_timeout=0.2))
+
+        def impatient(_: int) -> float | None:
+            together.wait(60)
+            started = monotonic()
+            try:
+                hurried.fetch_value("SELECT pg_sleep(0.05)", timeout=30)
+            except PoolTimeoutError:
+                return monotonic() - started
+            return None
+
+        told = list(callers.map(impatient, range(CALLERS)))
+        late = [each for each in told if each is not None]
+        print(f"of {CALLERS} that wait 0.2 s, {len(late)} were told, after {min(late):.2f} to {max(late):.2f} s")
+        assert 0 < len(late) < CALLERS
+        assert min(late) >= 0.19
+        assert max(late) < 3
+        assert hurried.fetch_value("SELECT 1") == 1
+        stats = hurried.stats()
+        assert (stats.in_use, stats.waiting) == (0, 0)
+        assert stats.open <= 10
+
+
+def test_no_task_starves_on_twenty_connections(postgresql_config: PostgreSQLConfig) -> None:
+    async def run() -> list[float]:
+        async with AsyncDatabaseManager() as manager:
+            main = await manager.add_postgresql("main", replace(postgresql_config, max_connections=20, pool_timeout=60))
+
+            async def call(number: int) -> float:
+                started = monotonic()
+                assert await main.fetch_value("SELECT :n::integer", {"n": number}, timeout=60) == number
+                return monotonic() - started
+
+            waits = await asyncio.gather(*[call(number) for number in range(TASKS)])
+            assert (main.stats().in_use, main.stats().waiting, main.stats().errors) == (0, 0, 0)
+            return waits
+
+    waits = asyncio.run(run())
+    mean, late = sum(waits) / len(waits), percentile(waits, 0.99)
+    print(
+        f"{TASKS} tasks, 20 connections: mean {mean * 1000:.0f} ms, p99 {late * 1000:.0f} ms, {late / mean:.2f} times"
+    )
+    assert late < 3 * mean  # in order: the last waits for all before it, which is twice the mean
+
+
+def test_what_is_held_does_not_grow_with_the_calls_that_were_made(postgresql_config: PostgreSQLConfig) -> None:
+    def resident() -> float:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    with DatabaseManager() as manager, ThreadPoolExecutor(8) as threads:
+        main = manager.add_postgresql("main", replace(postgresql_config, max_connections=8))
+        checkpoints = DatabaseCheckpointer(manager, "main")
+
+        def save(number: int) -> None:
+            thread = f"thread {number % 16}"
+            checkpoints.save_checkpoint(Checkpoint(thread, {"n": number}))
+            if number % 9 == 0:
+                checkpoints.prune(thread, keep_last=3)
+                checkpoints.load_checkpoint(thread)
+
+        list(threads.map(save, range(SAVES // 3)))
+        opened, files, size = main.stats().opened, len(os.listdir("/proc/self/fd")), resident()
+        started = monotonic()
+        list(threads.map(save, range(SAVES)))
+        grown = resident() - size
+        print(f"{SAVES / (monotonic() - started):,.0f} saves a second, {grown:+.2f} MiB after {SAVES:,}")
+        assert main.stats().opened == opened
+        assert len(os.listdir("/proc/self/fd")) <= files
+        assert grown < 8
+        assert main.fetch_value("SELECT count(*) FROM holdfast_checkpoints") < 16 * 30
