@@ -39,6 +39,9 @@ versions and lifetimes; a ``Cache`` loads what it lacks, once for all who ask.
 hands each ``OutboxItem`` to a sink, in order by key, and keeps what it gave up as a ``DeadLetter``. ``WriteBehind``
 writes in batches beside its caller what may be lost when the process is killed.
 
+**From one store to another.** A ``DualWrite`` moves a running program between two of ``KeyedStore``, ``KeyedValues`` or
+``KeyedEntities``, from phase to phase and back: ``DualStatus``, ``Backfilled``, ``Divergence``.
+
 **Health.** ``HealthStatus``, ``PoolStats`` and ``Capabilities``; ``DatabaseManager.on_statement`` hears of each
 ``StatementEvent``. A ``HealthMonitor`` polls,
 and tells of each ``HealthChange``.
@@ -56,8 +59,10 @@ their option ``secrets``.
 
 from persistence._async.cache import AsyncCache
 from persistence._async.database import AsyncDatabase
+from persistence._async.dualwrite import AsyncDualWrite
 from persistence._async.executor import Row
 from persistence._async.guards import AsyncSecretProtector
+from persistence._async.keyed import AsyncKeyedEntities, AsyncKeyedStore, AsyncKeyedValues
 from persistence._async.keyvalue import AsyncKeyValueStore
 from persistence._async.locks import AsyncAdvisoryLock, AsyncLeaseLock
 from persistence._async.maintenance import AsyncMaintenance
@@ -78,7 +83,9 @@ from persistence._async.vault import AsyncSecretVault
 from persistence._async.writebehind import AsyncWriteBehind
 from persistence._sync.cache import Cache
 from persistence._sync.database import Database
+from persistence._sync.dualwrite import DualWrite
 from persistence._sync.guards import SecretProtector
+from persistence._sync.keyed import KeyedEntities, KeyedStore, KeyedValues
 from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.locks import AdvisoryLock, LeaseLock
 from persistence._sync.maintenance import Maintenance
@@ -101,6 +108,7 @@ from persistence.backups import Backup
 from persistence.caching import CacheStats
 from persistence.capabilities import Capabilities
 from persistence.config import Config, PgVectorConfig, PostgreSQLConfig, RedisConfig, SQLiteConfig
+from persistence.dualwrite import Backfilled, Divergence, DualStatus
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
 from persistence.errors import (
     CapabilityError,
@@ -158,8 +166,12 @@ __all__ = [
     "AsyncCache",
     "AsyncDatabase",
     "AsyncDatabaseManager",
+    "AsyncDualWrite",
     "AsyncHealthMonitor",
     "AsyncKeyValueStore",
+    "AsyncKeyedEntities",
+    "AsyncKeyedStore",
+    "AsyncKeyedValues",
     "AsyncLeaseLock",
     "AsyncMaintenance",
     "AsyncMigrator",
@@ -179,6 +191,7 @@ __all__ = [
     "AsyncTransaction",
     "AsyncTransfer",
     "AsyncWriteBehind",
+    "Backfilled",
     "Backoff",
     "Backup",
     "Cache",
@@ -204,6 +217,9 @@ __all__ = [
     "DeadlineError",
     "DeadlockError",
     "Difference",
+    "Divergence",
+    "DualStatus",
+    "DualWrite",
     "DuplicateError",
     "EmbeddedPostgreSQL",
     "EmbeddedRedis",
@@ -215,6 +231,9 @@ __all__ = [
     "JobReport",
     "KeyValue",
     "KeyValueStore",
+    "KeyedEntities",
+    "KeyedStore",
+    "KeyedValues",
     "LeaseLock",
     "LockTimeoutError",
     "Maintenance",
