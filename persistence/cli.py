@@ -29,7 +29,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "copy": ("persistence.transfer_cli:Copy", "copy what one database holds to another, and verify it"),
     "demo": ("checkpoint.demo_cli:Demo", "kill a workflow half way, and see it go on"),
     "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),
+    "export": ("sessions.transfer_cli:Export", "write a thread, a graph, a context or a person's data to a file"),
     "health": ("persistence.operations_cli:Health", "poll every connection"),
+    "import": ("sessions.transfer_cli:Import", "store what export wrote of a thread, a graph or a context"),
     "import-langgraph": (
         "checkpoint.cli:ImportLangGraph",
         "take threads over from LangGraph's PostgresSaver or SqliteSaver",

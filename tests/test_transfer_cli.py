@@ -1,0 +1,86 @@
+"""`holdfast export`, `import` and `copy`: what they write, what they refuse, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persistence import DatabaseManager, KeyValueStore
+from persistence.cli import main
+from sessions import ContextStore, MemoryGraph, Message, MessageStore, Node, Thread, ThreadManager
+
+
+@pytest.fixture
+def urls(tmp_path: Path) -> tuple[str, str]:
+    """A database with a thread, a graph and a context, and an empty one."""
+    first, second = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    with DatabaseManager() as manager:
+        manager.add("main", first)
+        ThreadManager(manager, "main").create_thread(Thread(id="t1", user_id="ada"))
+        MessageStore(manager, "main").append_many(
+            "t1", [Message(role="user", content=f"{n}\u2028\ud800") for n in (1, 2)]
+        )
+        MemoryGraph(manager, "main").add_node(Node("n", "thing", {"a": 1}))
+        ContextStore(manager, "main").for_user("ada").push("note", [1])
+        KeyValueStore(manager, "main").put("k", 1)
+    return first, second
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main([*arguments, "--json"])
+    told = capsys.readouterr()
+    return code, json.loads(told.out) if told.out else told.err
+
+
+def test_what_was_exported_is_imported_elsewhere(
+    tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what, of, lines, imported in (("messages", "t1", 3, 2), ("graph", None, 2, 1), ("context", "ada", 1, 1)):
+        file, options = str(tmp_path / what), ["--of", of] if of else []
+        assert run(capsys, "export", what, file, "--url", urls[0], *options) == (0, {"path": file, "lines": lines})
+        assert Path(file).stat().st_mode & 0o777 == 0o600
+        assert run(capsys, "import", what, file, "--url", urls[1], *options) == (0, {"imported": imported})
+    with DatabaseManager() as manager:
+        manager.add("first", urls[0])
+        manager.add("second", urls[1])
+        assert MessageStore(manager, "second").last("t1") == MessageStore(manager, "first").last("t1")
+        assert MemoryGraph(manager, "second").find()[0].attributes == {"a": 1}
+        assert ContextStore(manager, "second").for_user("ada").get("note") == [1]
+    assert run(capsys, "export", "user", str(tmp_path / "u"), "--of", "ada", "--url", urls[0])[1]["lines"] == 4
+
+
+def test_a_file_that_is_not_whole_is_refused(
+    tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    assert run(capsys, "export", "messages", str(file), "--of", "t1", "--url", urls[0])[0] == 0
+    code, told = run(capsys, "export", "messages", str(file), "--of", "t1", "--url", urls[0])
+    assert (code, "is there already" in told) == (1, True)
+    whole = file.read_text().splitlines(keepends=True)
+    for torn in (whole[:-1], whole[1:], [whole[0].replace("ada", "bob"), *whole[1:]], [], ["no JSON\n"]):
+        file.write_text("".join(torn))
+        code, told = run(capsys, "import", "messages", str(file), "--url", urls[1])
+        assert (code, "is torn or was edited" in told) == (1, True)
+    assert run(capsys, "import", "messages", str(tmp_path / "none"), "--url", urls[1])[0] == 1
+    assert run(capsys, "export", "messages", str(tmp_path / "x"), "--url", urls[0])[0] == 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_copy_is_counted_made_and_compared(urls: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["copy", "--from", urls[0], "--to", urls[1], "--only", "persistence"]
+    code, found = run(capsys, *arguments, "--dry-run")
+    assert (code, found["tables"]["holdfast_key_values"]) == (0, 1)
+    code, found = run(capsys, *arguments, "--verify")
+    assert (code, found["differences"]) == (0, [])
+    assert {each["name"]: each["rows"] for each in found["tables"]}["holdfast_key_values"] == 1
+    with DatabaseManager() as manager:
+        manager.add("main", urls[1])
+        KeyValueStore(manager, "main").put("own", 1)
+    code, found = run(capsys, *arguments, "--verify")
+    assert code == 3
+    assert [(each["key"], each["what"]) for each in found["differences"]] == [
+        (["default", "default", "own"], "is only in the target")
+    ]
