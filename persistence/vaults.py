@@ -7,9 +7,11 @@ reference in a text that was protected is always a secret's, and every text come
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -17,6 +19,7 @@ from typing import Any, Literal, cast
 from persistence.dialect import Dialect
 from persistence.errors import PersistenceError, ValidationError
 from persistence.redaction import map_texts, secrets_in
+from persistence.secrets import Cipher
 from persistence.validation import shown
 
 SecretOutcome = Literal["revealed", "other context", "not allowed", "missing", "expired", "unreadable"]
@@ -114,11 +117,14 @@ def references_in(value: Any) -> list[SecretReference]:
 class Protection:
     """A value whose secrets are being replaced: ``taken`` are they, each by the reference that stands for it now.
 
-    ``own`` are the references in it that are secrets' of the context already; they stay.
+    ``own`` are the references in it that are secrets' of the context already; they stay. ``recalled`` are references
+    that ``recall`` gave for a kind and a secret, in place of new ones.
     """
 
     own: frozenset[SecretReference]
+    recall: Callable[[str, str], SecretReference | None]
     taken: dict[SecretReference, str] = field(default_factory=dict)
+    recalled: set[SecretReference] = field(default_factory=set)
 
     def of(self, value: Any) -> Any:
         """Return the value with references in place of its secrets."""
@@ -131,11 +137,18 @@ class Protection:
         parts: list[str] = []
         at = 0
         for kind, start, end in found:
-            reference = SecretReference(secrets.token_hex(16), kind)
-            self.taken[reference] = text[start:end]
-            parts += (self._escaped(text[at:start]), str(reference))
+            parts += (self._escaped(text[at:start]), str(self._reference(kind, text[start:end])))
             at = end
         return "".join((*parts, self._escaped(text[at:])))
+
+    def _reference(self, kind: str, secret: str) -> SecretReference:
+        known = self.recall(kind, secret)
+        if known is not None:
+            self.recalled.add(known)
+            return known
+        reference = SecretReference(secrets.token_hex(16), kind)
+        self.taken[reference] = secret
+        return reference
 
     def _escaped(self, text: str) -> str:
         return _REFERENCE.sub(self._escape, text) if _MARK in text else text
@@ -161,6 +174,36 @@ def opened(value: Any, revealed: Mapping[SecretReference, str]) -> Any:
         return text if changed == text else changed
 
     return map_texts(value, open_all)
+
+
+class KnownSecrets:
+    """The references of the last ``size`` secrets, by a keyed hash of each, so that none is kept in the clear."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._key = secrets.token_bytes(32)
+        self._references: OrderedDict[bytes, SecretReference] = OrderedDict()
+
+    def get(self, context: str, kind: str, secret: str) -> SecretReference | None:
+        """Return the reference of a secret, if it is known."""
+        if not self._size:
+            return None
+        return self._references.get(self._digest(context, kind, secret))
+
+    def add(self, context: str, taken: Mapping[SecretReference, str]) -> None:
+        """Remember the references of secrets; the oldest are forgotten."""
+        for reference, secret in taken.items() if self._size else ():
+            self._references[self._digest(context, reference.kind, secret)] = reference
+            while len(self._references) > self._size:
+                self._references.popitem(last=False)
+
+    def drop(self, gone: Collection[SecretReference]) -> None:
+        """Forget references."""
+        for digest in [digest for digest, reference in self._references.items() if reference in gone]:
+            del self._references[digest]
+
+    def _digest(self, *parts: str) -> bytes:
+        return hashlib.blake2b(Cipher.associate(*parts), key=self._key, digest_size=32).digest()
 
 
 def access_from_row(row: Mapping[str, Any], dialect: Dialect) -> SecretAccess:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar, cast
 
+from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.store import AsyncSQLStore
@@ -18,6 +20,7 @@ from persistence.queries import load_queries
 from persistence.secrets import Cipher
 from persistence.validation import check_id, check_limit, check_whole
 from persistence.vaults import (
+    KnownSecrets,
     Protection,
     SecretAccess,
     SecretAccessError,
@@ -47,6 +50,10 @@ class AsyncSecretVault(AsyncSQLStore):
     tenant, id, kind and context: bytes that lie elsewhere do not decrypt. ``reveal`` and ``restore`` give them back, to
     an ``actor`` who says the same context, and to whom ``may_reveal(actor, context, kind)`` allows it (None: to all).
 
+    With ``remember`` the references of that many of the last secrets are known to this object, by keyed hashes: the
+    same secret in the same context gets the same reference again, as long as it is stored, and isn't stored anew. That
+    is for states that are saved again and again; who deletes such a secret deletes it for all that refer to it.
+
     Every access is recorded, for good: one that is given in the transaction that read it, one that is refused in a
     transaction of its own, since the caller's may be rolled back for it. SQLite has room for one writer only, so there
     a refusal within a transaction is recorded in that one.
@@ -63,6 +70,7 @@ class AsyncSecretVault(AsyncSQLStore):
         tenant: str = "default",
         migrate: bool = True,
         may_reveal: Callable[[str, str, str], bool] | None = None,
+        remember: int = 0,
     ) -> None:
         if not isinstance(cast(object, cipher), Cipher):
             raise ConfigError(
@@ -72,6 +80,8 @@ class AsyncSecretVault(AsyncSQLStore):
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._cipher = cipher
         self._may_reveal = may_reveal
+        self._known = KnownSecrets(check_whole("remember", remember, least=0, most=1_000_000))
+        self._mutex = Mutex()
 
     async def protect(self, value: V, *, context: str, expires_in: Duration | None = None) -> V:
         """Return a text, or a value nested from dicts, lists and tuples, with references in place of its secrets.
@@ -81,17 +91,32 @@ class AsyncSecretVault(AsyncSQLStore):
         one is escaped, and comes back from ``restore`` as it was. ``expires_in`` (seconds or a timedelta) is how long
         the secrets can be revealed.
 
-        Without a secret it costs no statement; with any number one. It joins the transaction that its task is in.
+        Without a secret it costs no statement; with any number one, and one more where it holds references or
+        remembered secrets. It joins the transaction that its task is in.
 
         Raises:
             ValidationError: the value is nested deeper than 200 levels; the context or the time is none.
         """
         place, ttl = _context(context), check_ttl(expires_in)
-        protection = Protection(await self._own(references_in(value), place))
-        protected = protection.of(value)
+        own = await self._own(references_in(value), place)
+        while True:
+            protection = Protection(own, partial(self._recall, place) if ttl is None else _recall_none)
+            protected = protection.of(value)
+            gone = protection.recalled - await self._own(list(protection.recalled), place)
+            if not gone:
+                break
+            with self._mutex:
+                self._known.drop(gone)  # deleted, or stored in a transaction that was rolled back
         if protection.taken:
             await self._keep(protection.taken, place, ttl)
+            if ttl is None:
+                with self._mutex:
+                    self._known.add(place, protection.taken)
         return cast(V, protected)
+
+    def _recall(self, context: str, kind: str, secret: str) -> SecretReference | None:
+        with self._mutex:
+            return self._known.get(context, kind, secret)
 
     async def _own(self, references: Sequence[SecretReference], context: str) -> frozenset[SecretReference]:
         if not references:
@@ -337,6 +362,10 @@ class AsyncSecretVault(AsyncSQLStore):
 
     def _place(self, reference: SecretReference, context: str) -> bytes:
         return Cipher.associate("holdfast_secrets", self._tenant, reference.id, reference.kind, context)
+
+
+def _recall_none(kind: str, secret: str) -> None:
+    return None
 
 
 def _context(context: object) -> str:

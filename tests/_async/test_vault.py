@@ -314,6 +314,38 @@ async def test_keys_rotate_in_batches_beside_readers_and_go_on_where_they_were_c
         await vault.rotate_keys()
 
 
+async def test_a_remembered_secret_gets_its_reference_again_as_long_as_it_is_there(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    vault = AsyncSecretVault(manager, "main", CIPHER, remember=2)
+    one = await vault.protect(TEXT, context="c")
+    assert await vault.protect([TEXT, {"password": PASSWORD}], context="c") == [one, {"password": reference_in(one)}]
+    assert await vault.protect(TEXT, context="d") != one
+    assert await vault.protect(TEXT, context="c", expires_in=60) != one
+    assert PASSWORD not in repr(vars(vault._known))
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction():
+            lost = await vault.protect("password=secret-2!", context="c")
+            assert await vault.protect("password=secret-2!", context="c") == lost
+            raise ZeroDivisionError
+    found = await vault.protect("password=secret-2!", context="c")
+    assert found != lost
+    assert await vault.restore(found, context="c", actor="a") == "password=secret-2!"
+    await vault.delete(reference_in(found), context="c")
+    again = await vault.protect("password=secret-2!", context="c")
+    assert again != found
+    assert await vault.restore(again, context="c", actor="a") == "password=secret-2!"
+    count = sum((await vault.keys_in_use()).values())
+    for _ in range(3):
+        await vault.protect(["password=secret-2!"] * 3, context="c")
+    assert sum((await vault.keys_in_use()).values()) == count
+    for n in range(5):  # the oldest is forgotten
+        await vault.protect(f"password=other-{n}!", context="c")
+    assert await vault.protect("password=secret-2!", context="c") != again
+    with pytest.raises(ValidationError, match="remember"):
+        AsyncSecretVault(manager, "main", CIPHER, remember=-1)
+
+
 async def test_tenants_are_apart(manager: AsyncDatabaseManager, vault: AsyncSecretVault) -> None:
     other = AsyncSecretVault(manager, "main", CIPHER, tenant="other")
     reference = reference_in(await vault.protect(TEXT, context="c"))

@@ -315,6 +315,38 @@ def test_keys_rotate_in_batches_beside_readers_and_go_on_where_they_were_cut_off
         vault.rotate_keys()
 
 
+def test_a_remembered_secret_gets_its_reference_again_as_long_as_it_is_there(
+    manager: DatabaseManager, database: Database
+) -> None:
+    vault = SecretVault(manager, "main", CIPHER, remember=2)
+    one = vault.protect(TEXT, context="c")
+    assert vault.protect([TEXT, {"password": PASSWORD}], context="c") == [one, {"password": reference_in(one)}]
+    assert vault.protect(TEXT, context="d") != one
+    assert vault.protect(TEXT, context="c", expires_in=60) != one
+    assert PASSWORD not in repr(vars(vault._known))
+    with pytest.raises(ZeroDivisionError):
+        with database.transaction():
+            lost = vault.protect("password=secret-2!", context="c")
+            assert vault.protect("password=secret-2!", context="c") == lost
+            raise ZeroDivisionError
+    found = vault.protect("password=secret-2!", context="c")
+    assert found != lost
+    assert vault.restore(found, context="c", actor="a") == "password=secret-2!"
+    vault.delete(reference_in(found), context="c")
+    again = vault.protect("password=secret-2!", context="c")
+    assert again != found
+    assert vault.restore(again, context="c", actor="a") == "password=secret-2!"
+    count = sum((vault.keys_in_use()).values())
+    for _ in range(3):
+        vault.protect(["password=secret-2!"] * 3, context="c")
+    assert sum((vault.keys_in_use()).values()) == count
+    for n in range(5):  # the oldest is forgotten
+        vault.protect(f"password=other-{n}!", context="c")
+    assert vault.protect("password=secret-2!", context="c") != again
+    with pytest.raises(ValidationError, match="remember"):
+        SecretVault(manager, "main", CIPHER, remember=-1)
+
+
 def test_tenants_are_apart(manager: DatabaseManager, vault: SecretVault) -> None:
     other = SecretVault(manager, "main", CIPHER, tenant="other")
     reference = reference_in(vault.protect(TEXT, context="c"))
