@@ -23,7 +23,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.outbox import Settled
-from tests._async.side import together
+from tests._async.side import Started, sleep, together
 from tests._async.test_monitor import until
 
 AT_ONCE = Backoff(retries=2, base=0.001, cap=0.001)
@@ -266,3 +266,19 @@ async def test_a_closed_manager_says_so(tmp_path: Path) -> None:
         await outbox.put("a", 2)
     with pytest.raises(ClosedError):
         await AsyncRelay(outbox, Sink()).run_once()
+
+
+async def test_flush_waits_for_what_another_relay_has_in_hand_though_its_lease_is_longer(outbox: AsyncOutbox) -> None:
+    await outbox.put("a", 1)
+    taken: list[Any] = []
+
+    async def slowly(item: OutboxItem) -> None:
+        taken.append(item.payload)
+        await sleep(0.2)
+
+    other = Started(AsyncRelay(outbox, slowly, lease=600).run_once)
+    await until(lambda: taken)
+    report = await AsyncRelay(outbox, Sink()).flush(timeout=20)
+    assert (report.delivered, report.left) == (0, 0)
+    assert (await outbox.status()).pending == 0
+    assert (await other.result()).delivered == 1

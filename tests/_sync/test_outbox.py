@@ -24,7 +24,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.outbox import Settled
-from tests._sync.side import together
+from tests._sync.side import Started, sleep, together
 from tests._sync.test_monitor import until
 
 AT_ONCE = Backoff(retries=2, base=0.001, cap=0.001)
@@ -267,3 +267,19 @@ def test_a_closed_manager_says_so(tmp_path: Path) -> None:
         outbox.put("a", 2)
     with pytest.raises(ClosedError):
         Relay(outbox, Sink()).run_once()
+
+
+def test_flush_waits_for_what_another_relay_has_in_hand_though_its_lease_is_longer(outbox: Outbox) -> None:
+    outbox.put("a", 1)
+    taken: list[Any] = []
+
+    def slowly(item: OutboxItem) -> None:
+        taken.append(item.payload)
+        sleep(0.2)
+
+    other = Started(Relay(outbox, slowly, lease=600).run_once)
+    until(lambda: taken)
+    report = Relay(outbox, Sink()).flush(timeout=20)
+    assert (report.delivered, report.left) == (0, 0)
+    assert (outbox.status()).pending == 0
+    assert (other.result()).delivered == 1
