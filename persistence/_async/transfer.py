@@ -79,6 +79,7 @@ class AsyncTransfer:
 
         Raises:
             MigrationError: the source isn't up to date.
+            CapabilityError: row level security hides rows from the role of a connection.
         """
         return {
             pair.name: await self._source.fetch_value(f"SELECT count(*) FROM {pair.source} AS copied")
@@ -98,6 +99,7 @@ class AsyncTransfer:
         Raises:
             MigrationError: the source isn't up to date, or a package doesn't say how its tables are copied.
             ConflictError: the target holds other rows; or another copy into it is under way.
+            CapabilityError: row level security hides rows from the role of a connection.
         """
         pairs = await self._pairs(make=True)
         await self._target.execute(transfers.CREATE_PROGRESS)
@@ -131,6 +133,7 @@ class AsyncTransfer:
 
     async def _pairs(self, *, make: bool) -> list[TablePair]:
         """Return what is copied; ``make``: after the target's tables have been brought up to date."""
+        await self._check_sees_all()
         tables = await _tables(self._source)
         made_by = self._source if self._source.kind == "sqlite" else self._target
         pairs: list[TablePair] = []
@@ -154,6 +157,18 @@ class AsyncTransfer:
             ]
             pairs += await self._further(line.name, tables, make=make)
         return pairs
+
+    async def _check_sees_all(self) -> None:
+        """Refuse a role from which row level security hides rows: a copy would leave them out and not know."""
+        for database in (self._source, self._target):
+            if database.kind == "postgresql":
+                rows = await database.fetch_all(load_queries("persistence", "postgresql").list_guarded)
+                if rows:
+                    raise CapabilityError(
+                        f"row level security hides rows of {', '.join(row['name'] for row in rows)}",
+                        hint="copy as the tables' owner, or as a role with BYPASSRLS",
+                        connection=database.name,
+                    )
 
     async def _further(self, package: str, tables: Tables, *, make: bool) -> list[TablePair]:
         """Return the tables that a package makes beside those of its migrations."""

@@ -80,6 +80,7 @@ class Transfer:
 
         Raises:
             MigrationError: the source isn't up to date.
+            CapabilityError: row level security hides rows from the role of a connection.
         """
         return {
             pair.name: self._source.fetch_value(f"SELECT count(*) FROM {pair.source} AS copied")
@@ -99,6 +100,7 @@ class Transfer:
         Raises:
             MigrationError: the source isn't up to date, or a package doesn't say how its tables are copied.
             ConflictError: the target holds other rows; or another copy into it is under way.
+            CapabilityError: row level security hides rows from the role of a connection.
         """
         pairs = self._pairs(make=True)
         self._target.execute(transfers.CREATE_PROGRESS)
@@ -132,6 +134,7 @@ class Transfer:
 
     def _pairs(self, *, make: bool) -> list[TablePair]:
         """Return what is copied; ``make``: after the target's tables have been brought up to date."""
+        self._check_sees_all()
         tables = _tables(self._source)
         made_by = self._source if self._source.kind == "sqlite" else self._target
         pairs: list[TablePair] = []
@@ -155,6 +158,18 @@ class Transfer:
             ]
             pairs += self._further(line.name, tables, make=make)
         return pairs
+
+    def _check_sees_all(self) -> None:
+        """Refuse a role from which row level security hides rows: a copy would leave them out and not know."""
+        for database in (self._source, self._target):
+            if database.kind == "postgresql":
+                rows = database.fetch_all(load_queries("persistence", "postgresql").list_guarded)
+                if rows:
+                    raise CapabilityError(
+                        f"row level security hides rows of {', '.join(row['name'] for row in rows)}",
+                        hint="copy as the tables' owner, or as a role with BYPASSRLS",
+                        connection=database.name,
+                    )
 
     def _further(self, package: str, tables: Tables, *, make: bool) -> list[TablePair]:
         """Return the tables that a package makes beside those of its migrations."""

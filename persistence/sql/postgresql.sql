@@ -278,3 +278,11 @@ LIMIT 1000;
 -- So that no number is given again.
 SELECT setval(CAST(:sequence AS regclass),
               greatest(CAST(:last AS bigint), pg_sequence_last_value(CAST(:sequence AS regclass))));
+
+-- name: list_guarded
+-- The tables of which row level security hides rows from this role, in silence.
+SELECT c.relname AS name FROM pg_class AS c
+WHERE c.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace) AND c.relkind IN ('r', 'p')
+      AND NOT c.relispartition AND row_security_active(c.oid)
+ORDER BY c.relname
+LIMIT 1000;

@@ -171,3 +171,21 @@ async def test_what_cannot_be_copied_is_refused(
     await AsyncMigrator(old).up(GROUND, to=1)
     with pytest.raises(MigrationError, match="0002_outbox"):
         await AsyncTransfer(old, server).count()
+
+
+async def test_rows_that_the_role_cannot_see_are_not_left_out_in_silence(
+    manager: AsyncDatabaseManager, source: AsyncDatabase, pgvector_config: PgVectorConfig
+) -> None:
+    server = await manager.add_pgvector("server", pgvector_config)
+    await AsyncMigrator(server).up(GROUND)
+    role = f"blind_{pgvector_config.database[-12:]}"
+    async with server.transaction() as transaction:
+        await transaction.execute(f'CREATE ROLE "{role}"')
+        await transaction.execute("ALTER TABLE holdfast_key_values ENABLE ROW LEVEL SECURITY")
+        await transaction.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{role}"')
+        await transaction.execute(f'SET LOCAL ROLE "{role}"')
+        with pytest.raises(CapabilityError, match="hides rows of holdfast_key_values"):
+            await AsyncTransfer(source, server).count()
+        await transaction.execute("RESET ROLE")
+        await transaction.execute(f'DROP OWNED BY "{role}"')
+        await transaction.execute(f'DROP ROLE "{role}"')

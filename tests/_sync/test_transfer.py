@@ -172,3 +172,21 @@ def test_what_cannot_be_copied_is_refused(
     Migrator(old).up(GROUND, to=1)
     with pytest.raises(MigrationError, match="0002_outbox"):
         Transfer(old, server).count()
+
+
+def test_rows_that_the_role_cannot_see_are_not_left_out_in_silence(
+    manager: DatabaseManager, source: Database, pgvector_config: PgVectorConfig
+) -> None:
+    server = manager.add_pgvector("server", pgvector_config)
+    Migrator(server).up(GROUND)
+    role = f"blind_{pgvector_config.database[-12:]}"
+    with server.transaction() as transaction:
+        transaction.execute(f'CREATE ROLE "{role}"')
+        transaction.execute("ALTER TABLE holdfast_key_values ENABLE ROW LEVEL SECURITY")
+        transaction.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{role}"')
+        transaction.execute(f'SET LOCAL ROLE "{role}"')
+        with pytest.raises(CapabilityError, match="hides rows of holdfast_key_values"):
+            Transfer(source, server).count()
+        transaction.execute("RESET ROLE")
+        transaction.execute(f'DROP OWNED BY "{role}"')
+        transaction.execute(f'DROP ROLE "{role}"')
