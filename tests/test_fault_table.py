@@ -27,10 +27,12 @@ def test_every_test_that_the_page_names_is_there() -> None:
 
 
 def test_the_rows_are_numbered_without_gaps() -> None:
-    last = {"F": 31, "L": 4, "B": 10, "S": 10, "SYNAPSE": 5, "GoLangGraph": 12, "CIRIS": 12, "Aragora": 12}
-    for kind, count in last.items():
-        assert [int(number) for each, number, _ in ROWS if each == kind] == list(range(1, count + 1)), kind
-    assert {kind for kind, _, _ in ROWS} == set(last)
+    least = {"F": 31, "L": 4, "B": 10, "S": 10, "SYNAPSE": 5, "GoLangGraph": 12, "CIRIS": 12, "Aragora": 12}
+    for kind, count in least.items():
+        numbers = [int(number) for each, number, _ in ROWS if each == kind]
+        assert numbers == list(range(1, len(numbers) + 1)), kind
+        assert len(numbers) >= count, kind
+    assert {kind for kind, _, _ in ROWS} == set(least)
 
 
 def test_every_row_names_a_test_but_those_that_the_page_says_are_not_provoked() -> None:

@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -107,9 +108,10 @@ class PostgreSQL:
         if os.geteuid() == 0:
             self._as |= {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(folder, "nobody")
-            for parent in folder.parents[:-1]:
-                if parent.stat().st_uid == 0 and parent.name.startswith("pytest"):
-                    parent.chmod(0o755)
+            temporary = Path(tempfile.gettempdir())
+            for parent in folder.parents:
+                if parent.is_relative_to(temporary) and parent != temporary:
+                    parent.chmod(parent.stat().st_mode | 0o011)
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
         command = ["initdb", "-D", f"{folder}/data", "-U", "tester", "-A", "scram-sha-256", "--no-sync"]
