@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -297,7 +298,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
         try:
             raw.execute(f"PRAGMA busy_timeout = {int(busy * 1000)}")
             if not self._in_memory and not self.config.read_only:
-                raw.execute("PRAGMA journal_mode = WAL")
+                _use_write_ahead_log(raw, min(deadline, monotonic() + busy))
             raw.execute(f"PRAGMA synchronous = {self.config.synchronous}")
             raw.execute("PRAGMA foreign_keys = ON")
             raw.execute("PRAGMA temp_store = MEMORY")
@@ -398,6 +399,22 @@ class AsyncSQLiteDatabase(AsyncDatabase):
 
 def _nothing() -> None:
     """What interrupting an open or a copy means: let it end."""
+
+
+def _use_write_ahead_log(raw: sqlite3.Connection, until: float) -> None:
+    """Have the file keep a write-ahead log, trying until ``until`` (monotonic seconds).
+
+    The first to open a new file changes it, and that needs the file alone: where two do so at once, SQLite doesn't wait
+    but says to one of them that the file is locked, whatever its busy_timeout.
+    """
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                raise
+        time.sleep(0.002)
 
 
 def _make_private(path: str) -> None:

@@ -36,6 +36,17 @@ async def test_a_new_file_is_its_owners_alone(manager: AsyncDatabaseManager, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["x.db"]  # the log was folded into the file
 
 
+async def test_all_who_open_a_new_file_at_once_get_it(tmp_path: Path) -> None:
+    async def make(path: Path) -> object:
+        async with AsyncDatabaseManager() as own:
+            database = await own.add_sqlite("main", SQLiteConfig(path=str(path)))
+            return await database.fetch_value("PRAGMA journal_mode")
+
+    for number in range(40):  # without a guard one of some fifty rounds fails
+        path = tmp_path / f"{number}.db"
+        assert await together(*[lambda path=path: make(path)] * 4) == ["wal"] * 4
+
+
 @pytest.mark.parametrize("name", ["a b.db", "a?b.db", "a#b.db", "a%41.db", "ü😀.db", "a'b.db", "file:x.db"])
 async def test_any_path_is_taken_as_it_is(manager: AsyncDatabaseManager, tmp_path: Path, name: str) -> None:
     database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / name)))
