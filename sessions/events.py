@@ -257,12 +257,30 @@ def tags_json(tags: object) -> str | None:
     return text
 
 
+def _check_series(
+    kind: object, service: object, name: object, level: object
+) -> tuple[str, str | None, str | None, EventLevel | None]:
+    """Return what the events of a series have in common, checked."""
+    return (
+        check_word("the event's kind", kind, KIND_BYTES),
+        None if service is None else check_word("the event's service", service),
+        None if name is None else check_word("the event's name", name),
+        check_level(level),
+    )
+
+
+_checked_series = lru_cache(maxsize=4096)(_check_series)
+
+
 def event_row(tenant: str, event: object) -> tuple[Any, ...]:
     """Return what is stored of an event, in the order of COLUMNS, checked; without its place in a chain."""
     if type(event) is not Event:
         raise ValidationError(f"a {type(event).__name__} is no Event")
-    stage, chain, service, name = event.retention, event.chain, event.service, event.name
-    kind = check_word("the event's kind", event.kind, KIND_BYTES)
+    stage, chain = event.retention, event.chain
+    try:
+        kind, service, name, level = _checked_series(event.kind, event.service, event.name, event.level)
+    except TypeError:  # one that can't be hashed is none of them
+        kind, service, name, level = _check_series(event.kind, event.service, event.name, event.level)
     if kind == AUDIT:
         chain = check_word("the event's chain", MAIN_CHAIN if chain is None else chain)
         if stage not in ("raw", "kept"):
@@ -279,10 +297,10 @@ def event_row(tenant: str, event: object) -> tuple[Any, ...]:
         else check_whole("the event's id", event.id, least=0),
         "raw" if stage == "raw" else check_stage(stage),
         kind,
-        None if service is None else check_word("the event's service", service),
-        None if name is None else check_word("the event's name", name),
+        service,
+        name,
         check_value(event.value),
-        None if event.level is None else check_level(event.level),
+        level,
         None if message is None else check_text("the event's message", message, limit=MESSAGE_BYTES),
         None if correlation is None else check_id("the event's correlation", correlation),
         tags_json(event.tags),
