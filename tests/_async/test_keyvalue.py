@@ -200,7 +200,8 @@ async def test_any_number_of_keys_takes_bounded_statements(
 ) -> None:
     await store.put_many({f"{n:05}": n for n in range(2500)})
     events: list[StatementEvent] = []
-    manager.on_statement.append(events.append)
+    # A script that the server doesn't know yet, or no more, is sent again as a whole: that try is not counted.
+    manager.on_statement.append(lambda event: events.append(event) if event.error is None else None)
     assert len(await store.get_many(f"{n:05}" for n in range(3000))) == 2500
     assert len(events) == 3
     await store.get("00001")

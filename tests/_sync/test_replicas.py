@@ -246,7 +246,7 @@ def test_of_several_hosts_the_one_that_was_asked_for_is_found(
     with pytest.raises(ConnectError, match="session is read-only"):
         only = f"/nowhere,{first.host}"
         manager.add_postgresql(
-            "x", replace(config, host=only, target_session_attrs="read-write", connect_timeout=0.1)
+            "x", replace(config, host=only, target_session_attrs="read-write", connect_timeout=1)
         )
 
 
