@@ -109,6 +109,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         hosts = self.config.hosts
         deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout) * len(hosts))
         pause = 0.01
+        said: psycopg.Error | None = None
         while True:
             try:
                 raw = await self._dial(deadline)
@@ -116,9 +117,13 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             except psycopg.Error as exc:
                 # A server that is starting up is about to answer: wait for it, within the deadline. So is a replica
                 # that becomes the next primary, where there are several servers and one that writes is needed.
-                passing = "starting up" in str(exc) or (len(hosts) > 1 and _REPLICA in str(exc))
-                if not passing or monotonic() + pause >= deadline:
+                if "starting up" in str(exc) or (len(hosts) > 1 and _REPLICA in str(exc)):
+                    said = exc
+                # The last try, which the deadline cuts short, tells less than what a server said before.
+                elif said is None or _EXPIRED not in str(exc):
                     raise self._connect_error(exc) from exc
+                if said is not exc or monotonic() + pause >= deadline:
+                    raise self._connect_error(said) from said
             await sleep(pause)
             pause = min(pause * 2, 0.2)
         try:
@@ -406,6 +411,7 @@ class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):
 _QUERIES = load_queries("persistence", "postgresql")
 _REPLICA = "session is read-only"
 """What libpq says of a server that it left, because it was to find one that writes."""
+_EXPIRED = "timeout expired"
 
 
 def _adapters(vector_oid: int | None = None) -> AdaptersMap:
