@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +30,7 @@ from tests.unasync import ROOT
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
 PROCESSES = 16 if FULL else 4
-TASKS = 20_000 if FULL else 300
+TASKS = 20_000 if FULL else 600
 CLAIMERS, ROUNDS = (64, 1000) if FULL else (16, 50)
 LEASE = 3.0 if FULL else 0.5
 
@@ -128,13 +129,18 @@ def test_each_task_is_done_once_although_every_tenth_program_is_killed(
             program.begin()
         # One is stopped while it holds tasks, whose leases then run out; when it goes on, it must find them lost.
         paused = running[0]
-        paused.hear(4)
-        os.kill(paused.process.pid, signal.SIGSTOP)
-        database.execute(
-            "UPDATE holdfast_tasks SET wake_at = now() WHERE tenant_id = 'default' AND id IN ("
-            "SELECT id FROM holdfast_tasks WHERE owner = :owner AND status = 'active' FOR UPDATE SKIP LOCKED)",
-            {"owner": paused.owner},
-        )
+        held = 0
+        while not held:
+            paused.hear(len(paused.lines) + 1)
+            assert not paused.has_ended
+            os.kill(paused.process.pid, signal.SIGSTOP)
+            held = database.execute(
+                "UPDATE holdfast_tasks SET wake_at = now() WHERE tenant_id = 'default' AND id IN ("
+                "SELECT id FROM holdfast_tasks WHERE owner = :owner AND status = 'active' FOR UPDATE SKIP LOCKED)",
+                {"owner": paused.owner},
+            )
+            if not held:  # it was between two claims
+                os.kill(paused.process.pid, signal.SIGCONT)
         # Every tenth, and at least two, are killed after a number of their answers that is drawn; others follow.
         for _ in range(max(2, PROCESSES // 10)):
             victim = running.pop(chance.randrange(1, len(running)))
@@ -142,6 +148,10 @@ def test_each_task_is_done_once_although_every_tenth_program_is_killed(
             victim.process.kill()
             running.append(start())
             running[-1].begin()
+        lapsed = "SELECT count(*) FROM holdfast_tasks WHERE owner = :owner AND status = 'active' AND wake_at <= now()"
+        until = monotonic() + 60
+        while database.fetch_value(lapsed, {"owner": paused.owner}):
+            assert monotonic() < until  # the others take them over
         os.kill(paused.process.pid, signal.SIGCONT)
         for program in running:
             program.finish()
