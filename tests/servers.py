@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import psycopg
 import redis
@@ -27,7 +28,7 @@ from psycopg import sql
 
 from persistence.config import PostgreSQLConfig, RedisConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
-from persistence.fields import Secret
+from persistence.fields import Secret, reveal
 from tests.redis_servers import RedisClusterServers
 from tests.replication import ReplicaSet
 
@@ -215,3 +216,17 @@ def redis_client(config: RedisConfig) -> redis.Redis:
     return redis.Redis(
         **where, username=config.username, password=password or None, db=config.database, decode_responses=True
     )
+
+
+def url_of(config: PostgreSQLConfig) -> str:
+    """Return the URL of a database, its password in it."""
+    host = f"host={quote(config.host, safe='')}&port={config.port}"
+    return f"postgresql://{config.username}:{quote(reveal(config.password), safe='')}@/{config.database}?{host}"
+
+
+def redis_url(config: RedisConfig) -> str:
+    """Return the URL of a Redis database, its password in it."""
+    password = quote(reveal(config.password), safe="")
+    if config.unix_socket:
+        return f"unix://:{password}@{config.unix_socket}?db={config.database}"
+    return f"redis://:{password}@{config.host}:{config.port}/{config.database}"

@@ -15,8 +15,7 @@ from persistence import DatabaseManager, MigrationLine, Migrator, PostgreSQLConf
 from persistence.citus import LOCAL, ForeignKey, Table, UniqueKey, plan, read_tables
 from persistence.cli import NOT_AS_IT_SHOULD, WRONG_USAGE, main
 from persistence.dialect import compile_statement
-from tests.servers import TestServers
-from tests.test_langgraph import url_of
+from tests.servers import TestServers, url_of
 from tests.test_queries import LINES, PREPARABLE, Query
 
 PINNED = re.compile(r"tenant_id\)?(?:::\w+)? = (?:\(?\$\d+|\(?\w+\.tenant_id|'\w+'::text)")

@@ -28,7 +28,8 @@ from checkpoint.langgraph import HoldfastSaver
 from persistence import PostgreSQLConfig
 from persistence.cli import COMMANDS, Output, main
 from tests.langgraph_workflow import CONFIG, Workflow, report
-from tests.test_langgraph import made, named, url_of
+from tests.servers import url_of
+from tests.test_langgraph import made, named
 from tests.test_langgraph_graphs import DONE
 from tests.test_langgraph_import import histories
 from tests.unasync import ROOT

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from persistence import DatabaseManager, MigrationLine, Migrator, PostgreSQLConfig, PostgreSQLDatabase
-from persistence.fields import reveal
 from sessions import Event, EventLog, EventPolicy
 from sessions.event_queries import Sums, condition_of
+from tests.servers import url_of
 from tests.unasync import ROOT
 
 DAY = datetime(2026, 3, 9, tzinfo=UTC)
@@ -35,11 +35,6 @@ def database(log: EventLog) -> PostgreSQLDatabase:
     found = log._manager.get("main")
     assert isinstance(found, PostgreSQLDatabase)
     return found
-
-
-def url_of(config: PostgreSQLConfig) -> str:
-    user = f"{config.username}:{reveal(config.password)}"
-    return f"postgresql://{user}@/{config.database}?host={config.host}&port={config.port}"
 
 
 def metrics(days: int, each: int = 20) -> list[Event]:

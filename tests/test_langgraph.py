@@ -15,7 +15,6 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
 
 import pydantic
 import pytest
@@ -40,11 +39,9 @@ from persistence import (
     ClosedError,
     CorruptError,
     DatabaseManager,
-    PostgreSQLConfig,
-    RedisConfig,
-    Secret,
     ValidationError,
 )
+from tests.servers import redis_url, url_of
 
 BACKENDS = ("postgresql", "sqlite", "memory", "redis")
 SUITE = {
@@ -114,19 +111,6 @@ class Blocking(BaseCheckpointSaver[Any]):
 
     async def aprune(self, *arguments: Any, **options: Any) -> None:
         self.saver.prune(*arguments, **options)
-
-
-def url_of(config: PostgreSQLConfig) -> str:
-    password = config.password.reveal() if isinstance(config.password, Secret) else config.password
-    host = f"host={quote(config.host, safe='')}&port={config.port}"
-    return f"postgresql://{config.username}:{quote(password or '', safe='')}@/{config.database}?{host}"
-
-
-def redis_url(config: RedisConfig) -> str:
-    password = config.password.reveal() if isinstance(config.password, Secret) else config.password or ""
-    if config.unix_socket:
-        return f"unix://:{quote(password, safe='')}@{config.unix_socket}?db={config.database}"
-    return f"redis://:{quote(password, safe='')}@{config.host}:{config.port}/{config.database}"
 
 
 @pytest.fixture(params=BACKENDS)

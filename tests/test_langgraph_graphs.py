@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 from checkpoint import AsyncMemoryCheckpointer, MemoryCheckpointer
 from checkpoint.langgraph import HoldfastSaver
 from tests.langgraph_workflow import CONFIG, Workflow, report
-from tests.test_langgraph import redis_url, url_of
+from tests.servers import redis_url, url_of
 from tests.unasync import ROOT
 
 BACKENDS = ("postgresql", "sqlite", "memory", "redis")

@@ -20,7 +20,8 @@ from checkpoint import MemoryCheckpointer
 from checkpoint.langgraph import HoldfastSaver, Imported, import_langgraph
 from persistence import NotFoundError, PostgreSQLConfig, ValidationError
 from tests.langgraph_workflow import CONFIG, Workflow, report
-from tests.test_langgraph import Person, made, named, url_of
+from tests.servers import url_of
+from tests.test_langgraph import Person, made, named
 from tests.test_langgraph_graphs import DONE
 
 

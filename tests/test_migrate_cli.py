@@ -12,7 +12,7 @@ from persistence import DatabaseManager, Migration
 from persistence.cli import main
 from persistence.migration_advice import advice
 from persistence.migrations import parse_migration
-from tests.test_langgraph import url_of
+from tests.servers import url_of
 
 FIRST = "-- up\nCREATE TABLE customers (id INTEGER PRIMARY KEY);\n-- down\nDROP TABLE customers;\n"
 SECOND = "-- up\nALTER TABLE customers RENAME TO clients;\n-- down\nALTER TABLE clients RENAME TO customers;\n"

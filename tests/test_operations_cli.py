@@ -15,7 +15,7 @@ from checkpoint import Checkpoint, DatabaseCheckpointer
 from persistence import DatabaseManager, PgVectorConfig, PostgreSQLConfig, RedisConfig
 from persistence.cli import main
 from persistence.connections_cli import table
-from tests.test_langgraph import redis_url, url_of
+from tests.servers import redis_url, url_of
 from vectorstore import Document, PgVectorStore, SQLiteVectorStore
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Parameters, Row
-from persistence._async.schema import expected_schema, read_schema
+from persistence._async.schema import expected_schema, read_schema, run_steps
 from persistence._async.transaction import AsyncTransaction
 from persistence.dialect import compile_statement
-from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
+from persistence.errors import LockTimeoutError, MigrationError
 from persistence.fields import Duration, seconds
 from persistence.migrations import (
     AppliedMigration,
@@ -90,13 +90,12 @@ class AsyncMigrator:
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
             PersistenceError: the backup failed; nothing was applied.
         """
-        done: list[Migration] = []
-        while missing := to_apply(await self.pending(line), to, len(self._load(line))):
-            if backup is not None and not done:
-                await self._database.back_up(backup)
-            applied = await self._apply_next(line, missing[0], seconds(lock_timeout))
-            done += applied
-        return tuple(done)
+
+        async def missing() -> tuple[Migration, ...]:
+            return to_apply(await self.pending(line), to, len(self._load(line)))
+
+        limit = seconds(lock_timeout)
+        return await self._each(missing, lambda migration: self._apply(line, migration, limit), backup)
 
     async def down(
         self,
@@ -115,15 +114,34 @@ class AsyncMigrator:
             MigrationError: one can't be undone or failed, or an applied one was edited or is unknown here.
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
         """
-        done: list[Migration] = []
         least = None if to is None else check_whole("to", to, least=0)
-        while chosen := await self._to_undo(line, least):
-            if backup is not None and not done:
+
+        async def chosen() -> tuple[Migration, ...]:
+            nonlocal least
+            found = await self._to_undo(line, least)
+            least = found[-1].number - 1 if found else least
+            return found
+
+        limit = seconds(lock_timeout)
+        try:
+            return await self._each(chosen, lambda migration: self._undo(line, migration, limit), backup)
+        finally:
+            self._database.migrated.discard(line.name)  # also where only the first ones were undone
+
+    async def _each(
+        self,
+        due: Callable[[], Awaitable[tuple[Migration, ...]]],
+        settle: Callable[[Migration], Awaitable[bool]],
+        backup: str | Path | None,
+    ) -> tuple[Migration, ...]:
+        """Settle the first migration that is due until none is, and return those that no other program did."""
+        done: list[Migration] = []
+        while found := await due():
+            if backup is not None:
                 await self._database.back_up(backup)
-            least = chosen[-1].number - 1
-            if await self._undo(line, chosen[0], seconds(lock_timeout)):
-                done.append(chosen[0])
-        self._database.migrated.discard(line.name)
+                backup = None
+            if await settle(found[0]):
+                done.append(found[0])
         return tuple(done)
 
     async def dry_run(
@@ -265,19 +283,22 @@ class AsyncMigrator:
         row = await self._database.fetch_apart(self._queries.find_lock_holder)
         return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
-    async def _apply_next(self, line: MigrationLine, expected: Migration, limit: float) -> list[Migration]:
-        """Apply the first one that is missing, once the lock is held; nothing where another program has."""
-        if not expected.in_transaction:
-            return await self._apply_alone(line, expected, limit)
+    async def _apply(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
+        """Apply the first one that is missing, once the lock is held; False where another program has."""
+        if not migration.in_transaction:
+            return await self._apply_alone(line, migration, limit)
         async with self._database.transaction() as transaction:
             await self._lock(transaction, limit)
             await self._create_tables(transaction)
-            missing = await self.pending(line)
-            if not missing or missing[0].number != expected.number:
-                return []
-            await self._run(transaction, expected)
-            await self._record_applied(transaction, expected)
-        return [expected]
+            if not await self._is_next(line, migration):
+                return False
+            await self._run(transaction, migration)
+            await self._record_applied(transaction, migration)
+        return True
+
+    async def _is_next(self, line: MigrationLine, migration: Migration) -> bool:
+        missing = await self.pending(line)
+        return bool(missing) and missing[0].number == migration.number
 
     async def _undo(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         if not migration.in_transaction:
@@ -290,7 +311,7 @@ class AsyncMigrator:
             await self._forget(transaction, migration)
         return True
 
-    async def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> list[Migration]:
+    async def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
         async with self._database.transaction() as transaction:
             await self._lock(transaction, limit)
@@ -298,13 +319,12 @@ class AsyncMigrator:
             await transaction.execute(self._queries.record_begun, _key(migration) | {"name": migration.name})
 
         async def is_next() -> bool:
-            missing = await self.pending(line)
-            return bool(missing) and missing[0].number == migration.number
+            return await self._is_next(line, migration)
 
         async def settle(transaction: AsyncTransaction) -> None:
             await self._record_applied(transaction, migration)
 
-        return [migration] if await self._alone(migration, limit, is_next, settle, down=False) else []
+        return await self._alone(migration, limit, is_next, settle, down=False)
 
     async def _undo_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
@@ -361,21 +381,13 @@ class AsyncMigrator:
     ) -> list[str]:
         """Run the steps of a migration, each outside transactions where there is none, and return their texts."""
         ran: list[str] = []
-        steps = migration.steps(down=down)
-        try:
-            text, parameters = next(steps)
-            while True:
-                ran.append(text)
-                rows = await self._step(transaction, text, parameters)
-                text, parameters = steps.send(rows)
-        except StopIteration:
-            return ran
-        except MigrationError:
-            raise
-        except PersistenceError as exc:
-            raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
-        finally:
-            steps.close()
+
+        async def run(text: str, parameters: Parameters | None) -> list[Row]:
+            ran.append(text)
+            return await self._step(transaction, text, parameters)
+
+        await run_steps(migration, run, down=down)
+        return ran
 
     async def _step(self, transaction: AsyncTransaction | None, text: str, parameters: Parameters | None) -> list[Row]:
         answers = parameters is not None or compile_statement(text, self._database.kind).reads

@@ -1,11 +1,11 @@
-"""Reads the tables that a database has, and finds those that migrations make by running them where nobody sees it."""
+"""Runs the steps of migrations, reads the tables that a database has, and finds those that migrations would make."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import AsyncExecutor
+from persistence._async.executor import AsyncExecutor, Parameters, Row
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.config import SQLiteConfig
 from persistence.dialect import quote_identifier, tokens
@@ -60,21 +60,40 @@ async def expected_schema(database: AsyncDatabase, migrations: Iterable[Migratio
 
 
 async def _run_all(executor: AsyncExecutor, migrations: Iterable[Migration]) -> None:
+    async def run(text: str, parameters: Parameters | None) -> list[Row]:
+        text = _within_transaction(text)
+        # An empty text is one that makes no schema.
+        return (await executor.fetch_batch([(text, parameters)]))[0] if text else []
+
     for migration in migrations:
-        steps = migration.steps()
-        try:
-            text, parameters = next(steps)
-            while True:
-                text = _within_transaction(text)
-                # An empty text is one that makes no schema.
-                rows = (await executor.fetch_batch([(text, parameters)]))[0] if text else []
-                text, parameters = steps.send(rows)
-        except StopIteration:
-            continue
-        except PersistenceError as exc:
-            raise MigrationError(
-                f"{migration} doesn't run from nothing: {exc.message}", connection=exc.connection, code=exc.code
-            ) from exc
+        await run_steps(migration, run, trouble=" doesn't run from nothing")
+
+
+async def run_steps(
+    migration: Migration,
+    run: Callable[[str, Parameters | None], Awaitable[list[Row]]],
+    *,
+    down: bool = False,
+    trouble: str = "",
+) -> None:
+    """Have ``run`` run the steps of a migration, or those that undo it, each answered by its rows.
+
+    Raises:
+        MigrationError: a step failed; it names the migration and its ``trouble``.
+    """
+    steps = migration.steps(down=down)
+    try:
+        text, parameters = next(steps)
+        while True:
+            text, parameters = steps.send(await run(text, parameters))
+    except StopIteration:
+        return
+    except MigrationError:
+        raise
+    except PersistenceError as exc:
+        raise MigrationError(f"{migration}{trouble}: {exc.message}", code=exc.code, connection=exc.connection) from exc
+    finally:
+        steps.close()
 
 
 def _within_transaction(text: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from persistence._sync.database import Database
 from persistence._sync.executor import Parameters, Row
-from persistence._sync.schema import expected_schema, read_schema
+from persistence._sync.schema import expected_schema, read_schema, run_steps
 from persistence._sync.transaction import Transaction
 from persistence.dialect import compile_statement
-from persistence.errors import LockTimeoutError, MigrationError, PersistenceError
+from persistence.errors import LockTimeoutError, MigrationError
 from persistence.fields import Duration, seconds
 from persistence.migrations import (
     AppliedMigration,
@@ -91,13 +91,12 @@ class Migrator:
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
             PersistenceError: the backup failed; nothing was applied.
         """
-        done: list[Migration] = []
-        while missing := to_apply(self.pending(line), to, len(self._load(line))):
-            if backup is not None and not done:
-                self._database.back_up(backup)
-            applied = self._apply_next(line, missing[0], seconds(lock_timeout))
-            done += applied
-        return tuple(done)
+
+        def missing() -> tuple[Migration, ...]:
+            return to_apply(self.pending(line), to, len(self._load(line)))
+
+        limit = seconds(lock_timeout)
+        return self._each(missing, lambda migration: self._apply(line, migration, limit), backup)
 
     def down(
         self,
@@ -116,15 +115,34 @@ class Migrator:
             MigrationError: one can't be undone or failed, or an applied one was edited or is unknown here.
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
         """
-        done: list[Migration] = []
         least = None if to is None else check_whole("to", to, least=0)
-        while chosen := self._to_undo(line, least):
-            if backup is not None and not done:
+
+        def chosen() -> tuple[Migration, ...]:
+            nonlocal least
+            found = self._to_undo(line, least)
+            least = found[-1].number - 1 if found else least
+            return found
+
+        limit = seconds(lock_timeout)
+        try:
+            return self._each(chosen, lambda migration: self._undo(line, migration, limit), backup)
+        finally:
+            self._database.migrated.discard(line.name)  # also where only the first ones were undone
+
+    def _each(
+        self,
+        due: Callable[[], tuple[Migration, ...]],
+        settle: Callable[[Migration], bool],
+        backup: str | Path | None,
+    ) -> tuple[Migration, ...]:
+        """Settle the first migration that is due until none is, and return those that no other program did."""
+        done: list[Migration] = []
+        while found := due():
+            if backup is not None:
                 self._database.back_up(backup)
-            least = chosen[-1].number - 1
-            if self._undo(line, chosen[0], seconds(lock_timeout)):
-                done.append(chosen[0])
-        self._database.migrated.discard(line.name)
+                backup = None
+            if settle(found[0]):
+                done.append(found[0])
         return tuple(done)
 
     def dry_run(
@@ -266,19 +284,22 @@ class Migrator:
         row = self._database.fetch_apart(self._queries.find_lock_holder)
         return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
-    def _apply_next(self, line: MigrationLine, expected: Migration, limit: float) -> list[Migration]:
-        """Apply the first one that is missing, once the lock is held; nothing where another program has."""
-        if not expected.in_transaction:
-            return self._apply_alone(line, expected, limit)
+    def _apply(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
+        """Apply the first one that is missing, once the lock is held; False where another program has."""
+        if not migration.in_transaction:
+            return self._apply_alone(line, migration, limit)
         with self._database.transaction() as transaction:
             self._lock(transaction, limit)
             self._create_tables(transaction)
-            missing = self.pending(line)
-            if not missing or missing[0].number != expected.number:
-                return []
-            self._run(transaction, expected)
-            self._record_applied(transaction, expected)
-        return [expected]
+            if not self._is_next(line, migration):
+                return False
+            self._run(transaction, migration)
+            self._record_applied(transaction, migration)
+        return True
+
+    def _is_next(self, line: MigrationLine, migration: Migration) -> bool:
+        missing = self.pending(line)
+        return bool(missing) and missing[0].number == migration.number
 
     def _undo(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         if not migration.in_transaction:
@@ -291,7 +312,7 @@ class Migrator:
             self._forget(transaction, migration)
         return True
 
-    def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> list[Migration]:
+    def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
         with self._database.transaction() as transaction:
             self._lock(transaction, limit)
@@ -299,13 +320,12 @@ class Migrator:
             transaction.execute(self._queries.record_begun, _key(migration) | {"name": migration.name})
 
         def is_next() -> bool:
-            missing = self.pending(line)
-            return bool(missing) and missing[0].number == migration.number
+            return self._is_next(line, migration)
 
         def settle(transaction: Transaction) -> None:
             self._record_applied(transaction, migration)
 
-        return [migration] if self._alone(migration, limit, is_next, settle, down=False) else []
+        return self._alone(migration, limit, is_next, settle, down=False)
 
     def _undo_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
@@ -362,21 +382,13 @@ class Migrator:
     ) -> list[str]:
         """Run the steps of a migration, each outside transactions where there is none, and return their texts."""
         ran: list[str] = []
-        steps = migration.steps(down=down)
-        try:
-            text, parameters = next(steps)
-            while True:
-                ran.append(text)
-                rows = self._step(transaction, text, parameters)
-                text, parameters = steps.send(rows)
-        except StopIteration:
-            return ran
-        except MigrationError:
-            raise
-        except PersistenceError as exc:
-            raise MigrationError(f"{migration}: {exc.message}", code=exc.code, connection=exc.connection) from exc
-        finally:
-            steps.close()
+
+        def run(text: str, parameters: Parameters | None) -> list[Row]:
+            ran.append(text)
+            return self._step(transaction, text, parameters)
+
+        run_steps(migration, run, down=down)
+        return ran
 
     def _step(self, transaction: Transaction | None, text: str, parameters: Parameters | None) -> list[Row]:
         answers = parameters is not None or compile_statement(text, self._database.kind).reads

@@ -1,12 +1,12 @@
 # Generated from ../_async/schema.py by tests/unasync.py: edit that one.
-"""Reads the tables that a database has, and finds those that migrations make by running them where nobody sees it."""
+"""Runs the steps of migrations, reads the tables that a database has, and finds those that migrations would make."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from persistence._sync.database import Database
-from persistence._sync.executor import Executor
+from persistence._sync.executor import Executor, Parameters, Row
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence.config import SQLiteConfig
 from persistence.dialect import quote_identifier, tokens
@@ -61,21 +61,40 @@ def expected_schema(database: Database, migrations: Iterable[Migration]) -> Sche
 
 
 def _run_all(executor: Executor, migrations: Iterable[Migration]) -> None:
+    def run(text: str, parameters: Parameters | None) -> list[Row]:
+        text = _within_transaction(text)
+        # An empty text is one that makes no schema.
+        return (executor.fetch_batch([(text, parameters)]))[0] if text else []
+
     for migration in migrations:
-        steps = migration.steps()
-        try:
-            text, parameters = next(steps)
-            while True:
-                text = _within_transaction(text)
-                # An empty text is one that makes no schema.
-                rows = (executor.fetch_batch([(text, parameters)]))[0] if text else []
-                text, parameters = steps.send(rows)
-        except StopIteration:
-            continue
-        except PersistenceError as exc:
-            raise MigrationError(
-                f"{migration} doesn't run from nothing: {exc.message}", connection=exc.connection, code=exc.code
-            ) from exc
+        run_steps(migration, run, trouble=" doesn't run from nothing")
+
+
+def run_steps(
+    migration: Migration,
+    run: Callable[[str, Parameters | None], list[Row]],
+    *,
+    down: bool = False,
+    trouble: str = "",
+) -> None:
+    """Have ``run`` run the steps of a migration, or those that undo it, each answered by its rows.
+
+    Raises:
+        MigrationError: a step failed; it names the migration and its ``trouble``.
+    """
+    steps = migration.steps(down=down)
+    try:
+        text, parameters = next(steps)
+        while True:
+            text, parameters = steps.send(run(text, parameters))
+    except StopIteration:
+        return
+    except MigrationError:
+        raise
+    except PersistenceError as exc:
+        raise MigrationError(f"{migration}{trouble}: {exc.message}", code=exc.code, connection=exc.connection) from exc
+    finally:
+        steps.close()
 
 
 def _within_transaction(text: str) -> str:

@@ -17,6 +17,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.schemas import Difference
+from tests._async.side import Started, sleep
 
 FIRST = "-- up\nCREATE TABLE a (id integer PRIMARY KEY, note text);\n-- down\nDROP TABLE a;\n"
 SECOND = """-- up
@@ -264,6 +265,31 @@ async def test_a_backup_is_made_before_anything_is_applied(database: AsyncDataba
     async with database.transaction():
         with pytest.raises(TransactionError, match="back_up in a transaction"):
             await database.back_up(tmp_path / "inside")
+
+
+async def test_one_backup_is_made_where_another_program_migrates_meanwhile(
+    manager: AsyncDatabaseManager, tmp_path: Path
+) -> None:
+    line = line_of(tmp_path, n1_a=FIRST, n2_b=SECOND)
+    other, ours = [await manager.add_sqlite(name, f"sqlite:///{tmp_path}/main.db") for name in ("other", "ours")]
+    async with other.transaction():
+        await AsyncMigrator(other).up(line, to=1)
+        call = Started(lambda: AsyncMigrator(ours).up(line, backup=tmp_path / "before"))
+        while not (tmp_path / "before").exists():
+            await sleep(0)  # until it has seen that both are missing, and waits for the lock
+    assert [str(each) for each in await call.result()] == ["app/0002_b"]
+    assert await tables(ours) == ["a", "b"]
+
+
+async def test_what_was_undone_before_one_failed_is_made_again(database: AsyncDatabase, tmp_path: Path) -> None:
+    line = line_of(tmp_path, n1_a=FIRST.replace("DROP TABLE a", "DROP TABLE no"), n2_b=SECOND)
+    migrator = AsyncMigrator(database)
+    await migrator.ensure(line)
+    with pytest.raises(MigrationError, match=r"app/0001_a: .*no"):
+        await migrator.down(line, to=0)
+    assert await tables(database) == ["a"]
+    await migrator.ensure(line)
+    assert await tables(database) == ["a", "b"]
 
 
 async def test_a_file_that_is_no_backup_changes_nothing(database: AsyncDatabase, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.schemas import Difference
+from tests._sync.side import Started, sleep
 
 FIRST = "-- up\nCREATE TABLE a (id integer PRIMARY KEY, note text);\n-- down\nDROP TABLE a;\n"
 SECOND = """-- up
@@ -265,6 +266,31 @@ def test_a_backup_is_made_before_anything_is_applied(database: Database, tmp_pat
     with database.transaction():
         with pytest.raises(TransactionError, match="back_up in a transaction"):
             database.back_up(tmp_path / "inside")
+
+
+def test_one_backup_is_made_where_another_program_migrates_meanwhile(
+    manager: DatabaseManager, tmp_path: Path
+) -> None:
+    line = line_of(tmp_path, n1_a=FIRST, n2_b=SECOND)
+    other, ours = [manager.add_sqlite(name, f"sqlite:///{tmp_path}/main.db") for name in ("other", "ours")]
+    with other.transaction():
+        Migrator(other).up(line, to=1)
+        call = Started(lambda: Migrator(ours).up(line, backup=tmp_path / "before"))
+        while not (tmp_path / "before").exists():
+            sleep(0)  # until it has seen that both are missing, and waits for the lock
+    assert [str(each) for each in call.result()] == ["app/0002_b"]
+    assert tables(ours) == ["a", "b"]
+
+
+def test_what_was_undone_before_one_failed_is_made_again(database: Database, tmp_path: Path) -> None:
+    line = line_of(tmp_path, n1_a=FIRST.replace("DROP TABLE a", "DROP TABLE no"), n2_b=SECOND)
+    migrator = Migrator(database)
+    migrator.ensure(line)
+    with pytest.raises(MigrationError, match=r"app/0001_a: .*no"):
+        migrator.down(line, to=0)
+    assert tables(database) == ["a"]
+    migrator.ensure(line)
+    assert tables(database) == ["a", "b"]
 
 
 def test_a_file_that_is_no_backup_changes_nothing(database: Database, tmp_path: Path) -> None:

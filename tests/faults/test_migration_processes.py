@@ -6,13 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from persistence import DatabaseManager, MigrationLine, Migrator
-from tests.test_langgraph import url_of
 from tests.unasync import ROOT
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
@@ -35,13 +31,6 @@ with DatabaseManager() as manager:
 """
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return url_of(request.getfixturevalue("postgresql_config"))
-    return f"sqlite:///{tmp_path}/main.db"
-
-
 def write(folder: Path, count: int, rows: int) -> MigrationLine:
     """Write migrations that each make a table and fill it, row by row."""
     for kind in ("postgresql", "sqlite"):
@@ -61,16 +50,6 @@ def start(url: str, folder: Path) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
     )
-
-
-@pytest.fixture
-def programs() -> Iterator[list[subprocess.Popen[str]]]:
-    """The programs of a test, ended with it."""
-    running: list[subprocess.Popen[str]] = []
-    yield running
-    for program in running:
-        program.kill()
-        program.communicate()
 
 
 def go(program: subprocess.Popen[str]) -> None:

@@ -6,13 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from persistence import Backoff, DatabaseManager, Outbox, OutboxItem, Relay
-from tests.test_langgraph import url_of
 from tests.unasync import ROOT
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
@@ -41,23 +37,6 @@ with open(path, "a", buffering=1) as taken, DatabaseManager() as manager:
         print("ready", flush=True)
         sys.stdin.readline()
 """
-
-
-@pytest.fixture(params=["postgresql", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return url_of(request.getfixturevalue("postgresql_config"))
-    return f"sqlite:///{tmp_path}/main.db"
-
-
-@pytest.fixture
-def programs() -> Iterator[list[subprocess.Popen[str]]]:
-    """The programs of a test, ended with it."""
-    running: list[subprocess.Popen[str]] = []
-    yield running
-    for program in running:
-        program.kill()
-        program.communicate()
 
 
 def read(path: Path) -> list[tuple[str, int]]:

@@ -19,13 +19,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from time import monotonic
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from persistence import DatabaseManager, PostgreSQLConfig
-from persistence.fields import reveal
 from sessions import Task, TaskStore
+from tests.servers import url_of
 from tests.unasync import ROOT
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
@@ -96,11 +95,6 @@ class Program:
         self.process.kill()
         self._reader.join()
         self.process.communicate()
-
-
-def url_of(config: PostgreSQLConfig) -> str:
-    user = f"{config.username}:{quote(reveal(config.password), safe='')}"
-    return f"postgresql://{user}@/{config.database}?host={quote(config.host)}&port={config.port}"
 
 
 @pytest.fixture
