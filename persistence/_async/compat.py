@@ -102,10 +102,16 @@ class Parallel:
     """Runs calls side by side and returns their results in order."""
 
     async def run(self, calls: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
-        """Return the results in the order of the calls; the first exception is raised after all have ended."""
+        """Return the results in the order of the calls; an exception is raised after all have ended."""
         if len(calls) == 1:
             return [await calls[0]()]
-        return list(await asyncio.gather(*[call() for call in calls]))
+        found: list[T] = []
+        # Exceptions as results: otherwise gather would let the first one, or a cancellation, overtake the other calls.
+        for each in await asyncio.gather(*[call() for call in calls], return_exceptions=True):
+            if isinstance(each, BaseException):
+                raise each
+            found.append(each)
+        return found
 
     def close(self) -> None:
         """Release what ``run`` used."""

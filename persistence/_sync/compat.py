@@ -82,7 +82,7 @@ class Parallel:
         self._guard = threading.Lock()
 
     def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """Return the results in the order of the calls; the first exception is raised after all have ended."""
+        """Return the results in the order of the calls; an exception is raised after all have ended."""
         if len(calls) == 1:
             return [calls[0]()]
         with _waits.guard:
