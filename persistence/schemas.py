@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from persistence.dialect import tokens
+from persistence.migrations import Migration
+
 DifferenceKind = Literal[
     "missing table",
     "missing column",
@@ -121,3 +124,24 @@ def _compare(
             yield Difference(missing[what], table, name, expected=description)
         elif actual[name] != description:
             yield Difference(changed[what], table, name, expected=description, actual=actual[name])
+
+
+def made_tables(migrations: Iterable[Migration]) -> set[str]:
+    """Return the tables that migrations make and leave, by the names in their statements, partitions left out.
+
+    What a function or a block of PostgreSQL makes is not seen, nor what a migration in Python does.
+    """
+    found: set[str] = set()
+    for migration in migrations:
+        for text in migration.up:
+            words = [token.text for token in tokens(text) if token.kind in ("word", "quoted")]
+            verbs = [word.upper() for word in words[:8]]
+            names = [word for word in words[2:] if word.upper() not in ("IF", "NOT", "EXISTS")]
+            if verbs[:2] == ["CREATE", "TABLE"] and "PARTITION" not in verbs:
+                found.add(names[0].strip('"'))
+            elif verbs[:2] == ["DROP", "TABLE"]:
+                found.discard(names[0].strip('"'))
+            elif verbs[:2] == ["ALTER", "TABLE"] and [word.upper() for word in names[1:3]] == ["RENAME", "TO"]:
+                found.discard(names[0].strip('"'))
+                found.add(names[3].strip('"'))
+    return found

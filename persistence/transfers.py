@@ -1,29 +1,31 @@
-"""What a copy from one database to another must know without asking either: tables, values, statements, reports.
+"""What a copy from one database to another must know without asking either: tables, statements, reports.
 
-A value is read in a plain form (a time as microseconds, what PostgreSQL alone has as its text), made into what the
-target's column takes, and written by a cast to the column's type. Packages whose tables differ between SQLite and
-PostgreSQL say how in ``COPY_PLANS`` of their module ``copy_plans``, a ``CopyPlan`` by route. Nothing is left out in
-silence: a column that only one side has is told by the plan, or the copy is refused.
+Packages whose tables differ between SQLite and PostgreSQL say how in ``COPY_PLANS`` of their module ``copy_plans``, a
+``CopyPlan`` by route. Nothing is left out in silence: a table or a column that only one side has is told by the plan,
+or the copy is refused. What becomes of a value is told by ``copied_columns``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from decimal import Decimal
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
-import numpy as np
+from persistence.copied_columns import (
+    Column,
+    CopiedColumn,
+    Derived,
+    RawRow,
+    Route,
+    derived_column,
+    same_column,
+    unfit,
+)
+from persistence.dialect import compile_statement, quote_identifier
+from persistence.errors import CapabilityError, MigrationError
 
-from persistence.dialect import Kind, from_micros, quote_identifier
-from persistence.errors import MigrationError
-
-Route = tuple[Kind, Kind]
-"""The kinds of the source and of the target."""
 BATCH_BYTES = 4 * 2**20
 """About how much a batch holds."""
 BATCH_ROWS = 1000
@@ -31,8 +33,6 @@ MOST_DIFFERENCES = 100
 """So many differences are told; a copy that differs more is wrong as a whole."""
 LINKS = " (references)"
 """Ends the name of a second pass over a table, which sets the columns that refer to the table itself."""
-
-RawRow = Mapping[str, Any]
 
 # Not in sql/: the table is there only where a copy has been made, and belongs to no line of migrations.
 CREATE_PROGRESS = """
@@ -58,19 +58,6 @@ WHERE source = :source AND name = :name AND done = 0 AND coalesce(last_key, '') 
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
-    """A column that is made in a way of its own, from the source's row.
-
-    ``shown`` is the expression that reads it from the target, with ``…`` for its name; ``same`` makes what was made and
-    what is read comparable.
-    """
-
-    make: Callable[[RawRow], Any]
-    shown: str = "…"
-    same: Callable[[Any], Any] = lambda value: value
-
-
-@dataclass(frozen=True, slots=True)
 class Before:
     """A statement that runs before a batch is written, once for each different set of parameters of its rows."""
 
@@ -84,12 +71,16 @@ class CopyPlan:
 
     ``left_out`` names tables (``t``) of the source and columns (``t.c``) of either side that need no copy; ``derived``
     is by table and column; ``keys`` are unique columns that both sides have, in place of the target's primary key.
+    ``after`` are statements that run for each row once its batch is written, with the row's values by their columns.
+    ``triggers`` of a SQLite file stay while rows are written: they write what the source has no table of.
     """
 
     left_out: frozenset[str] = frozenset()
     derived: Mapping[tuple[str, str], Derived] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     before: Mapping[str, Before] = field(default_factory=dict)
+    after: Mapping[str, str] = field(default_factory=dict)
+    triggers: frozenset[str] = frozenset()
 
 
 def plan_of(package: str, route: Route) -> CopyPlan:
@@ -98,16 +89,6 @@ def plan_of(package: str, route: Route) -> CopyPlan:
         return CopyPlan()
     plans = cast("Mapping[Route, CopyPlan]", import_module(f"{package}.copy_plans").COPY_PLANS)
     return plans.get(route, CopyPlan())
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column as the catalogue tells it; ``place`` is its place in the primary key."""
-
-    name: str
-    type: str
-    generated: bool = False
-    place: int | None = None
 
 
 Tables = dict[str, dict[str, Column]]
@@ -123,10 +104,21 @@ def tables_from_rows(rows: Iterable[RawRow]) -> Tables:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """A column that the writer numbers: behind what the statement ``last`` gives, by chance up to 2 ** ``gap``."""
+
+    column: str
+    last: str
+    gap: int
+
+
+@dataclass(frozen=True, slots=True)
 class TablePair:
     """A table to copy: what stands after FROM in the source and its columns, and the table of the target.
 
-    ``name`` is under which progress and reports name it.
+    ``name`` is under which progress and reports name it. ``shown`` stands after FROM where the copy is read again (left
+    out: the target); ``beside`` are columns of it that the target's table has not, and statements behind the rows
+    write.
     """
 
     name: str
@@ -135,20 +127,42 @@ class TablePair:
     columns: Mapping[str, Column]
     target: str
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    shown: str | None = None
+    beside: Mapping[str, Column] = field(default_factory=dict)
+    numbered: Numbered | None = None
 
+    @property
+    def read_again(self) -> str:
+        """What stands after FROM where the target is read."""
+        return quote_identifier(self.target) if self.shown is None else self.shown
 
-@dataclass(frozen=True, slots=True)
-class CopiedColumn:
-    """A column on its way: the expressions that read it on both sides and write it, and what becomes of its value."""
+    def unfit(self, plan: CopyPlan) -> str | None:
+        """Return the statement that finds a row of PostgreSQL with a value that SQLite can't hold, and its column.
 
-    name: str
-    read: str | None
-    make: Callable[[RawRow], Any]
-    cast: str | None
-    shown: str
-    made: Callable[[RawRow], Any]
-    same: Callable[[Any], Any]
-    value: Callable[[Any], Any]
+        None: each value has a form there.
+
+        Raises:
+            CapabilityError: SQLite has nothing for the type of a column.
+        """
+        found = {}
+        for name, column in self.columns.items():
+            told = name in self.derived or (self.target, name) in plan.derived
+            if not (told or column.generated or f"{self.target}.{name}" in plan.left_out):
+                try:
+                    same_column(column, column, ("postgresql", "sqlite"))
+                except CapabilityError as exc:
+                    exc.message = f"{self.name}: {exc.message}"
+                    raise
+                if (condition := unfit(column)) is not None:
+                    found[name] = condition
+        if not found:
+            return None
+        cases = " ".join(f"WHEN {condition} THEN '{name}'" for name, condition in found.items())
+        keys = ", ".join(quote_identifier(name) for name, each in self.columns.items() if each.place is not None)
+        return (
+            f'SELECT CAST(row({keys}) AS text) AS key, CASE {cases} END AS "column" FROM {self.source} AS copied'
+            f" WHERE {' OR '.join(found.values())} LIMIT 1"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +175,8 @@ class TableCopy:
     columns: tuple[CopiedColumn, ...]
     links: tuple[str, ...] = ()
     before: Before | None = None
+    after: str | None = None
+    triggers: frozenset[str] = frozenset()
     second: bool = False
 
     @property
@@ -171,7 +187,7 @@ class TableCopy:
     def second_pass(self) -> TableCopy:
         """Return what sets the links, once every row is there that they refer to."""
         kept = tuple(each for each in self.columns if each.name in (*self.key, *self.links))
-        return replace(self, columns=kept, second=True, before=None)
+        return replace(self, columns=kept, second=True, before=None, after=None)
 
     def select(self, *, shown: bool = False, after: bool = False) -> str:
         """Return the statement that reads a batch in the order of the key; ``shown``: from the target."""
@@ -187,33 +203,30 @@ class TableCopy:
         if self.second:
             conditions.append(f"({' OR '.join(f'{quote_identifier(name)} IS NOT NULL' for name in self.links)})")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        source = quote_identifier(self.pair.target) if shown else self.pair.source
+        source = self.pair.read_again if shown else self.pair.source
         return f"SELECT {', '.join(columns)} FROM {source} AS copied{where} ORDER BY {order} LIMIT :size"
 
-    def _key_parameters(self, shown: bool) -> list[str]:
-        kind = self.route[1 if shown else 0]
+    def _asked(self, shown: bool) -> list[tuple[str | None, Callable[[Any], Any]]]:
         by_name = {each.name: each for each in self.columns}
-        return [
-            f"CAST(:key_{place} AS {by_name[name].cast})" if kind == "postgresql" else f":key_{place}"
-            for place, name in enumerate(self.key)
-        ]
+        return [by_name[name].asked[1 if shown else 0] for name in self.key]
+
+    def _key_parameters(self, shown: bool) -> list[str]:
+        return [_parameter(f"key_{place}", cast) for place, (cast, _) in enumerate(self._asked(shown))]
 
     def key_values(self, raw: Sequence[Any], *, shown: bool = False) -> dict[str, Any]:
         """Return the parameters that a batch after a key takes."""
-        by_name = {each.name: each for each in self.columns}
-        is_plain = self.route[1 if shown else 0] == "sqlite"
-        return {
-            f"key_{place}": value if is_plain else by_name[name].value(value)
-            for place, (name, value) in enumerate(zip(self.key, raw, strict=True))
-        }
+        asked = zip(raw, self._asked(shown), strict=True)
+        return {f"key_{place}": make(value) for place, (value, (_, make)) in enumerate(asked)}
 
     def key_of(self, row: RawRow) -> tuple[Any, ...]:
         """Return a row's key in its plain form."""
         return tuple(row[name] for name in self.key)
 
     def _written(self, number: int) -> str:
-        cast = self.columns[number].cast
-        return f":c{number}" if cast is None else f"CAST(:c{number} AS {cast})"
+        return _parameter(f"c{number}", self.columns[number].cast)
+
+    def _is_written(self, column: CopiedColumn) -> bool:
+        return self.second or (column.name not in self.links and column.name not in self.pair.beside)
 
     def write(self, *, merge: bool) -> str:
         """Return the statement that writes a row; with ``merge`` it leaves alone what is there."""
@@ -224,25 +237,37 @@ class TableCopy:
             found = [f"{quote_identifier(name)} = {places[name]}" for name in self.key]
             found += [f"{quote_identifier(name)} IS NULL" for name in self.links]
             return f"UPDATE {table} SET {sets} WHERE {' AND '.join(found)}"
-        chosen = [(number, each) for number, each in enumerate(self.columns) if each.name not in self.links]
-        names = ", ".join(quote_identifier(each.name) for _, each in chosen)
-        values = ", ".join(self._written(number) for number, _ in chosen)
+        chosen = [(number, each) for number, each in enumerate(self.columns) if self._is_written(each)]
+        names = [quote_identifier(each.name) for _, each in chosen]
+        values = [self._written(number) for number, _ in chosen]
+        if self.pair.numbered is not None:
+            names.append(quote_identifier(self.pair.numbered.column))
+            values.append(":numbered")
         # What the server would number keeps its number.
         overriding = " OVERRIDING SYSTEM VALUE" if self.route[1] == "postgresql" else ""
         conflict = " ON CONFLICT DO NOTHING" if merge else ""
-        return f"INSERT INTO {table} ({names}){overriding} VALUES ({values}){conflict}"
+        return f"INSERT INTO {table} ({', '.join(names)}){overriding} VALUES ({', '.join(values)}){conflict}"
 
-    def parameters(self, row: RawRow) -> dict[str, Any]:
-        """Return what the statement that writes takes of a row."""
-        return {
-            f"c{number}": each.make(row)
-            for number, each in enumerate(self.columns)
-            if self.second or each.name not in self.links
-        }
+    def parameters(self, row: RawRow, number: int | None = None) -> dict[str, Any]:
+        """Return what the statement that writes takes of a row, which may be given a number."""
+        found = {f"c{place}": each.make(row) for place, each in enumerate(self.columns) if self._is_written(each)}
+        return found if number is None or self.second else {**found, "numbered": number}
+
+    def values_after(self, row: RawRow, number: int | None = None) -> dict[str, Any]:
+        """Return what the statement behind the rows takes of a row."""
+        wanted = compile_statement(self.after or "", self.route[1]).names
+        made = {each.name: each.make(row) for each in self.columns if each.name in wanted}
+        if self.pair.numbered is not None and self.pair.numbered.column in wanted:
+            made[self.pair.numbered.column] = number
+        return made
 
     def differing(self, raw: RawRow, shown: RawRow) -> list[str]:
         """Return the columns in which a row of the source differs from that of the target."""
         return [each.name for each in self.columns if each.same(each.made(raw)) != each.same(shown[each.name])]
+
+
+def _parameter(name: str, cast: str | None) -> str:
+    return f":{name}" if cast is None else f"CAST(:{name} AS {cast})"
 
 
 def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, route: Route) -> TableCopy:
@@ -250,12 +275,15 @@ def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, r
 
     Raises:
         MigrationError: one side has a column that the other hasn't, and the plan doesn't say what becomes of it.
+        CapabilityError: SQLite has nothing for the type of a column.
     """
     derived = {**{name: each for (table, name), each in plan.derived.items() if table == pair.target}, **pair.derived}
+    columns = {**columns, **pair.beside}
     written = {name: each for name, each in columns.items() if not each.generated}
+    given = {pair.numbered.column} if pair.numbered is not None else set()
     lonely = [
         name
-        for name in (pair.columns.keys() ^ columns.keys()) - derived.keys()
+        for name in (pair.columns.keys() ^ columns.keys()) - derived.keys() - given
         if f"{pair.target}.{name}" not in plan.left_out
         and not (columns[name].generated if name in columns else pair.columns[name].generated)
     ]
@@ -265,9 +293,11 @@ def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, r
             hint=f"{pair.package}/copy_plans.py must say what becomes of them",
         )
     copied = [
-        _derived(pair, each, derived[name], route) if name in derived else _same(pair.columns[name], each, route)
+        derived_column(each, derived[name], route, is_read=name in pair.columns)
+        if name in derived
+        else same_column(pair.columns[name], each, route)
         for name, each in written.items()
-        if name in derived or name in pair.columns
+        if name in derived or (name in pair.columns and name not in given)
     ]
     places = {name: each.place for name, each in columns.items() if each.place is not None}
     key = plan.keys.get(pair.target) or tuple(sorted(places, key=lambda name: places[name] or 0))
@@ -275,107 +305,13 @@ def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, r
         raise MigrationError(
             f"{pair.name} has no key that both sides have", hint=f"{pair.package}/copy_plans.py names it"
         )
-    return TableCopy(pair, route, key, tuple(copied), before=plan.before.get(pair.target))
+    before, after = plan.before.get(pair.target), plan.after.get(pair.target)
+    return TableCopy(pair, route, key, tuple(copied), before=before, after=after, triggers=plan.triggers)
 
 
 def with_links(copied: TableCopy, links: tuple[str, ...]) -> TableCopy:
     """Return the same with columns that refer to rows of the same table: they are set once all rows are there."""
     return replace(copied, links=links) if links else copied
-
-
-def _derived(pair: TablePair, column: Column, derived: Derived, route: Route) -> CopiedColumn:
-    name, place = column.name, f"copied.{quote_identifier(column.name)}"
-    read = place if name in pair.columns else None
-    shown = derived.shown.replace("…", place)
-    cast_to = column.type if route[1] == "postgresql" else None
-    return CopiedColumn(name, read, derived.make, cast_to, shown, derived.make, derived.same, _as_it_is)
-
-
-def _same(source: Column, target: Column, route: Route) -> CopiedColumn:
-    name = target.name
-    place = f"copied.{quote_identifier(name)}"
-    value: Callable[[Any], Any] = _as_it_is
-    same: Callable[[Any], Any] = _as_it_is
-    shown = place
-    read = _plain(place, source.type) if route[0] == "postgresql" else place
-    if route[1] == "postgresql":
-        shown = _plain(place, target.type)
-        if target.type == "timestamp with time zone":
-            value = _moment
-        elif route[0] == "sqlite":
-            value, shown, same = _from_sqlite(target.type, place, shown)
-    return CopiedColumn(
-        name,
-        read,
-        lambda row: None if row[name] is None else value(row[name]),
-        target.type if route[1] == "postgresql" else None,
-        shown,
-        lambda row: row[name],
-        lambda found: None if found is None else same(found),
-        value,
-    )
-
-
-_AS_THEY_ARE = (
-    "smallint",
-    "integer",
-    "bigint",
-    "boolean",
-    "text",
-    "character varying",
-    "real",
-    "double precision",
-    "bytea",
-)
-
-
-def _plain(place: str, type: str) -> str:
-    """Return the expression that reads a column of PostgreSQL in its plain form."""
-    if type in _AS_THEY_ARE:
-        return place
-    if type == "timestamp with time zone":
-        return f"CAST(extract(epoch FROM {place}) * 1000000 AS bigint)"
-    return f"CAST({place} AS text)"
-
-
-def _from_sqlite(type: str, place: str, shown: str) -> tuple[Callable[[Any], Any], str, Callable[[Any], Any]]:
-    """Return what is made of SQLite's value, the expression that reads it again, and what makes both comparable."""
-    match type:
-        case "boolean":
-            return bool, shown, bool
-        case "interval":
-            micros = f"CAST(extract(epoch FROM {place}) * 1000000 AS bigint)"
-            return (lambda value: timedelta(microseconds=value)), micros, _as_it_is
-        case "jsonb":
-            return _as_it_is, shown, _json_value
-        case "real[]":
-            return _floats, f"CAST(array_to_json({place}) AS text)", _vector_bytes
-        case "integer[]" | "bigint[]" | "text[]":
-            return json.loads, f"CAST(array_to_json({place}) AS text)", json.loads
-        case "double precision" | "real":
-            return float, shown, float
-    return _as_it_is, shown, _as_it_is
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _moment(micros: int) -> Any:
-    return from_micros(micros)
-
-
-def _json_value(text: str) -> Any:
-    """Return a JSON value as jsonb tells it apart: 1.0 and 1 are one number, whatever their digits."""
-    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
-
-
-def _floats(stored: bytes) -> list[float]:
-    return np.frombuffer(stored, "<f4").tolist()  # type: ignore[no-any-return]
-
-
-def _vector_bytes(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else np.asarray(json.loads(value), "<f4").tobytes()
 
 
 def in_order(pairs: Sequence[TablePair], references: Iterable[tuple[str, str]]) -> list[TablePair]:

@@ -1,4 +1,4 @@
-"""Own what a copy to another database must know of the tables of sessions: how SQLite's become PostgreSQL's."""
+"""Own what a copy to another database must know of sessions: how SQLite's tables become PostgreSQL's, and back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from persistence.copied_columns import Derived, RawRow, Route
 from persistence.dialect import from_micros
-from persistence.transfers import Before, CopyPlan, Derived, RawRow, Route
+from persistence.transfers import Before, CopyPlan
 from sessions.context import NAMESPACE
 from sessions.item_batches import filterable
 from sessions.items import LABEL_END
@@ -18,6 +19,11 @@ _PARTITION = "SELECT holdfast_event_partition(CAST(:stage AS text), CAST(:moment
 def _words(row: RawRow) -> str | None:
     # They are runs of \w, which mean nothing to a tsvector but themselves.
     return None if row["words"] is None else " ".join(json.loads(row["words"]))
+
+
+def _word_list(row: RawRow) -> str | None:
+    # In the order in which the store writes them.
+    return None if row["words"] is None else json.dumps(sorted(json.loads(row["words"])), ensure_ascii=False)
 
 
 def _same_words(value: Any) -> Any:
@@ -36,6 +42,17 @@ def _partition(row: RawRow) -> Mapping[str, Any]:
     return {"stage": row["retention"], "moment": from_micros(row["at"] // day * day)}
 
 
+_WORDS = "CAST(array_to_json(tsvector_to_array(…)) AS text)"
+# Of the rows that are there, whoever wrote them: where merging kept one, these are its own words.
+_ADD_GRAPH_WORDS = """
+INSERT OR IGNORE INTO holdfast_graph_words (tenant_id, scope, word, id)
+SELECT :tenant_id, :scope, found.word, :id FROM (
+    SELECT DISTINCT w.value AS word
+    FROM holdfast_graph_nodes AS n, json_each(n.words) AS a, json_each(a.value) AS w
+    WHERE n.tenant_id = :tenant_id AND n.scope = :scope AND n.id = :id ORDER BY 1 LIMIT 2500
+) AS found
+"""
+
 COPY_PLANS: Mapping[Route, CopyPlan] = {
     ("sqlite", "postgresql"): CopyPlan(
         left_out=frozenset(
@@ -51,14 +68,26 @@ COPY_PLANS: Mapping[Route, CopyPlan] = {
             }
         ),
         derived={
-            ("holdfast_messages", "words"): Derived(
-                _words, "CAST(array_to_json(tsvector_to_array(…)) AS text)", _same_words
-            ),
+            ("holdfast_messages", "words"): Derived(_words, _WORDS, _same_words),
             ("holdfast_items", "fields"): Derived(
                 _fields, "CAST(… AS text)", lambda text: None if text is None else json.loads(text)
             ),
         },
         before={"holdfast_events": Before(_PARTITION, _partition)},
+    ),
+    ("postgresql", "sqlite"): CopyPlan(
+        left_out=frozenset(
+            {
+                "holdfast_items.fields",
+                "holdfast_threads.last_key",
+                "holdfast_events.seq",
+                "holdfast_events.xid",
+            }
+        ),
+        derived={("holdfast_messages", "words"): Derived(_word_list, read=_WORDS)},
+        keys={"holdfast_events": ("tenant_id", "at", "id", "retention")},
+        after={"holdfast_graph_nodes": _ADD_GRAPH_WORDS},
+        triggers=frozenset({"holdfast_messages_indexed"}),
     ),
     ("postgresql", "postgresql"): CopyPlan(
         left_out=frozenset({"holdfast_events.xid"}),

@@ -10,29 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from persistence import DatabaseManager, PostgreSQLConfig, SQLiteConfig, Transfer
+from persistence import DatabaseManager, PostgreSQLConfig, Transfer
 from persistence.cli import main
 from persistence.fields import reveal
 from sessions import Message, MessageStore, Thread, ThreadManager
 from tests.unasync import ROOT
 
 
+@pytest.mark.parametrize("source", ["sqlite", "postgresql"])
 def test_a_killed_copy_goes_on_and_repeats_nothing(
-    tmp_path: Path, postgresql_config: PostgreSQLConfig, capsys: pytest.CaptureFixture[str]
+    source: str, tmp_path: Path, postgresql_config: PostgreSQLConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, config = tmp_path / "source.db", postgresql_config
+    config = postgresql_config
     user = f"{config.username}:{reveal(config.password)}"
-    target = f"postgresql://{user}@/{config.database}?host={config.host}&port={config.port}"
+    urls = [f"sqlite:///{tmp_path / 'app.db'}"]
+    urls.append(f"postgresql://{user}@/{config.database}?host={config.host}&port={config.port}")
+    if source == "postgresql":
+        urls.reverse()
     with DatabaseManager() as manager:
-        manager.add_sqlite("source", SQLiteConfig(path=str(path)))
-        manager.add_postgresql("target", config)
+        manager.add("source", urls[0])
+        manager.add("target", urls[1])
         threads, messages = ThreadManager(manager, "source"), MessageStore(manager, "source")
         for name in ("t1", "t2"):
             threads.create_thread(Thread(id=name, user_id="ada"))
             messages.append_many(name, [Message(role="user", content=[name, n]) for n in range(300)])
         names = tmp_path / "holdfast.toml"
-        names.write_text(f'[connections]\nfile = "sqlite:///{path}"\nserver = "{target}"\n')
-        arguments = ["copy", "--from", "file", "--to", "server", "--config", str(names), "--only", "sessions"]
+        names.write_text(f'[connections]\nold = "{urls[0]}"\nnew = "{urls[1]}"\n')
+        arguments = ["copy", "--from", "old", "--to", "new", "--config", str(names), "--only", "sessions"]
         arguments += ["--batch-rows", "20"]
         rows = [kill_after(arguments, "holdfast_messages", manager) for _ in range(2)]
         assert 0 < rows[0] < rows[1] < 600

@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from persistence.copied_columns import Column, Derived, RawRow, Route
 from persistence.dialect import quote_identifier
-from persistence.transfers import Column, CopyPlan, Derived, RawRow, Route, TablePair
+from persistence.errors import CapabilityError
+from persistence.transfers import CopyPlan, Numbered, TablePair
 from vectorstore.schema import Shape, add_key, add_words, check_shape, create_table, relation
+from vectorstore.text import check_stemmed
 
 DOCUMENTS = "holdfast_documents"
+GAP_BITS = 32
+"""How far apart the positions of two writes lie by chance."""
 
 
 def _vector(row: RawRow) -> str:
@@ -29,17 +34,36 @@ def _same_vector(text: str) -> bytes:
 
 _EMBEDDING = Derived(_vector, "CAST(… AS text)", _same_vector)
 _COLLECTIONS = "holdfast_collections"
+_POSTGRESQL_ALONE = ("indexed", "index_type", "index_options", "keys", "vector_type", "columns")
+# Where merging found the document there, it kept its own vector.
+_ADD_VECTOR = """
+INSERT INTO holdfast_vectors (position, embedding)
+SELECT :position, :embedding
+WHERE EXISTS (
+    SELECT 1 FROM holdfast_documents
+    WHERE tenant_id = :tenant_id AND collection = :collection AND namespace = :namespace AND position = :position
+)
+"""
 
 COPY_PLANS: Mapping[Route, CopyPlan] = {
     ("sqlite", "postgresql"): CopyPlan(
         left_out=frozenset(
             {DOCUMENTS, "holdfast_vectors", "holdfast_collection_states"}
-            | {f"{_COLLECTIONS}.{name}" for name in ("indexed", "index_type", "index_options", "keys", "vector_type")}
-            | {f"{_COLLECTIONS}.columns"}
+            | {f"{_COLLECTIONS}.{name}" for name in _POSTGRESQL_ALONE}
         ),
         derived={(_COLLECTIONS, "relation"): Derived(lambda row: relation(row["collection"]))},
     ),
     ("postgresql", "postgresql"): CopyPlan(left_out=frozenset({DOCUMENTS})),
+    ("postgresql", "sqlite"): CopyPlan(
+        left_out=frozenset(
+            # A file has the words in tables of its own, and its triggers fill them.
+            {DOCUMENTS, f"{DOCUMENTS}.words", f"{_COLLECTIONS}.relation"}
+            | {f"{_COLLECTIONS}.{name}" for name in _POSTGRESQL_ALONE}
+        ),
+        keys={DOCUMENTS: ("tenant_id", "namespace", "id")},
+        after={DOCUMENTS: _ADD_VECTOR},
+        triggers=frozenset({"holdfast_documents_added"}),
+    ),
 }
 
 
@@ -60,13 +84,51 @@ def statements(row: Mapping[str, Any]) -> list[str]:
 
 def from_sqlite(collection: str, columns: Mapping[str, Column]) -> TablePair:
     """Return how a collection of a SQLite file becomes a table of its own."""
-    literal = "'" + collection.replace("'", "''") + "'"
     kept = {name: each for name, each in columns.items() if name not in ("collection", "position")}
-    names = ", ".join(f"d.{quote_identifier(name)}" for name in kept)
-    source = (
-        f"(SELECT {names}, v.embedding FROM holdfast_documents AS d"
-        f" CROSS JOIN holdfast_vectors AS v ON v.position = d.position WHERE d.collection = {literal})"
-    )
+    source = _in_file(collection, kept)
     kept["embedding"] = Column("embedding", "blob")
     target = relation(collection)
     return TablePair(target, "vectorstore", source, kept, target, {"embedding": _EMBEDDING})
+
+
+def to_sqlite(row: Mapping[str, Any], columns: Mapping[str, Column]) -> TablePair:
+    """Return how the table of a collection, by its row, becomes one of the collections of a SQLite file.
+
+    Raises:
+        CapabilityError: a file has no vectors of its type, or no search by words of its language.
+    """
+    collection, name = row["collection"], str(row["relation"])
+    if row["vector_type"] != "vector":
+        raise CapabilityError(
+            f"the collection {collection!r} has vectors of the type {row['vector_type']}, which a SQLite file has not",
+            hint="copy the other packages alone (--only), and embed its documents anew",
+        )
+    try:
+        check_stemmed(row["language"])
+    except CapabilityError as exc:
+        exc.message = f"the collection {collection!r}: {exc.message}"
+        raise
+    kept = {each: column for each, column in columns.items() if each not in ("words", "embedding")}
+    return TablePair(
+        name,
+        "vectorstore",
+        quote_identifier(name),
+        columns,
+        DOCUMENTS,
+        {"collection": Derived(lambda _: collection)},
+        shown=_in_file(collection, {**kept, "collection": Column("collection", "text")}),
+        beside={"embedding": Column("embedding", "blob")},
+        numbered=Numbered(
+            "position", "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'holdfast_vectors'", GAP_BITS
+        ),
+    )
+
+
+def _in_file(collection: str, columns: Mapping[str, Column]) -> str:
+    """Return what stands after FROM for the documents of a collection in a file, with their embeddings."""
+    literal = "'" + collection.replace("'", "''") + "'"
+    names = ", ".join(f"d.{quote_identifier(name)}" for name in columns)
+    return (
+        f"(SELECT {names}, v.embedding FROM holdfast_documents AS d"
+        f" CROSS JOIN holdfast_vectors AS v ON v.position = d.position WHERE d.collection = {literal})"
+    )

@@ -8,10 +8,11 @@ read. A batch is read as the source is at that moment: who needs a copy of one m
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import randbits
 from typing import Any
 
 from persistence import transfers
@@ -22,10 +23,12 @@ from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence._async.schema import expected_schema
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.transaction import AsyncTransaction
+from persistence.copied_columns import Route
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, ConflictError, MigrationError
 from persistence.migrations import MigrationLine, shipped_lines
 from persistence.queries import load_queries
+from persistence.schemas import made_tables
 from persistence.transfers import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -33,7 +36,6 @@ from persistence.transfers import (
     CopiedTable,
     CopyDifference,
     CopyProgress,
-    Route,
     TableCopy,
     TablePair,
     Tables,
@@ -44,9 +46,12 @@ from persistence.transfers import (
 )
 from persistence.validation import check_whole
 
+SCAN_SECONDS = 3600.0
+"""How long looking through a table, before anything is copied, may take."""
+
 
 class AsyncTransfer:
-    """A copy of all that the packages keep in ``source`` to ``target``: SQLite to either, PostgreSQL to PostgreSQL.
+    """A copy of all that the packages keep in ``source`` to ``target``, each on PostgreSQL or SQLite.
 
     ``lines`` are the migration lines whose tables are copied (left out: those of the installed packages); one that the
     source hasn't is passed over. ``batch_rows`` bounds a batch, which holds about 4 MB whatever its rows are.
@@ -60,18 +65,11 @@ class AsyncTransfer:
         lines: Iterable[MigrationLine] | None = None,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
-        """Raise CapabilityError from PostgreSQL to SQLite, which has no room for all that it may hold."""
         self._source = source
         self._target = target
         self._lines = list(shipped_lines() if lines is None else lines)
         self._rows = check_whole("batch_rows", batch_rows, most=100_000)
         self._route: Route = (source.kind, target.kind)
-        if self._route == ("postgresql", "sqlite"):
-            raise CapabilityError(
-                "nothing is copied from PostgreSQL to SQLite",
-                hint="the stores' own exports (messages, graphs, user data) can be imported there",
-                connection=source.name,
-            )
         self._name = _address(source)
 
     async def count(self) -> dict[str, int]:
@@ -99,7 +97,8 @@ class AsyncTransfer:
         Raises:
             MigrationError: the source isn't up to date, or a package doesn't say how its tables are copied.
             ConflictError: the target holds other rows; or another copy into it is under way.
-            CapabilityError: row level security hides rows from the role of a connection.
+            CapabilityError: row level security hides rows from the role of a connection; or the source holds what a
+                SQLite file has no form for, and nothing was written.
         """
         pairs = await self._pairs(make=True)
         await self._target.execute(transfers.CREATE_PROGRESS)
@@ -108,7 +107,10 @@ class AsyncTransfer:
         found: list[CopiedTable] = []
         for each in copies:
             found.append(await self._copy(each, merge, progress))
-        await (self._number_rowids(copies) if self._target.kind == "sqlite" else self._number_rows(copies))
+        if self._target.kind == "postgresql":
+            await self._number_rows(copies)
+        elif self._source.kind == "sqlite":
+            await self._number_rowids(copies)
         for each in copies:
             if each.links:
                 await self._copy(each.second_pass(), merge, progress)
@@ -135,28 +137,54 @@ class AsyncTransfer:
         """Return what is copied; ``make``: after the target's tables have been brought up to date."""
         await self._check_sees_all()
         tables = await _tables(self._source)
-        made_by = self._source if self._source.kind == "sqlite" else self._target
-        pairs: list[TablePair] = []
-        for line in self._lines:
-            status = await AsyncMigrator(self._source).status(line)
-            if not status.current:
-                continue
-            if status.pending:
-                raise MigrationError(
-                    f"{', '.join(map(str, status.pending))} is pending on the source",
-                    hint="holdfast migrate up",
+        lines = [line for line in self._lines if await self._is_there(line)]
+        found = [pair for line in lines for pair in await self._pairs_of(line, tables, make=False)]
+        if self._route == ("postgresql", "sqlite"):
+            await self._check_fits(found)
+        if not make:
+            return found
+        for line in lines:
+            await AsyncMigrator(self._target).up(line)
+        return [pair for line in lines for pair in await self._pairs_of(line, tables, make=True)]
+
+    async def _is_there(self, line: MigrationLine) -> bool:
+        status = await AsyncMigrator(self._source).status(line)
+        if status.current and status.pending:
+            raise MigrationError(
+                f"{', '.join(map(str, status.pending))} is pending on the source",
+                hint="holdfast migrate up",
+                connection=self._source.name,
+            )
+        return status.current > 0
+
+    async def _pairs_of(self, line: MigrationLine, tables: Tables, *, make: bool) -> list[TablePair]:
+        left_out = plan_of(line.name, self._route).left_out
+        pairs = [
+            TablePair(name, line.name, quote_identifier(name), tables[name], name)
+            for name in sorted(await self._expected(line))
+            if name in tables and name not in left_out
+        ]
+        return pairs + await self._further(line.name, tables, make=make)
+
+    async def _expected(self, line: MigrationLine) -> Iterable[str]:
+        """Return the tables of a line. A source on PostgreSQL, which may be a replica, is not asked to make them."""
+        migrations = line.load(self._source.kind)
+        if self._route == ("postgresql", "sqlite"):
+            in_python = any(migration.upgrade is not None for migration in migrations)
+            return await expected_schema(self._source, migrations) if in_python else made_tables(migrations)
+        return await expected_schema(self._source if self._source.kind == "sqlite" else self._target, migrations)
+
+    async def _check_fits(self, pairs: list[TablePair]) -> None:
+        """Refuse what PostgreSQL holds and a SQLite file can't."""
+        for pair in pairs:
+            statement = pair.unfit(plan_of(pair.package, self._route))
+            row = None if statement is None else await self._source.fetch_one(statement, timeout=SCAN_SECONDS)
+            if row is not None:
+                raise CapabilityError(
+                    f"{pair.name} {row['key']}: {row['column']} is NaN or infinite, which a SQLite file can't hold",
+                    hint="change that row, or leave its package out of the copy",
                     connection=self._source.name,
                 )
-            if make:
-                await AsyncMigrator(self._target).up(line)
-            left_out = plan_of(line.name, self._route).left_out
-            pairs += [
-                TablePair(name, line.name, quote_identifier(name), tables[name], name)
-                for name in await expected_schema(made_by, line.load(self._source.kind))
-                if name in tables and name not in left_out
-            ]
-            pairs += await self._further(line.name, tables, make=make)
-        return pairs
 
     async def _check_sees_all(self) -> None:
         """Refuse a role from which row level security hides rows: a copy would leave them out and not know."""
@@ -216,7 +244,7 @@ class AsyncTransfer:
                 await self._target.execute(transfers.BEGIN_TABLE, {"source": self._name, "name": name})
 
     async def _check_empty(self, copied: TableCopy) -> None:
-        found = await self._target.fetch_all(f"SELECT 1 FROM {quote_identifier(copied.pair.target)} LIMIT 1")
+        found = await self._target.fetch_all(f"SELECT 1 FROM {copied.pair.read_again} AS copied LIMIT 1")
         if found:
             raise ConflictError(
                 f"{copied.pair.target} of the target holds rows that are not of this copy",
@@ -274,16 +302,30 @@ class AsyncTransfer:
                 await transaction.fetch_all(copied.before.sql, values)
         for trigger in triggers:
             await transaction.execute(f"DROP TRIGGER {quote_identifier(trigger['name'])}")
-        written = await transaction.execute_many(copied.write(merge=merge), map(copied.parameters, batch))
+        numbers = await self._numbers(transaction, copied, len(batch))
+        written = await transaction.execute_many(copied.write(merge=merge), map(copied.parameters, batch, numbers))
+        if copied.after is not None:
+            await transaction.execute_many(copied.after, map(copied.values_after, batch, numbers))
         for trigger in triggers:
             await transaction.script(trigger["definition"])
         return written
+
+    async def _numbers(self, transaction: AsyncTransaction, copied: TableCopy, count: int) -> Sequence[int | None]:
+        """Return the number of each row of a batch, None where the table's writer gives none."""
+        if copied.pair.numbered is None:
+            return [None] * count
+        first = await transaction.fetch_value(copied.pair.numbered.last) + 1 + randbits(copied.pair.numbered.gap)
+        return range(first, first + count)
 
     async def _triggers(self, copied: TableCopy) -> list[Row]:
         if self._target.kind != "sqlite":
             return []
         rows = await self._target.fetch_all(load_queries("persistence", "sqlite").list_triggers)
-        return [row for row in rows if row["table"] == copied.pair.target and not row["fills_virtual"]]
+        return [
+            row
+            for row in rows
+            if row["table"] == copied.pair.target and not row["fills_virtual"] and row["name"] not in copied.triggers
+        ]
 
     async def _compare(self, copied: TableCopy, found: list[CopyDifference]) -> AsyncIterator[int]:
         """Append how the rows differ, and yield now and then how many were compared."""

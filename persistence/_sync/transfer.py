@@ -9,10 +9,11 @@ read. A batch is read as the source is at that moment: who needs a copy of one m
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Callable, Iterable
+from collections.abc import Iterator, Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import randbits
 from typing import Any
 
 from persistence import transfers
@@ -23,10 +24,12 @@ from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence._sync.schema import expected_schema
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.transaction import Transaction
+from persistence.copied_columns import Route
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, ConflictError, MigrationError
 from persistence.migrations import MigrationLine, shipped_lines
 from persistence.queries import load_queries
+from persistence.schemas import made_tables
 from persistence.transfers import (
     BATCH_BYTES,
     BATCH_ROWS,
@@ -34,7 +37,6 @@ from persistence.transfers import (
     CopiedTable,
     CopyDifference,
     CopyProgress,
-    Route,
     TableCopy,
     TablePair,
     Tables,
@@ -45,9 +47,12 @@ from persistence.transfers import (
 )
 from persistence.validation import check_whole
 
+SCAN_SECONDS = 3600.0
+"""How long looking through a table, before anything is copied, may take."""
+
 
 class Transfer:
-    """A copy of all that the packages keep in ``source`` to ``target``: SQLite to either, PostgreSQL to PostgreSQL.
+    """A copy of all that the packages keep in ``source`` to ``target``, each on PostgreSQL or SQLite.
 
     ``lines`` are the migration lines whose tables are copied (left out: those of the installed packages); one that the
     source hasn't is passed over. ``batch_rows`` bounds a batch, which holds about 4 MB whatever its rows are.
@@ -61,18 +66,11 @@ class Transfer:
         lines: Iterable[MigrationLine] | None = None,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
-        """Raise CapabilityError from PostgreSQL to SQLite, which has no room for all that it may hold."""
         self._source = source
         self._target = target
         self._lines = list(shipped_lines() if lines is None else lines)
         self._rows = check_whole("batch_rows", batch_rows, most=100_000)
         self._route: Route = (source.kind, target.kind)
-        if self._route == ("postgresql", "sqlite"):
-            raise CapabilityError(
-                "nothing is copied from PostgreSQL to SQLite",
-                hint="the stores' own exports (messages, graphs, user data) can be imported there",
-                connection=source.name,
-            )
         self._name = _address(source)
 
     def count(self) -> dict[str, int]:
@@ -100,7 +98,8 @@ class Transfer:
         Raises:
             MigrationError: the source isn't up to date, or a package doesn't say how its tables are copied.
             ConflictError: the target holds other rows; or another copy into it is under way.
-            CapabilityError: row level security hides rows from the role of a connection.
+            CapabilityError: row level security hides rows from the role of a connection; or the source holds what a
+                SQLite file has no form for, and nothing was written.
         """
         pairs = self._pairs(make=True)
         self._target.execute(transfers.CREATE_PROGRESS)
@@ -109,7 +108,10 @@ class Transfer:
         found: list[CopiedTable] = []
         for each in copies:
             found.append(self._copy(each, merge, progress))
-        (self._number_rowids(copies) if self._target.kind == "sqlite" else self._number_rows(copies))
+        if self._target.kind == "postgresql":
+            self._number_rows(copies)
+        elif self._source.kind == "sqlite":
+            self._number_rowids(copies)
         for each in copies:
             if each.links:
                 self._copy(each.second_pass(), merge, progress)
@@ -136,28 +138,54 @@ class Transfer:
         """Return what is copied; ``make``: after the target's tables have been brought up to date."""
         self._check_sees_all()
         tables = _tables(self._source)
-        made_by = self._source if self._source.kind == "sqlite" else self._target
-        pairs: list[TablePair] = []
-        for line in self._lines:
-            status = Migrator(self._source).status(line)
-            if not status.current:
-                continue
-            if status.pending:
-                raise MigrationError(
-                    f"{', '.join(map(str, status.pending))} is pending on the source",
-                    hint="holdfast migrate up",
+        lines = [line for line in self._lines if self._is_there(line)]
+        found = [pair for line in lines for pair in self._pairs_of(line, tables, make=False)]
+        if self._route == ("postgresql", "sqlite"):
+            self._check_fits(found)
+        if not make:
+            return found
+        for line in lines:
+            Migrator(self._target).up(line)
+        return [pair for line in lines for pair in self._pairs_of(line, tables, make=True)]
+
+    def _is_there(self, line: MigrationLine) -> bool:
+        status = Migrator(self._source).status(line)
+        if status.current and status.pending:
+            raise MigrationError(
+                f"{', '.join(map(str, status.pending))} is pending on the source",
+                hint="holdfast migrate up",
+                connection=self._source.name,
+            )
+        return status.current > 0
+
+    def _pairs_of(self, line: MigrationLine, tables: Tables, *, make: bool) -> list[TablePair]:
+        left_out = plan_of(line.name, self._route).left_out
+        pairs = [
+            TablePair(name, line.name, quote_identifier(name), tables[name], name)
+            for name in sorted(self._expected(line))
+            if name in tables and name not in left_out
+        ]
+        return pairs + self._further(line.name, tables, make=make)
+
+    def _expected(self, line: MigrationLine) -> Iterable[str]:
+        """Return the tables of a line. A source on PostgreSQL, which may be a replica, is not asked to make them."""
+        migrations = line.load(self._source.kind)
+        if self._route == ("postgresql", "sqlite"):
+            in_python = any(migration.upgrade is not None for migration in migrations)
+            return expected_schema(self._source, migrations) if in_python else made_tables(migrations)
+        return expected_schema(self._source if self._source.kind == "sqlite" else self._target, migrations)
+
+    def _check_fits(self, pairs: list[TablePair]) -> None:
+        """Refuse what PostgreSQL holds and a SQLite file can't."""
+        for pair in pairs:
+            statement = pair.unfit(plan_of(pair.package, self._route))
+            row = None if statement is None else self._source.fetch_one(statement, timeout=SCAN_SECONDS)
+            if row is not None:
+                raise CapabilityError(
+                    f"{pair.name} {row['key']}: {row['column']} is NaN or infinite, which a SQLite file can't hold",
+                    hint="change that row, or leave its package out of the copy",
                     connection=self._source.name,
                 )
-            if make:
-                Migrator(self._target).up(line)
-            left_out = plan_of(line.name, self._route).left_out
-            pairs += [
-                TablePair(name, line.name, quote_identifier(name), tables[name], name)
-                for name in expected_schema(made_by, line.load(self._source.kind))
-                if name in tables and name not in left_out
-            ]
-            pairs += self._further(line.name, tables, make=make)
-        return pairs
 
     def _check_sees_all(self) -> None:
         """Refuse a role from which row level security hides rows: a copy would leave them out and not know."""
@@ -217,7 +245,7 @@ class Transfer:
                 self._target.execute(transfers.BEGIN_TABLE, {"source": self._name, "name": name})
 
     def _check_empty(self, copied: TableCopy) -> None:
-        found = self._target.fetch_all(f"SELECT 1 FROM {quote_identifier(copied.pair.target)} LIMIT 1")
+        found = self._target.fetch_all(f"SELECT 1 FROM {copied.pair.read_again} AS copied LIMIT 1")
         if found:
             raise ConflictError(
                 f"{copied.pair.target} of the target holds rows that are not of this copy",
@@ -275,16 +303,30 @@ class Transfer:
                 transaction.fetch_all(copied.before.sql, values)
         for trigger in triggers:
             transaction.execute(f"DROP TRIGGER {quote_identifier(trigger['name'])}")
-        written = transaction.execute_many(copied.write(merge=merge), map(copied.parameters, batch))
+        numbers = self._numbers(transaction, copied, len(batch))
+        written = transaction.execute_many(copied.write(merge=merge), map(copied.parameters, batch, numbers))
+        if copied.after is not None:
+            transaction.execute_many(copied.after, map(copied.values_after, batch, numbers))
         for trigger in triggers:
             transaction.script(trigger["definition"])
         return written
+
+    def _numbers(self, transaction: Transaction, copied: TableCopy, count: int) -> Sequence[int | None]:
+        """Return the number of each row of a batch, None where the table's writer gives none."""
+        if copied.pair.numbered is None:
+            return [None] * count
+        first = transaction.fetch_value(copied.pair.numbered.last) + 1 + randbits(copied.pair.numbered.gap)
+        return range(first, first + count)
 
     def _triggers(self, copied: TableCopy) -> list[Row]:
         if self._target.kind != "sqlite":
             return []
         rows = self._target.fetch_all(load_queries("persistence", "sqlite").list_triggers)
-        return [row for row in rows if row["table"] == copied.pair.target and not row["fills_virtual"]]
+        return [
+            row
+            for row in rows
+            if row["table"] == copied.pair.target and not row["fills_virtual"] and row["name"] not in copied.triggers
+        ]
 
     def _compare(self, copied: TableCopy, found: list[CopyDifference]) -> Iterator[int]:
         """Append how the rows differ, and yield now and then how many were compared."""

@@ -24,14 +24,13 @@ from persistence.queries import load_queries
 from vectorstore import schema
 from vectorstore._async.sqlite_vectors import AsyncVectorCopies
 from vectorstore._async.store import AsyncVectorStore
+from vectorstore.copy_plans import GAP_BITS
 from vectorstore.distance import Matrix
 from vectorstore.filter_sql import to_sqlite
 from vectorstore.filters import Node
 from vectorstore.records import Change, CheckedDocument, Document, Embedder, metadata_value
 from vectorstore.text import check_stemmed
 
-GAP_BITS = 32
-"""How far apart the positions of two writes lie by chance."""
 EMBEDDING = {"embedding": "(SELECT v.embedding FROM holdfast_vectors AS v WHERE v.position = d.position)"}
 
 

@@ -19,9 +19,10 @@ def further_tables(
     """Return the table of each collection; ``make``: make those that the target hasn't.
 
     Raises:
-        CapabilityError: a collection is a table of the user's own, which is not copied with it.
+        CapabilityError: a collection is a table of the user's own, which is not copied with it; or a SQLite file has
+            nothing for its vectors or words.
     """
-    if target.kind == "sqlite":
+    if source.kind == target.kind == "sqlite":
         return []
     rows = source.fetch_all("SELECT * FROM holdfast_collections ORDER BY collection LIMIT 100000")
     found: list[TablePair] = []
@@ -32,6 +33,9 @@ def further_tables(
                 hint="copy that table, and leave the package out of this copy",
                 connection=source.name,
             )
+        if target.kind == "sqlite":
+            found.append(copy_plans.to_sqlite(row, tables[str(row["relation"])]))
+            continue
         if make:
             _make(target, row)
         if source.kind == "sqlite":
