@@ -1,7 +1,8 @@
-"""Ctrl-C in the middle of a statement: it ends on the server too, and the connection goes on."""
+"""Ctrl-C or a cancelled task in the middle of a statement: no later call gets its answer."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from types import FrameType
 
 import pytest
 
-from persistence import DatabaseManager, PostgreSQLConfig
+from persistence import AsyncDatabaseManager, DatabaseManager, PostgreSQLConfig, RedisConfig
 
 
 @pytest.fixture
@@ -44,3 +45,32 @@ def test_an_interrupted_statement_ends_and_its_connection_goes_on(
         assert monotonic() - started < 2
         assert main.fetch_value("SELECT pg_backend_pid()") == pid
         assert main.stats().in_use == 0
+
+
+def test_the_answer_of_an_interrupted_redis_command_reaches_nobody(
+    redis_config: RedisConfig, interrupted_soon: None
+) -> None:
+    with DatabaseManager() as manager:
+        cache = manager.add_redis("cache", replace(redis_config, pool_size=1))
+        with pytest.raises(KeyboardInterrupt):
+            cache.client.blpop(["list"], timeout=2)
+        cache.client.rpush("list", "the answer of the command that was interrupted")
+        assert cache.client.get("k") is None
+        assert (cache.stats().open, cache.stats().in_use) == (1, 0)
+
+
+def test_the_answer_of_a_cancelled_redis_command_reaches_nobody(redis_config: RedisConfig) -> None:
+    async def run() -> None:
+        async with AsyncDatabaseManager() as manager:
+            cache = await manager.add_redis("cache", replace(redis_config, pool_size=1))
+            blocked = asyncio.ensure_future(cache.client.blpop(["list"], timeout=2))
+            await asyncio.sleep(0)
+            assert cache.stats().in_use == 1
+            blocked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await blocked
+            await cache.client.rpush("list", "the answer of the command that was cancelled")
+            assert await cache.client.get("k") is None
+            assert (cache.stats().open, cache.stats().in_use) == (1, 0)
+
+    asyncio.run(run())

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from persistence.errors import WrongLoopError
+from persistence.resp import Answers
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -117,7 +118,47 @@ class Parallel:
         """Release what ``run`` used."""
 
 
-class SocketWatch:
+class _Awaited:
+    """One wait after the other for what a callback of the loop brings; a wait ends at its deadline."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[bool] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def _begin(self, deadline: float) -> asyncio.Future[bool]:
+        """Return what to wait for; it says False at ``deadline`` (monotonic seconds)."""
+        self._deadline = deadline
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer()
+        self._future = self._loop.create_future()
+        return self._future
+
+    def _set_timer(self) -> None:
+        # One timer outlasts many waits: it looks at the deadline of the wait that it finds when it goes off.
+        self._stop_timer()
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_later(min(self._deadline - monotonic(), 86400.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        future = self._future
+        if future is None or future.done():
+            return
+        if monotonic() >= self._deadline:
+            future.set_result(False)
+        else:
+            self._set_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class SocketWatch(_Awaited):
     """Waits for what arrives on the socket of a connection.
 
     The event loop watches it from the first wait until ``stop``, instead of being told anew for each statement: that
@@ -127,16 +168,12 @@ class SocketWatch:
 
     def __init__(self, descriptor: int, arrived: Callable[[], bool]) -> None:
         """``arrived`` takes in what has come, without blocking, and tells whether it was all."""
+        super().__init__()
         self._descriptor = descriptor
         self._arrived = arrived
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
-        self._loop = asyncio.get_running_loop()
         self._watched = False
-        self._future: asyncio.Future[bool] | None = None
-        self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
 
     def is_silent(self) -> bool:
         """Tell whether nothing has come, not even the end of the connection."""
@@ -147,12 +184,8 @@ class SocketWatch:
         if not self._watched:
             self._loop.add_reader(self._descriptor, self._on_readable)
             self._watched = True
-        self._deadline = deadline
-        if self._timer is None or self._timer_at > deadline:
-            self._set_timer()
-        self._future = self._loop.create_future()
         try:
-            return await self._future
+            return await self._begin(deadline)
         finally:
             self._future = None
 
@@ -168,32 +201,87 @@ class SocketWatch:
             self.stop()
             future.set_exception(exc)
 
-    def _set_timer(self) -> None:
-        # One timer outlasts many waits: it looks at the deadline of the wait that it finds when it goes off.
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = self._deadline
-        self._timer = self._loop.call_later(min(self._deadline - monotonic(), 86400.0), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        future = self._future
-        if future is None or future.done():
-            return
-        if monotonic() >= self._deadline:
-            future.set_result(False)
-        else:
-            self._set_timer()
-
     def stop(self) -> None:
         """Watch no more until the next wait."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._watched:
             self._watched = False
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._descriptor)
+
+
+class RedisStream(_Awaited, asyncio.Protocol):
+    """The bytes that go to a Redis server and come from it, on a connection that redis-py has made.
+
+    redis-py reads through a protocol of its own, which costs several objects for each answer: it has the connection
+    only between ``lend`` and ``take_back``.
+    """
+
+    def __init__(self, connection: Any, answers: Answers) -> None:
+        super().__init__()
+        self._answers = answers
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._theirs = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+        self._poll = select.poll()
+        self._poll.register(self._transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
+        self._ended = False
+        """Whether the connection has ended, or something has come that nobody asked for."""
+
+    def is_silent(self) -> bool:
+        """Tell whether nothing has come, not even the end of the connection."""
+        return not self._ended and not self._poll.poll(0)
+
+    async def exchange(self, data: bytes, deadline: float) -> bool:
+        """Send a command, and wait until its answer is whole; False when ``deadline`` (monotonic seconds) came first.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        if self._ended:
+            raise ConnectionResetError("the server closed the connection")
+        self._transport.write(data)
+        try:
+            return await self._begin(deadline)
+        finally:
+            self._future = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what has come; called by the loop."""
+        future = self._future
+        if future is None or future.done():
+            self._ended = True
+            return
+        try:
+            if self._answers.feed(data):
+                future.set_result(True)
+        except Exception as exc:
+            future.set_exception(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note of the end; called by the loop."""
+        self._ended = True
+        future = self._future
+        if future is not None and not future.done():
+            future.set_exception(exc or ConnectionResetError("the server closed the connection"))
+
+    def lend(self) -> None:
+        """Let redis-py read."""
+        self._transport.set_protocol(self._theirs)
+
+    def take_back(self, connection: Any) -> bool:
+        """Read again what comes; tell whether the connection is the one that was lent, and still open."""
+        if connection._writer is None or connection._writer.transport is not self._transport:
+            return False
+        self._transport.set_protocol(self)
+        return not self._transport.is_closing()
+
+    def close(self, connection: Any) -> None:
+        """Close the connection at once, whatever state it is in."""
+        self._stop_timer()
+        self._ended = True
+        self._transport.abort()
+        connection._close()
 
 
 async def undisturbed(call: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, cast
 
@@ -21,7 +21,8 @@ from redis.exceptions import RedisClusterException, RedisError, WatchError
 
 from persistence._async.compat import Mutex, sleep
 from persistence._async.pool import AsyncPool
-from persistence._async.redis import READS, AsyncRedisClient, AsyncRedisConnection, _PlainConnection, _TLSConnection
+from persistence._async.redis import READS, AsyncRedisClient, AsyncRedisConnection
+from persistence._async.redis_pool import connection_class, link_options
 from persistence.errors import ConnectError
 from persistence.fields import seconds
 from persistence.health import PoolStats
@@ -53,7 +54,9 @@ class AsyncClusterClient(driver.RedisCluster):
         driver_client: Any = super()
         if self.owner is None:  # it is being made, and asks a server what it needs to know
             return await driver_client.execute_command(*args, **options)
-        return await self.owner.send(str(args[0]), lambda: driver_client.execute_command(*args, **options))
+        name = str(args[0])
+        reads = options.pop("reads", False) or name.upper() in READS
+        return await self.owner.run(name, lambda: driver_client.execute_command(*args, **options), reads=reads)
 
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Any:
         """Return a pipeline: atomic and on one slot, or else one round trip to each node, in no order between them."""
@@ -62,7 +65,7 @@ class AsyncClusterClient(driver.RedisCluster):
         owner, execute = cast(AsyncRedisClusterConnection, self.owner), made.execute
 
         async def sent(raise_on_error: bool = True) -> list[Any]:
-            found: list[Any] = await owner.send("pipeline", lambda: execute(raise_on_error))
+            found: list[Any] = await owner.run("pipeline", lambda: execute(raise_on_error))
             return found
 
         made.execute = sent
@@ -101,7 +104,7 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
             return self._cluster
 
     def _cluster_options(self) -> dict[str, Any]:
-        options, node = self._link_options(), cast(Any, ClusterNode)
+        options, node = link_options(self.config), cast(Any, ClusterNode)
         del options["db"]
         return {
             **options,
@@ -136,11 +139,11 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
             ClosedError: the connection was closed.
         """
         self.check_usable()
-        kind: Any = _TLSConnection if self.config.tls else _PlainConnection
+        kind = connection_class(self.config)
         known = [(node.host, int(node.port)) for node in cast(Any, self.client).get_primaries()]
         addresses = [*known, *self.config.addresses]
         for place, (host, port) in enumerate(addresses, 1):
-            made = kind(**{**self._link_options(), "host": host, "port": port, "protocol": 2})
+            made = kind(**{**link_options(self.config), "host": host, "port": port, "protocol": 2})
             try:
                 await made.connect()
                 break
@@ -149,7 +152,11 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
                     raise self._connect_error(exc) from exc
         return made
 
-    async def send(self, command: str, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def send(self, command: Sequence[Any], *, reads: bool) -> Any:
+        """Return the answer to a command, of the node that has its keys."""
+        return await self.client.execute_command(*command, reads=reads)
+
+    async def run(self, command: str, call: Callable[[], Awaitable[Any]], *, reads: bool = False) -> Any:
         """Return what a call of redis-py's gives, in a turn; one that only reads is repeated after a broken connection.
 
         Raises:
@@ -157,7 +164,7 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
         """
         self.check_usable()
         self.requests += 1
-        retries = self.config.max_retries if command.upper() in READS else 0
+        retries = self.config.max_retries if reads else 0
         seen = self.observers.begin(command, command)
         turn = await self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
         try:

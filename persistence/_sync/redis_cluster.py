@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, cast
 
@@ -22,7 +22,8 @@ from redis.exceptions import RedisClusterException, RedisError, WatchError
 
 from persistence._sync.compat import Mutex, sleep
 from persistence._sync.pool import Pool
-from persistence._sync.redis import READS, RedisClient, RedisConnection, _PlainConnection, _TLSConnection
+from persistence._sync.redis import READS, RedisClient, RedisConnection
+from persistence._sync.redis_pool import connection_class, link_options
 from persistence.errors import ConnectError
 from persistence.fields import seconds
 from persistence.health import PoolStats
@@ -54,7 +55,9 @@ class ClusterClient(driver.RedisCluster):
         driver_client: Any = super()
         if self.owner is None:  # it is being made, and asks a server what it needs to know
             return driver_client.execute_command(*args, **options)
-        return self.owner.send(str(args[0]), lambda: driver_client.execute_command(*args, **options))
+        name = str(args[0])
+        reads = options.pop("reads", False) or name.upper() in READS
+        return self.owner.run(name, lambda: driver_client.execute_command(*args, **options), reads=reads)
 
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Any:
         """Return a pipeline: atomic and on one slot, or else one round trip to each node, in no order between them."""
@@ -63,7 +66,7 @@ class ClusterClient(driver.RedisCluster):
         owner, execute = cast(RedisClusterConnection, self.owner), made.execute
 
         def sent(raise_on_error: bool = True) -> list[Any]:
-            found: list[Any] = owner.send("pipeline", lambda: execute(raise_on_error))
+            found: list[Any] = owner.run("pipeline", lambda: execute(raise_on_error))
             return found
 
         made.execute = sent
@@ -102,7 +105,7 @@ class RedisClusterConnection(RedisConnection):
             return self._cluster
 
     def _cluster_options(self) -> dict[str, Any]:
-        options, node = self._link_options(), cast(Any, ClusterNode)
+        options, node = link_options(self.config), cast(Any, ClusterNode)
         del options["db"]
         return {
             **options,
@@ -136,11 +139,11 @@ class RedisClusterConnection(RedisConnection):
             ClosedError: the connection was closed.
         """
         self.check_usable()
-        kind: Any = _TLSConnection if self.config.tls else _PlainConnection
+        kind = connection_class(self.config)
         known = [(node.host, int(node.port)) for node in cast(Any, self.client).get_primaries()]
         addresses = [*known, *self.config.addresses]
         for place, (host, port) in enumerate(addresses, 1):
-            made = kind(**{**self._link_options(), "host": host, "port": port, "protocol": 2})
+            made = kind(**{**link_options(self.config), "host": host, "port": port, "protocol": 2})
             try:
                 made.connect()
                 break
@@ -149,7 +152,11 @@ class RedisClusterConnection(RedisConnection):
                     raise self._connect_error(exc) from exc
         return made
 
-    def send(self, command: str, call: Callable[[], Any]) -> Any:
+    def send(self, command: Sequence[Any], *, reads: bool) -> Any:
+        """Return the answer to a command, of the node that has its keys."""
+        return self.client.execute_command(*command, reads=reads)
+
+    def run(self, command: str, call: Callable[[], Any], *, reads: bool = False) -> Any:
         """Return what a call of redis-py's gives, in a turn; one that only reads is repeated after a broken connection.
 
         Raises:
@@ -157,7 +164,7 @@ class RedisClusterConnection(RedisConnection):
         """
         self.check_usable()
         self.requests += 1
-        retries = self.config.max_retries if command.upper() in READS else 0
+        retries = self.config.max_retries if reads else 0
         seen = self.observers.begin(command, command)
         turn = self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
         try:

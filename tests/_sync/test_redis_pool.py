@@ -1,0 +1,96 @@
+# Generated from ../_async/test_redis_pool.py by tests/unasync.py: edit that one.
+"""One pool for commands and for what redis-py borrows from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from persistence import DatabaseManager, PoolTimeoutError, QueryError, RedisConfig, StatementEvent
+from persistence._sync.redis import RedisConnection
+
+
+def _single(
+    manager: DatabaseManager, config: RedisConfig, name: str = "cache", **options: Any
+) -> RedisConnection:
+    return manager.add_redis(name, replace(config, pool_size=1, min_idle_connections=1, **options))
+
+
+def test_commands_and_pipelines_take_turns_on_one_connection(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = _single(manager, redis_config)
+    ours = cache.client.client_id()
+    for number in range(3):
+        cache.client.set("k", number)
+        with cache.client.pipeline() as pipe:
+            pipe.get("k")
+            pipe.client_id()
+            assert pipe.execute() == [str(number).encode(), ours]
+        assert cache.client.client_id() == ours
+    stats = cache.stats()
+    assert (stats.open, stats.in_use, stats.opened, stats.discarded) == (1, 0, 1, 0)
+
+
+def test_what_redis_py_holds_counts_towards_the_pool(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = _single(manager, redis_config, pool_timeout=0.05)
+    events: list[StatementEvent] = []
+    manager.on_statement.append(events.append)
+    other: Any = cache.client.pipeline().get("k")
+    with cache.client.pipeline() as pipe:
+        pipe.watch("k")
+        assert cache.stats().in_use == 1
+        for call in (lambda: cache.client.get("k"), other.execute):
+            with pytest.raises(PoolTimeoutError, match="cache: all 1 connections stayed in use"):
+                call()
+    assert cache.client.get("k") is None
+    assert (cache.errors, cache.stats().in_use) == (2, 0)
+    assert [type(event.error) for event in events] == [PoolTimeoutError, PoolTimeoutError, type(None)]
+
+
+def test_a_subscription_of_redis_py_leaves_nothing_to_the_next_command(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    cache = _single(manager, redis_config)
+    subscription = cache.client.pubsub()
+    subscription.subscribe("news")
+    assert cache.stats().in_use == 1
+    subscription.close()  # type: ignore[no-untyped-call]
+    assert cache.client.publish("news", "nobody hears it") == 0
+    assert cache.client.get("k") is None
+    assert (cache.stats().open, cache.stats().in_use) == (1, 0)
+
+
+def test_a_large_answer_comes_back_whole(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    cache = _single(manager, redis_config)
+    value = bytes(range(256)) * 12_000
+    cache.client.set("big", value)
+    assert cache.client.get("big") == value
+    cache.client.rpush("parts", *[value[:70_000]] * 20)
+    assert cache.client.lrange("parts", 0, -1) == [value[:70_000]] * 20
+    assert cache.stats().opened == 1
+
+
+def test_redis_py_reads_into_answers_what_it_reads_into_its_own(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    client = (_single(manager, redis_config)).client
+    client.hset("h", mapping={"a": 1, "b": "x"})
+    client.zadd("z", {"m": 1.5})
+    assert client.hgetall("h") == {b"a": b"1", b"b": b"x"}
+    assert client.zscore("z", "m") == 1.5
+    assert client.mget([]) == []
+    assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    assert (client.info("server"))["redis_mode"] == "standalone"
+    with pytest.raises(QueryError, match="unknown command"):
+        client.execute_command("NOTHING", "such")
+    with client.pipeline(transaction=False) as pipe:
+        pipe.get("k")
+        pipe.lpush("h", "x")
+        pipe.get("k")
+        found = pipe.execute(raise_on_error=False)
+    assert (found[0], type(found[1]).__name__, found[2]) == (None, "ResponseError", None)
