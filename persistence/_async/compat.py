@@ -106,13 +106,10 @@ class Parallel:
         """Return the results in the order of the calls; an exception is raised after all have ended."""
         if len(calls) == 1:
             return [await calls[0]()]
-        found: list[T] = []
+        tasks = [asyncio.ensure_future(call()) for call in calls]
         # Exceptions as results: otherwise gather would let the first one, or a cancellation, overtake the other calls.
-        for each in await asyncio.gather(*[call() for call in calls], return_exceptions=True):
-            if isinstance(each, BaseException):
-                raise each
-            found.append(each)
-        return found
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return [task.result() for task in tasks]
 
     def close(self) -> None:
         """Release what ``run`` used."""
