@@ -49,6 +49,7 @@ from typing import Any, ClassVar, Self
 
 from persistence import _supervise
 from persistence.errors import ConfigError, ConnectError
+from persistence.validation import check_duration
 
 _SHORT = "/tmp"  # noqa: S108 - not gettempdir(), which can be long; what is made in it is private
 _PAUSE = 0.003  # seconds between two looks at a lock or a socket
@@ -177,7 +178,7 @@ class OwnedServer(ABC):
         self.version = version
         self._port = port
         self._settings = None if settings is None else dict(settings)
-        self._start_timeout = start_timeout
+        self._start_timeout = check_duration("start_timeout", start_timeout)
         self._owner: int | None = None
         problems = []
         if port is not None and not 0 <= port <= 65535:

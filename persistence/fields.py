@@ -56,7 +56,7 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*")
 
 
 def seconds(value: Duration) -> float:
-    """Return a duration in seconds."""
+    """Return a duration that was checked in seconds: a field of a configuration, or what ``validation`` lets pass."""
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 

@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Any, cast
 
 from persistence.errors import CorruptError, ValidationError
-from persistence.fields import Duration, seconds
-from persistence.validation import METADATA_DEPTH, check_id, shown
+from persistence.fields import Duration
+from persistence.validation import METADATA_DEPTH, check_duration, check_id, shown
 
 VALUE_BYTES = 256 * 1024 * 1024
 """The largest value, in bytes as it is stored."""
@@ -109,16 +109,13 @@ def check_ttl(ttl: Duration | None) -> float | None:
     """Return how long something lives, in seconds, to the millisecond; None for ever.
 
     Raises:
-        ValidationError: it is not above 0, or no duration.
+        ValidationError: it is below a millisecond or above a century, or no duration.
     """
     if ttl is None:
         return None
-    try:
-        found = seconds(ttl)
-    except (TypeError, ValueError):
-        found = math.nan
-    if isinstance(ttl, bool | str) or not 0.001 <= found <= 3e9:
-        raise ValidationError(f"a lifetime of {ttl!r} is not within a millisecond and a century")
+    found = check_duration("a lifetime", ttl)
+    if found < 0.001:
+        raise ValidationError(f"a lifetime of {found:g} s is below a millisecond")
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from persistence.errors import ConfigError, DeadlockError, PersistenceError, SerializationError
+from persistence.validation import LONGEST, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +24,19 @@ class Backoff:
     jitter: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.retries < 0 or self.base <= 0 or self.cap < self.base or not 0 <= self.jitter <= 1:
+        numbers: tuple[object, ...] = (self.base, self.cap, self.jitter)
+        if (
+            type(self.retries) is not int
+            or self.retries < 0
+            or not all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
+            or not 0 < self.base <= self.cap <= LONGEST  # compared so that NaN fits nowhere
+            or not 0 <= self.jitter <= 1
+        ):
             raise ConfigError(f"{self} can't be a schedule", hint="retries >= 0, 0 < base <= cap, 0 <= jitter <= 1")
 
     def delay(self, attempt: int) -> float:
         """Return the delay in seconds before the retry number ``attempt``, counted from 0."""
+        check_whole("attempt", attempt, least=0)
         delay = min(self.cap, self.base * 2.0 ** min(attempt, 1000))
         return delay * (1 + self.jitter * random.uniform(-1, 1))
 

@@ -84,17 +84,36 @@ def check_duration(what: str, value: Duration) -> float:
     Raises:
         ValidationError: it is neither a number nor a timedelta, or out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
-        raise ValidationError(f"{what} is a {type(value).__name__}, not seconds or a timedelta")
-    found = seconds(value)
+    found = _seconds(what, value)
     if not 0 < found <= LONGEST:
         raise ValidationError(f"{what} of {found:g} s is not above 0 and at most {LONGEST:,} s")
     return found
 
 
-def check_limit(limit: object) -> int:
-    """Return how many rows a listing may give: 1 to 10,000."""
-    return check_whole("limit", limit, most=LIMIT)
+def check_timeout(what: str, value: Duration) -> float:
+    """Return how long to wait, in seconds: 0 (not at all) or more, and at most 36,500 days.
+
+    Raises:
+        ValidationError: it is neither a number nor a timedelta, or out of bounds.
+    """
+    found = _seconds(what, value)
+    if not 0 <= found <= LONGEST:
+        raise ValidationError(f"{what} of {found:g} s is not within 0 and {LONGEST:,} s")
+    return found
+
+
+def _seconds(what: str, value: Duration) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise ValidationError(f"{what} is a {type(value).__name__}, not seconds or a timedelta")
+    try:
+        return seconds(value)
+    except OverflowError:
+        return math.inf
+
+
+def check_limit(limit: object, what: str = "limit") -> int:
+    """Return how many rows a listing may give, or a batch may take: 1 to 10,000."""
+    return check_whole(what, limit, most=LIMIT)
 
 
 def metadata_json(metadata: object, what: str = "metadata") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from base64 import b64decode, urlsafe_b64encode
@@ -123,12 +122,12 @@ def micros_of(what: str, ttl: Duration) -> int:
     """
     if isinstance(ttl, bool) or not isinstance(ttl, int | float | timedelta):
         raise ValidationError(f"{what} is a {type(ttl).__name__}, not seconds or a timedelta")
+    given = ttl
     if not isinstance(ttl, timedelta):
-        if not math.isfinite(ttl) or ttl > MAX_TTL.total_seconds():
-            raise ValidationError(f"{what} {ttl!r} is not within 1 µs and {MAX_TTL.days:,} days")
-        ttl = timedelta(seconds=max(ttl, 0))
+        # Out of bounds, and NaN, is what no timedelta could hold.
+        ttl = timedelta(seconds=ttl) if 0 < ttl <= MAX_TTL.total_seconds() else timedelta(0)
     if not timedelta(0) < ttl <= MAX_TTL:
-        raise ValidationError(f"{what} {ttl} is not within 1 µs and {MAX_TTL.days:,} days")
+        raise ValidationError(f"{what} {given} is not within 1 µs and {MAX_TTL.days:,} days")
     return ttl // _MICROSECOND
 
 

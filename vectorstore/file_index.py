@@ -400,6 +400,8 @@ class FileVectorIndex:
             CorruptError: it is damaged.
         """
         folder = self.root / files.check_name(name)
+        if version is not None:
+            check_whole("version", version)
         with self._mutex, files.locked(folder):
             known, current = files.version_numbers(folder), files.current_version(folder)
             older = [each for each in known if current is not None and each < current]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -29,10 +29,10 @@ from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
-from persistence.errors import CorruptError, PersistenceError, ValidationError
-from persistence.fields import Duration, seconds
+from persistence.errors import CorruptError, PersistenceError
+from persistence.fields import Duration
 from persistence.secrets import Cipher
-from persistence.validation import check_whole
+from persistence.validation import check_duration, check_whole
 
 T = TypeVar("T")
 
@@ -82,8 +82,8 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
         manager.get_postgresql(name)
         manager.get_redis(cache)
         self._cache = cache
-        self._ttl = _positive("ttl", ttl)
-        self._timeout = _positive("timeout", timeout)
+        self._ttl = check_duration("ttl", ttl)
+        self._timeout = check_duration("timeout", timeout)
         self._max_bytes = check_whole("max_bytes", max_bytes, least=0)
         self._guard = Mutex()
         self._source: AsyncRedisConnection | None = None
@@ -277,13 +277,3 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             self._paused_until = 0.0
         if first:
             log.info("Redis %r caches checkpoints again", self._cache)
-
-
-def _positive(what: str, duration: object) -> float:
-    """Return a duration in seconds: more than nothing, at most a hundred years."""
-    if isinstance(duration, bool) or not isinstance(duration, int | float | timedelta):
-        raise ValidationError(f"{what} is a {type(duration).__name__}, not a timedelta or seconds")
-    found = seconds(duration)
-    if not 0 < found < 36_500 * 86_400:
-        raise ValidationError(f"{what} {found} is not above 0 seconds and below a hundred years")
-    return found

@@ -48,7 +48,7 @@ class Retention(ABC):
         if keep_last is None and older_than is None:
             raise ValidationError("prune needs keep_last or older_than", hint="delete_thread deletes a whole thread")
         keep = 1 if keep_last is None else check_whole("keep_last", keep_last)
-        check_limit(batch)
+        check_limit(batch, "batch")
         cutoff = check_cutoff(older_than)
         return self._prune(thread_id, keep, cutoff, bool(keep_tagged), bool(dry_run), batch)
 

@@ -234,7 +234,7 @@ class AsyncDualWrite:
             ConflictError: only one store is written.
         """
         first, second = await self._both()
-        page = await first.store.scan(after, check_limit(batch))
+        page = await first.store.scan(after, check_limit(batch, "batch"))
         theirs = await second.store.get_many([key for key, _ in page])
         keys = [key for key, value in page if key not in theirs or not is_same(value, theirs[key])]
         await self._carry_all(keys, first, second)

@@ -11,7 +11,7 @@ from persistence.dialect import Dialect, Kind, Statement, chunked, compile_state
 from persistence.errors import DeadlineError, QueryError, ReadOnlyError, ValidationError
 from persistence.fields import Duration
 from persistence.routing import parse_position
-from persistence.validation import check_text
+from persistence.validation import check_text, check_whole
 
 if TYPE_CHECKING:
     from persistence._async.transaction import AsyncTransaction
@@ -304,8 +304,7 @@ class AsyncExecutor(ABC):
         database, take its time and outlive a restart of the server; rows changed meanwhile are seen as they are then
         (run it in a ``repeatable read`` transaction for a snapshot).
         """
-        if batch_size < 1:
-            raise ValidationError(f"batch_size {batch_size} is below 1")
+        check_whole("batch_size", batch_size)
         column = f"page.{quote_identifier(key)}"  # unqualified, SQLite would take an unknown name for a text
         given = dict(parameters or {})
         inner = sql.rstrip().removesuffix(";")
@@ -335,6 +334,7 @@ class AsyncExecutor(ABC):
         Each of the keys is asked for once, ``batch_size`` of them in one statement; a statement's text does not depend
         on their number. ``columns`` None are all columns.
         """
+        check_whole("batch_size", batch_size)
         wanted = ", ".join(quote_identifier(name) for name in columns) if columns else "*"
         column = quote_identifier(key)
         among = self.dialect.among(f"{quote_identifier(table)}.{column}", ":page_keys")

@@ -7,7 +7,6 @@ written to compares with the largest that it has seen (M. Kleppmann, "How to do 
 
 from __future__ import annotations
 
-import math
 import random
 import secrets
 from time import monotonic
@@ -20,12 +19,12 @@ from persistence._async.keyvalue_backends import AsyncSQLValues
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.keyvalues import check_ttl
 from persistence.leases import advisory_key, check_lock
 from persistence.queries import load_queries
 from persistence.scripts import packaged_script
-from persistence.validation import check_tenant, shown
+from persistence.validation import check_tenant, check_timeout, shown
 
 
 class AsyncAdvisoryLock:
@@ -55,7 +54,7 @@ class AsyncAdvisoryLock:
             LockTimeoutError: another transaction had it for ``timeout`` seconds; this one can only be rolled back then.
             TransactionError: this task is in no transaction.
         """
-        database, limit = self._manager.get_postgresql(self._name), _limit(timeout)
+        database, limit = self._manager.get_postgresql(self._name), check_timeout("timeout", timeout)
         if not database.in_transaction:
             raise TransactionError(
                 "an advisory lock needs a transaction", hint="with database.transaction(): …", connection=self._name
@@ -76,13 +75,6 @@ class AsyncAdvisoryLock:
                 operation="acquire",
                 connection=self._name,
             ) from exc
-
-
-def _limit(timeout: Duration) -> float:
-    limit = seconds(timeout)
-    if not 0 <= limit < math.inf:
-        raise ValidationError(f"a timeout of {limit:g} s can't be waited for", hint="0 or more, in seconds")
-    return limit
 
 
 class AsyncLeaseLock:
@@ -114,7 +106,7 @@ class AsyncLeaseLock:
         if found is None:
             raise ValidationError("a lease needs a lifetime", hint="ttl=30.0")
         self._ttl = found
-        self._timeout = _limit(timeout)
+        self._timeout = check_timeout("timeout", timeout)
         self._sql: AsyncSQLValues | None = None
         if not isinstance(manager.get(name), AsyncRedisConnection):
             self._sql = AsyncSQLValues(manager, name, tenant=tenant, migrate=migrate)
@@ -146,7 +138,7 @@ class AsyncLeaseLock:
             LockTimeoutError: somebody else had it all the time.
             TransactionError: this task is in a transaction, where nobody would see the lease.
         """
-        limit = self._timeout if timeout is None else _limit(timeout)
+        limit = self._timeout if timeout is None else check_timeout("timeout", timeout)
         deadline = monotonic() + limit
         if self.held:
             raise ConflictError(f"the lock {shown(self._lock)} is held already", hint="renew()", connection=self._name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -14,9 +13,9 @@ from persistence._async.compat import Background
 from persistence._async.locks import AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.maintaining import JobReport, MaintenanceReport, check_rows
-from persistence.validation import check_id, check_whole, shown
+from persistence.validation import check_duration, check_id, check_whole, shown
 
 _log = logging.getLogger("persistence.maintenance")
 
@@ -48,9 +47,7 @@ class AsyncMaintenance:
         tenant: str = "default",
     ) -> None:
         """``batches`` bounds how many of a job one run does."""
-        self._interval = seconds(interval)
-        if not 0 < self._interval < math.inf:
-            raise ValidationError(f"the interval {interval} is no time to wait", hint="interval=3600.0")
+        self._interval = check_duration("interval", interval)
         self._batches = check_whole("batches", batches)
         self._lock = AsyncLeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
         self._jobs: dict[str, _Job] = {}

@@ -25,9 +25,10 @@ from persistence.errors import (
     UnknownConnectionError,
     WrongKindError,
 )
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.health import HealthStatus, PoolStats
 from persistence.observing import Listener
+from persistence.validation import check_timeout
 
 AsyncConnection = AsyncDatabase | AsyncRedisConnection
 Server = EmbeddedPostgreSQL | EmbeddedRedis
@@ -262,7 +263,7 @@ class AsyncDatabaseManager:
         with self._mutex:
             self._check_open()
             connections = list(self._connections.items())
-        limit = seconds(timeout)
+        limit = check_timeout("timeout", timeout)
         polls: list[_Poll | _ReplicaPoll] = []
         for name, connection in connections:
             polls.append(_Poll(name, connection, limit))

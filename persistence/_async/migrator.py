@@ -11,7 +11,7 @@ from persistence._async.schema import expected_schema, read_schema, run_steps
 from persistence._async.transaction import AsyncTransaction
 from persistence.dialect import compile_statement
 from persistence.errors import LockTimeoutError, MigrationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.migrations import (
     AppliedMigration,
     Migration,
@@ -25,7 +25,7 @@ from persistence.migrations import (
 )
 from persistence.queries import load_queries
 from persistence.schemas import Difference, differences
-from persistence.validation import check_limit, check_whole
+from persistence.validation import check_limit, check_timeout, check_whole
 
 LOCK_SECONDS = 60.0
 """How long to wait for another program that is migrating."""
@@ -94,7 +94,7 @@ class AsyncMigrator:
         async def missing() -> tuple[Migration, ...]:
             return to_apply(await self.pending(line), to, len(self._load(line)))
 
-        limit = seconds(lock_timeout)
+        limit = check_timeout("lock_timeout", lock_timeout)
         return await self._each(missing, lambda migration: self._apply(line, migration, limit), backup)
 
     async def down(
@@ -122,7 +122,7 @@ class AsyncMigrator:
             least = found[-1].number - 1 if found else least
             return found
 
-        limit = seconds(lock_timeout)
+        limit = check_timeout("lock_timeout", lock_timeout)
         try:
             return await self._each(chosen, lambda migration: self._undo(line, migration, limit), backup)
         finally:
@@ -156,6 +156,7 @@ class AsyncMigrator:
             MigrationError: one failed, as it would then.
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
         """
+        limit = check_timeout("lock_timeout", lock_timeout)
         if down:
             chosen = await self._to_undo(line, to)
         else:
@@ -165,7 +166,7 @@ class AsyncMigrator:
         if chosen[:alone]:
             try:
                 async with self._database.transaction() as transaction:
-                    await self._lock(transaction, seconds(lock_timeout))
+                    await self._lock(transaction, limit)
                     for migration in chosen[:alone]:
                         statements = await self._run(transaction, migration, down=down)
                         found.append(TriedMigration(migration, tuple(statements), tried=True))
@@ -185,8 +186,9 @@ class AsyncMigrator:
         """
         known = self._load(line)
         check_whole("number", number, least=1, most=len(known))
+        limit = check_timeout("lock_timeout", lock_timeout)
         async with self._database.transaction() as transaction:
-            await self._lock(transaction, seconds(lock_timeout))
+            await self._lock(transaction, limit)
             await self._create_tables(transaction)
             if await self._applied(line):
                 raise MigrationError(

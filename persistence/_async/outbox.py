@@ -13,7 +13,7 @@ from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import to_micros
 from persistence.errors import NotFoundError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.migrations import MigrationLine
 from persistence.outbox import (
     DeadLetter,
@@ -26,7 +26,7 @@ from persistence.outbox import (
     status_from_row,
 )
 from persistence.queries import load_queries
-from persistence.validation import check_id, check_limit, check_whole, shown
+from persistence.validation import check_id, check_limit, check_timeout, check_whole, shown
 
 BATCH = 1000
 """How many items one statement puts."""
@@ -136,7 +136,8 @@ class AsyncOutbox(AsyncSQLStore):
 
         A key costs a row as long as it is remembered. One that is used again begins with number 1.
         """
-        database, age = await self._database(), seconds(idle)
+        age = check_timeout("idle", idle)
+        database = await self._database()
         values: dict[str, Any] = {**self._where(), "limit": check_limit(limit)}
         if database.kind == "postgresql":
             values["age"] = age
@@ -152,6 +153,9 @@ class AsyncOutbox(AsyncSQLStore):
 
         It is a ``Relay``'s call, and one round trip on PostgreSQL.
         """
+        check_limit(keys, "keys")
+        check_limit(each, "each")
+        check_timeout("lease", lease)
         database = await self._database()
         queries = load_queries("persistence", database.kind)
         values: dict[str, Any] = {**self._where(), "keys": keys}

@@ -24,7 +24,7 @@ from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
 from persistence.fields import Duration, seconds
 from persistence.notices import Notice, NoticeQueue, check_channel, check_payload, identifier_of
-from persistence.validation import check_text, check_whole
+from persistence.validation import check_duration, check_text, check_timeout, check_whole
 
 ASK_SECONDS = 5.0
 """How long a server that was asked whether it is still there has for its answer."""
@@ -99,9 +99,7 @@ class AsyncPubSub:
         """
         connection = self._connection()
         size = check_whole("queue_size", queue_size, most=1_000_000)
-        silence = seconds(check_after)
-        if not silence > 0:
-            raise ValidationError(f"check_after {silence:g} is not above 0")
+        silence = check_duration("check_after", check_after)
         return AsyncSubscription(connection, self._names(channels, connection.kind), size, silence)
 
 
@@ -177,7 +175,7 @@ class AsyncSubscription:
                 again.
             ClosedError: the subscription or its connection was closed.
         """
-        deadline = monotonic() + seconds(timeout)
+        deadline = monotonic() + check_timeout("timeout", timeout)
         if self._reading:
             raise ValidationError(
                 "another task is reading this subscription",

@@ -11,10 +11,10 @@ from typing import Any, Self
 from persistence._async.compat import Background, Parallel, sleep
 from persistence._async.outbox import AsyncOutbox
 from persistence.errors import ClosedError, UnavailableError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.outbox import OutboxItem, RelayReport, Settled, told
 from persistence.retry import Backoff
-from persistence.validation import check_whole
+from persistence.validation import check_duration, check_timeout, check_whole
 
 _log = logging.getLogger("persistence.relay")
 
@@ -51,8 +51,8 @@ class AsyncRelay:
         self._sink = sink
         self._keys = check_whole("keys", keys, most=1000)
         self._each = check_whole("each", each, most=1000)
-        self._lease = seconds(lease)
-        self._poll = seconds(poll)
+        self._lease = check_duration("lease", lease)
+        self._poll = check_duration("poll", poll)
         self._side_by_side = check_whole("side_by_side", side_by_side, most=64)
         self._backoff = backoff or Backoff(retries=8, base=0.5, cap=60.0)
         self._background = Background("holdfast-relay")
@@ -121,7 +121,7 @@ class AsyncRelay:
         It waits for tries that are to be repeated, and for what other relays have in hand. After ``timeout`` seconds it
         returns all the same; ``left`` of the report says how many items wait still.
         """
-        until = monotonic() + seconds(timeout)
+        until = monotonic() + check_timeout("timeout", timeout)
         total = RelayReport()
         while True:
             report = await self.run_once()

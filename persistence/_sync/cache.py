@@ -19,9 +19,9 @@ from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.pubsub import PubSub, Subscription
 from persistence.caching import CacheStats
 from persistence.errors import DeadlineError, UnavailableError, ValidationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.keyvalues import check_key, check_ttl
-from persistence.validation import check_whole, shown
+from persistence.validation import check_timeout, check_whole, shown
 
 MISSING = object()
 
@@ -56,12 +56,13 @@ class Cache:
         channel: str = "cache",
     ) -> None:
         fresh = check_ttl(ttl)
-        if fresh is None or not 0 <= seconds(stale) < 1e9 or not 0 <= seconds(local_ttl) < 1e9:
-            raise ValidationError("ttl is above 0, stale and local_ttl are 0 or more, in seconds")
+        if fresh is None:
+            raise ValidationError("a cache needs a lifetime", hint="ttl=60.0")
         self._store = store
-        self._ttl, self._stale = fresh, seconds(stale)
+        self._ttl, self._stale = fresh, check_timeout("stale", stale)
+        local = check_timeout("local_ttl", local_ttl)
         self._negative = check_ttl(negative_ttl)
-        self._local = float("inf") if store is None else seconds(local_ttl)
+        self._local = float("inf") if store is None else local
         self._max_size = check_whole("max_size", max_size)
         self._pass_through = pass_through
         self._lock_ttl = check_ttl(lock_ttl)
@@ -107,7 +108,8 @@ class Cache:
         """
         check_key(key)
         lifetime = check_ttl(ttl) or self._ttl
-        deadline, misses = monotonic() + seconds(timeout), 1
+        limit = check_timeout("timeout", timeout)
+        deadline, misses = monotonic() + limit, 1
         while True:
             waiter: Waiter[tuple[Any, BaseException | None]] | None = None
             with self._mutex:
@@ -126,9 +128,7 @@ class Cache:
                 return self._lead(key, loader, lifetime, misses)
             got = waiter.wait(deadline - monotonic())
             if got is None:
-                raise DeadlineError(
-                    f"another's load of {shown(key)} took over {seconds(timeout):g} s", operation="get_or_load"
-                )
+                raise DeadlineError(f"another's load of {shown(key)} took over {limit:g} s", operation="get_or_load")
             if got[1] is None:
                 return got[0]
             if isinstance(got[1], Exception):

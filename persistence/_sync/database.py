@@ -40,10 +40,11 @@ from persistence.errors import (
     TransactionError,
     ValidationError,
 )
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
 from persistence.retry import Backoff, is_transient
+from persistence.validation import check_timeout
 
 T = TypeVar("T")
 
@@ -127,7 +128,7 @@ class Database(Executor):
         return self._transaction_pool(Options()).closed
 
     def _deadline(self, timeout: Duration | None) -> float:
-        return monotonic() + (self._timeout if timeout is None else seconds(timeout))
+        return monotonic() + (self._timeout if timeout is None else check_timeout("timeout", timeout))
 
     @property
     def in_transaction(self) -> bool:
@@ -348,10 +349,11 @@ class Database(Executor):
             DeadlineError: it took longer than ``timeout`` seconds (PostgreSQL).
             TransactionError: called in a transaction.
         """
+        limit = check_timeout("timeout", timeout)
         target, draft = new_file(path)
         try:
             self._check_outside("back_up")
-            self._dump(draft, seconds(timeout))
+            self._dump(draft, limit)
             return in_background(lambda: put_in_place(draft, target))
         finally:
             draft.unlink(missing_ok=True)
@@ -369,9 +371,10 @@ class Database(Executor):
             UnavailableError: it failed; the message is the program's, and nothing was changed.
             TransactionError: called in a transaction.
         """
+        limit = check_timeout("timeout", timeout)
         source = existing_file(path)
         self._check_outside("restore")
-        self._load(source, seconds(timeout))
+        self._load(source, limit)
         self.migrated.clear()
 
     def _check_outside(self, operation: str) -> None:
@@ -406,7 +409,7 @@ class Database(Executor):
             raise ValidationError(
                 f"{isolation!r} is no isolation level", hint="read committed, repeatable read or serializable"
             )
-        limit = None if timeout is None else seconds(timeout)
+        limit = None if timeout is None else check_timeout("timeout", timeout)
         return Transaction(self, Options(isolation, read_only, limit, read_after(read_only, after)))
 
     def run_transaction(

@@ -235,7 +235,7 @@ class DualWrite:
             ConflictError: only one store is written.
         """
         first, second = self._both()
-        page = first.store.scan(after, check_limit(batch))
+        page = first.store.scan(after, check_limit(batch, "batch"))
         theirs = second.store.get_many([key for key, _ in page])
         keys = [key for key, value in page if key not in theirs or not is_same(value, theirs[key])]
         self._carry_all(keys, first, second)

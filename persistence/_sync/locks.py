@@ -8,7 +8,6 @@ written to compares with the largest that it has seen (M. Kleppmann, "How to do 
 
 from __future__ import annotations
 
-import math
 import random
 import secrets
 from time import monotonic
@@ -21,12 +20,12 @@ from persistence._sync.keyvalue_backends import SQLValues
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.keyvalues import check_ttl
 from persistence.leases import advisory_key, check_lock
 from persistence.queries import load_queries
 from persistence.scripts import packaged_script
-from persistence.validation import check_tenant, shown
+from persistence.validation import check_tenant, check_timeout, shown
 
 
 class AdvisoryLock:
@@ -56,7 +55,7 @@ class AdvisoryLock:
             LockTimeoutError: another transaction had it for ``timeout`` seconds; this one can only be rolled back then.
             TransactionError: this task is in no transaction.
         """
-        database, limit = self._manager.get_postgresql(self._name), _limit(timeout)
+        database, limit = self._manager.get_postgresql(self._name), check_timeout("timeout", timeout)
         if not database.in_transaction:
             raise TransactionError(
                 "an advisory lock needs a transaction", hint="with database.transaction(): …", connection=self._name
@@ -77,13 +76,6 @@ class AdvisoryLock:
                 operation="acquire",
                 connection=self._name,
             ) from exc
-
-
-def _limit(timeout: Duration) -> float:
-    limit = seconds(timeout)
-    if not 0 <= limit < math.inf:
-        raise ValidationError(f"a timeout of {limit:g} s can't be waited for", hint="0 or more, in seconds")
-    return limit
 
 
 class LeaseLock:
@@ -115,7 +107,7 @@ class LeaseLock:
         if found is None:
             raise ValidationError("a lease needs a lifetime", hint="ttl=30.0")
         self._ttl = found
-        self._timeout = _limit(timeout)
+        self._timeout = check_timeout("timeout", timeout)
         self._sql: SQLValues | None = None
         if not isinstance(manager.get(name), RedisConnection):
             self._sql = SQLValues(manager, name, tenant=tenant, migrate=migrate)
@@ -147,7 +139,7 @@ class LeaseLock:
             LockTimeoutError: somebody else had it all the time.
             TransactionError: this task is in a transaction, where nobody would see the lease.
         """
-        limit = self._timeout if timeout is None else _limit(timeout)
+        limit = self._timeout if timeout is None else check_timeout("timeout", timeout)
         deadline = monotonic() + limit
         if self.held:
             raise ConflictError(f"the lock {shown(self._lock)} is held already", hint="renew()", connection=self._name)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -15,9 +14,9 @@ from persistence._sync.compat import Background
 from persistence._sync.locks import LeaseLock
 from persistence._sync.manager import DatabaseManager
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.maintaining import JobReport, MaintenanceReport, check_rows
-from persistence.validation import check_id, check_whole, shown
+from persistence.validation import check_duration, check_id, check_whole, shown
 
 _log = logging.getLogger("persistence.maintenance")
 
@@ -49,9 +48,7 @@ class Maintenance:
         tenant: str = "default",
     ) -> None:
         """``batches`` bounds how many of a job one run does."""
-        self._interval = seconds(interval)
-        if not 0 < self._interval < math.inf:
-            raise ValidationError(f"the interval {interval} is no time to wait", hint="interval=3600.0")
+        self._interval = check_duration("interval", interval)
         self._batches = check_whole("batches", batches)
         self._lock = LeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
         self._jobs: dict[str, _Job] = {}

@@ -12,7 +12,7 @@ from persistence._sync.schema import expected_schema, read_schema, run_steps
 from persistence._sync.transaction import Transaction
 from persistence.dialect import compile_statement
 from persistence.errors import LockTimeoutError, MigrationError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.migrations import (
     AppliedMigration,
     Migration,
@@ -26,7 +26,7 @@ from persistence.migrations import (
 )
 from persistence.queries import load_queries
 from persistence.schemas import Difference, differences
-from persistence.validation import check_limit, check_whole
+from persistence.validation import check_limit, check_timeout, check_whole
 
 LOCK_SECONDS = 60.0
 """How long to wait for another program that is migrating."""
@@ -95,7 +95,7 @@ class Migrator:
         def missing() -> tuple[Migration, ...]:
             return to_apply(self.pending(line), to, len(self._load(line)))
 
-        limit = seconds(lock_timeout)
+        limit = check_timeout("lock_timeout", lock_timeout)
         return self._each(missing, lambda migration: self._apply(line, migration, limit), backup)
 
     def down(
@@ -123,7 +123,7 @@ class Migrator:
             least = found[-1].number - 1 if found else least
             return found
 
-        limit = seconds(lock_timeout)
+        limit = check_timeout("lock_timeout", lock_timeout)
         try:
             return self._each(chosen, lambda migration: self._undo(line, migration, limit), backup)
         finally:
@@ -157,6 +157,7 @@ class Migrator:
             MigrationError: one failed, as it would then.
             LockTimeoutError: another program kept migrating for longer than ``lock_timeout`` seconds.
         """
+        limit = check_timeout("lock_timeout", lock_timeout)
         if down:
             chosen = self._to_undo(line, to)
         else:
@@ -166,7 +167,7 @@ class Migrator:
         if chosen[:alone]:
             try:
                 with self._database.transaction() as transaction:
-                    self._lock(transaction, seconds(lock_timeout))
+                    self._lock(transaction, limit)
                     for migration in chosen[:alone]:
                         statements = self._run(transaction, migration, down=down)
                         found.append(TriedMigration(migration, tuple(statements), tried=True))
@@ -186,8 +187,9 @@ class Migrator:
         """
         known = self._load(line)
         check_whole("number", number, least=1, most=len(known))
+        limit = check_timeout("lock_timeout", lock_timeout)
         with self._database.transaction() as transaction:
-            self._lock(transaction, seconds(lock_timeout))
+            self._lock(transaction, limit)
             self._create_tables(transaction)
             if self._applied(line):
                 raise MigrationError(

@@ -11,9 +11,9 @@ from typing import Self
 from persistence._sync.compat import Background
 from persistence._sync.manager import DatabaseManager
 from persistence.errors import ClosedError
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.health import HealthChange, HealthHistory, HealthStatus
-from persistence.validation import check_whole
+from persistence.validation import check_duration, check_whole
 
 _log = logging.getLogger("persistence.health")
 
@@ -36,8 +36,8 @@ class HealthMonitor:
         on_change: Callable[[HealthChange], None] | None = None,
     ) -> None:
         self._manager = manager
-        self._interval = seconds(interval)
-        self._timeout = seconds(timeout)
+        self._interval = check_duration("interval", interval)
+        self._timeout = check_duration("timeout", timeout)
         self._history = HealthHistory(check_whole("failures", failures))
         self._on_change = on_change
         self._background = Background("holdfast-health")

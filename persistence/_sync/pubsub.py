@@ -25,7 +25,7 @@ from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
 from persistence.fields import Duration, seconds
 from persistence.notices import Notice, NoticeQueue, check_channel, check_payload, identifier_of
-from persistence.validation import check_text, check_whole
+from persistence.validation import check_duration, check_text, check_timeout, check_whole
 
 ASK_SECONDS = 5.0
 """How long a server that was asked whether it is still there has for its answer."""
@@ -100,9 +100,7 @@ class PubSub:
         """
         connection = self._connection()
         size = check_whole("queue_size", queue_size, most=1_000_000)
-        silence = seconds(check_after)
-        if not silence > 0:
-            raise ValidationError(f"check_after {silence:g} is not above 0")
+        silence = check_duration("check_after", check_after)
         return Subscription(connection, self._names(channels, connection.kind), size, silence)
 
 
@@ -178,7 +176,7 @@ class Subscription:
                 again.
             ClosedError: the subscription or its connection was closed.
         """
-        deadline = monotonic() + seconds(timeout)
+        deadline = monotonic() + check_timeout("timeout", timeout)
         if self._reading:
             raise ValidationError(
                 "another task is reading this subscription",

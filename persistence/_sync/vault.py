@@ -323,7 +323,7 @@ class SecretVault(SQLStore):
             ConfigError: the cipher lacks a key that is in use.
             CorruptError: a secret isn't what was stored; what was done before stays done.
         """
-        size = check_limit(batch)
+        size = check_limit(batch, "batch")
         database = self._database()
         queries = load_queries("persistence", database.kind)
         count, after_key, after = 0, "", ""

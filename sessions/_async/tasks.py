@@ -206,7 +206,7 @@ class AsyncTaskStore(AsyncTaskClaims):
         pending. Every ``claim_next`` does the same for some: call it where nobody claims. No running work is touched.
         """
         self._check_wide("release_expired")
-        size = check_limit(batch)
+        size = check_limit(batch, "batch")
         return await self._repeated("task_release_expired", {"limit": size}, size)
 
     async def delete_finished(
@@ -218,7 +218,7 @@ class AsyncTaskStore(AsyncTaskClaims):
         goes after these: as long as one of them is open or too young, it stays. Open tasks are never touched.
         """
         self._check_wide("delete_finished")
-        size = check_limit(batch)
+        size = check_limit(batch, "batch")
         statuses = None if status is None else names_of("statuses", status, check_status)
         if statuses is not None and OPEN.intersection(statuses):
             raise ValidationError("an open task isn't finished", hint="cancel it first")

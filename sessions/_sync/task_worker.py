@@ -23,9 +23,9 @@ from persistence.errors import (
     UnavailableError,
     ValidationError,
 )
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration
 from persistence.retry import Backoff
-from persistence.validation import check_whole
+from persistence.validation import check_duration, check_timeout, check_whole
 from sessions._sync.tasks import TaskStore
 from sessions.tasks import Task, check_kind, check_owner, lease_micros
 
@@ -107,7 +107,8 @@ class TaskWorker:
         self._handlers = {check_kind(kind): handler for kind, handler in handlers.items()}
         self._lanes = check_whole("concurrency", concurrency, most=LANES)
         lease_micros(lease)
-        self._lease, self._poll, self._grace = seconds(lease), seconds(poll), seconds(grace)
+        self._lease = check_duration("lease", lease)
+        self._poll, self._grace = check_duration("poll", poll), check_timeout("grace", grace)
         self._notices = self._tasks.notices
         self._bell = Bell()
         self._guard = Mutex()

@@ -207,7 +207,7 @@ class TaskStore(TaskClaims):
         pending. Every ``claim_next`` does the same for some: call it where nobody claims. No running work is touched.
         """
         self._check_wide("release_expired")
-        size = check_limit(batch)
+        size = check_limit(batch, "batch")
         return self._repeated("task_release_expired", {"limit": size}, size)
 
     def delete_finished(
@@ -219,7 +219,7 @@ class TaskStore(TaskClaims):
         goes after these: as long as one of them is open or too young, it stays. Open tasks are never touched.
         """
         self._check_wide("delete_finished")
-        size = check_limit(batch)
+        size = check_limit(batch, "batch")
         statuses = None if status is None else names_of("statuses", status, check_status)
         if statuses is not None and OPEN.intersection(statuses):
             raise ValidationError("an open task isn't finished", hint="cancel it first")

@@ -142,7 +142,7 @@ async def test_a_prune_without_a_rule_or_with_a_bad_one_is_refused(checkpointer:
     for bad in (0, -1, True, "1", 1.5):
         with pytest.raises(ValidationError, match="keep_last"):
             await checkpointer.prune("t", keep_last=bad)  # type: ignore[arg-type]
-        with pytest.raises(ValidationError, match="limit"):
+        with pytest.raises(ValidationError, match="batch"):
             await checkpointer.prune("t", keep_last=1, batch=bad)  # type: ignore[arg-type]
     for moment in (datetime(2024, 1, 1), 5, "1d", timedelta.max):  # noqa: DTZ001 - the point
         with pytest.raises(ValidationError):

@@ -161,7 +161,7 @@ async def test_what_is_no_job_is_refused(manager: AsyncDatabaseManager, values: 
         maintenance.add("two", 7)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="batches"):
         AsyncMaintenance(manager, "main", batches=0)
-    with pytest.raises(ValidationError, match="the interval"):
+    with pytest.raises(ValidationError, match="interval"):
         AsyncMaintenance(manager, "main", interval=float("nan"))
     await manager.aclose()
     with pytest.raises(ClosedError):

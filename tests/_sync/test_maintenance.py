@@ -162,7 +162,7 @@ def test_what_is_no_job_is_refused(manager: DatabaseManager, values: KeyValueSto
         maintenance.add("two", 7)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="batches"):
         Maintenance(manager, "main", batches=0)
-    with pytest.raises(ValidationError, match="the interval"):
+    with pytest.raises(ValidationError, match="interval"):
         Maintenance(manager, "main", interval=float("nan"))
     manager.close()
     with pytest.raises(ClosedError):
