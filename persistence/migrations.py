@@ -31,6 +31,7 @@ PACKAGES = ("persistence", "checkpoint", "vectorstore", "sessions")
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.(sql|py)")
 _NAME = re.compile(r"[a-z0-9_]+")
 _PARTS = re.compile(r"^--[ \t]*(up|down)[ \t]*$", re.M)
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.S)
 _ALONE = re.compile(r"^--[ \t]*no transaction[ \t]*$", re.M)
 
 Step = tuple[str, Mapping[str, Any] | None]
@@ -58,7 +59,7 @@ def downgrade():
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered change: its statements up and down, and the checksum of its file.
+    """One numbered change: its scripts up and down, and the checksum of its file.
 
     A migration in Python has functions in their place, which yield statements. ``in_transaction`` is False where a file
     says ``-- no transaction``: its statements run one by one, and it must bear being run again.
@@ -67,8 +68,8 @@ class Migration:
     line: str
     number: int
     name: str
-    up: tuple[str, ...]
-    down: tuple[str, ...]
+    up_script: str
+    down_script: str
     checksum: str
     in_transaction: bool = True
     upgrade: Callable[[], Iterable[Any]] | None = None
@@ -76,6 +77,17 @@ class Migration:
 
     def __str__(self) -> str:
         return f"{self.line}/{self.number:04}_{self.name}"
+
+    # Split on use: a program that starts and finds nothing due reads every file, and splits none.
+    @property
+    def up(self) -> tuple[str, ...]:
+        """The statements that apply it; none where it is in Python."""
+        return _statements(self.up_script)
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """The statements that undo it."""
+        return _statements(self.down_script)
 
     @property
     def can_be_undone(self) -> bool:
@@ -248,7 +260,7 @@ def _read(line: str, entry: Traversable) -> Migration:
     if not callable(upgrade) or not (downgrade is None or callable(downgrade)):
         raise MigrationError(f"{entry.name} needs a function upgrade(), and may have downgrade()")
     in_transaction = getattr(module, "in_transaction", True) is not False
-    return Migration(line, number, name, (), (), _checksum(text), in_transaction, upgrade, downgrade)
+    return Migration(line, number, name, "", "", _checksum(text), in_transaction, upgrade, downgrade)
 
 
 def _parse_name(filename: str) -> tuple[int, str]:
@@ -270,11 +282,15 @@ def parse_migration(line: str, filename: str, text: str) -> Migration:
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     if "up" not in sections or len(parts) > 5:
         raise MigrationError(f"{filename} needs one part headed '-- up' and at most one '-- down'")
-    up = tuple(split_statements(sections["up"]))
-    if not up:
+    if not _COMMENTS.sub("", sections["up"]).strip("; \t\n"):
         raise MigrationError(f"{filename} has no statement to apply")
-    down = tuple(split_statements(sections.get("down", "")))
-    return Migration(line, number, name, up, down, _checksum(text), not _ALONE.search(parts[0]))
+    down = sections.get("down", "")
+    return Migration(line, number, name, sections["up"], down, _checksum(text), not _ALONE.search(parts[0]))
+
+
+@cache
+def _statements(script: str) -> tuple[str, ...]:
+    return tuple(split_statements(script))
 
 
 def pending(line: str, known: tuple[Migration, ...], applied: Mapping[int, AppliedMigration]) -> tuple[Migration, ...]:

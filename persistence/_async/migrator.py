@@ -68,7 +68,7 @@ class AsyncMigrator:
     async def history(self, line: MigrationLine, *, limit: int = 100) -> tuple[AppliedMigration, ...]:
         """Return what was applied and not undone, the newest first."""
         check_limit(limit)
-        if not await self._database.fetch_value(self._queries.has_migrations):
+        if not await self._has_migrations():
             return ()
         rows = await self._database.fetch_all(self._queries.list_history, {"line": line.name, "limit": limit})
         return tuple(map(applied_from_row, rows))
@@ -250,9 +250,18 @@ class AsyncMigrator:
     def _load(self, line: MigrationLine) -> tuple[Migration, ...]:
         return line.load(self._database.kind)
 
+    async def _has_migrations(self) -> bool:
+        """Tell whether there is a record; once it was seen, each line costs one statement."""
+        database = self._database
+        if database.has_migrations:
+            return True
+        found = bool(await database.fetch_value(self._queries.has_migrations))
+        database.has_migrations = found and not database.in_transaction  # which may still roll it back
+        return found
+
     async def _applied(self, line: MigrationLine) -> dict[int, AppliedMigration]:
         """Return what is recorded, by number; nothing when not even the table exists."""
-        if not await self._database.fetch_value(self._queries.has_migrations):
+        if not await self._has_migrations():
             return {}
         rows = await self._database.fetch_all(self._queries.list_applied, {"line": line.name})
         return {row["number"]: applied_from_row(row) for row in rows}

@@ -64,6 +64,8 @@ class Database(Executor):
         self.observers = Observers(name, kind, slow_threshold)
         self.migrated: set[str] = set()
         """The migration lines known to be up to date, so that a store asks only once."""
+        self.has_migrations = False
+        """Whether the table that records migrations is known to be there."""
         self.partitions: set[tuple[str, str]] = set()
         """The partitions known to be there, each by its table and its suffix, so that a store asks only once."""
         self._timeout = timeout
@@ -376,6 +378,7 @@ class Database(Executor):
         self._check_outside("restore")
         self._load(source, limit)
         self.migrated.clear()
+        self.has_migrations = False
 
     def _check_outside(self, operation: str) -> None:
         if self.in_transaction:

@@ -69,7 +69,7 @@ class Migrator:
     def history(self, line: MigrationLine, *, limit: int = 100) -> tuple[AppliedMigration, ...]:
         """Return what was applied and not undone, the newest first."""
         check_limit(limit)
-        if not self._database.fetch_value(self._queries.has_migrations):
+        if not self._has_migrations():
             return ()
         rows = self._database.fetch_all(self._queries.list_history, {"line": line.name, "limit": limit})
         return tuple(map(applied_from_row, rows))
@@ -251,9 +251,18 @@ class Migrator:
     def _load(self, line: MigrationLine) -> tuple[Migration, ...]:
         return line.load(self._database.kind)
 
+    def _has_migrations(self) -> bool:
+        """Tell whether there is a record; once it was seen, each line costs one statement."""
+        database = self._database
+        if database.has_migrations:
+            return True
+        found = bool(database.fetch_value(self._queries.has_migrations))
+        database.has_migrations = found and not database.in_transaction  # which may still roll it back
+        return found
+
     def _applied(self, line: MigrationLine) -> dict[int, AppliedMigration]:
         """Return what is recorded, by number; nothing when not even the table exists."""
-        if not self._database.fetch_value(self._queries.has_migrations):
+        if not self._has_migrations():
             return {}
         rows = self._database.fetch_all(self._queries.list_applied, {"line": line.name})
         return {row["number"]: applied_from_row(row) for row in rows}

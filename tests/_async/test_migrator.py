@@ -17,6 +17,7 @@ from persistence import (
     PostgreSQLConfig,
     SQLiteConfig,
 )
+from persistence.migrations import shipped_lines
 from tests._async.side import Started, together
 
 
@@ -54,6 +55,22 @@ async def test_a_line_is_applied_in_order_and_once(database: AsyncDatabase, tmp_
     records = await database.fetch_all("SELECT line, number, name, checksum FROM holdfast_migrations ORDER BY number")
     assert [(row["line"], row["number"], row["name"]) for row in records] == [("app", 1, "step"), ("app", 2, "step")]
     assert [row["checksum"] for row in records] == [each.checksum for each in line.load(database.kind)]
+
+
+async def test_nothing_due_costs_one_statement_a_line_and_one_for_all(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    lines = [line for line in shipped_lines() if line.name != "vectorstore"]  # which needs an extension
+    for line in lines:
+        await AsyncMigrator(database).up(line)
+    seen: list[str] = []
+    manager.on_statement.append(lambda event: seen.append(event.operation))
+    for known in (False, True):
+        database.has_migrations = known
+        for line in lines:
+            assert await AsyncMigrator(database).up(line) == ()
+    manager.on_statement.clear()
+    assert seen == ["fetch_value", "fetch_all", "fetch_all", "fetch_all", "fetch_all", "fetch_all", "fetch_all"]
 
 
 async def test_a_failing_migration_leaves_those_before_it_and_nothing_of_its_own(

@@ -18,6 +18,7 @@ from persistence import (
     PostgreSQLConfig,
     SQLiteConfig,
 )
+from persistence.migrations import shipped_lines
 from tests._sync.side import Started, together
 
 
@@ -55,6 +56,22 @@ def test_a_line_is_applied_in_order_and_once(database: Database, tmp_path: Path)
     records = database.fetch_all("SELECT line, number, name, checksum FROM holdfast_migrations ORDER BY number")
     assert [(row["line"], row["number"], row["name"]) for row in records] == [("app", 1, "step"), ("app", 2, "step")]
     assert [row["checksum"] for row in records] == [each.checksum for each in line.load(database.kind)]
+
+
+def test_nothing_due_costs_one_statement_a_line_and_one_for_all(
+    manager: DatabaseManager, database: Database
+) -> None:
+    lines = [line for line in shipped_lines() if line.name != "vectorstore"]  # which needs an extension
+    for line in lines:
+        Migrator(database).up(line)
+    seen: list[str] = []
+    manager.on_statement.append(lambda event: seen.append(event.operation))
+    for known in (False, True):
+        database.has_migrations = known
+        for line in lines:
+            assert Migrator(database).up(line) == ()
+    manager.on_statement.clear()
+    assert seen == ["fetch_value", "fetch_all", "fetch_all", "fetch_all", "fetch_all", "fetch_all", "fetch_all"]
 
 
 def test_a_failing_migration_leaves_those_before_it_and_nothing_of_its_own(
