@@ -320,6 +320,8 @@ class RedisConfig(Config):
 
     ``cluster=True`` speaks to a cluster; ``nodes`` (``host:port``) are some of its servers, which name the others.
     ``sentinel`` (``host:port`` too) are Sentinels: the server is the one that they say is the master ``master_name``.
+
+    With ``min_replicas`` a write is acknowledged once so many replicas have it; ``replica_timeout`` bounds the wait.
     """
 
     host: str = "localhost"
@@ -347,6 +349,8 @@ class RedisConfig(Config):
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    min_replicas: int = 0
+    replica_timeout: Duration = 1.0
     slow_threshold: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "redis+unix", "unix")
@@ -370,6 +374,10 @@ class RedisConfig(Config):
             yield f"min_idle_connections {self.min_idle_connections} is below 0"
         if self.max_retries < 0:
             yield f"max_retries {self.max_retries} is below 0"
+        if self.min_replicas < 0:
+            yield f"min_replicas {self.min_replicas} is below 0"
+        if self.min_replicas and not 0 < seconds(self.replica_timeout) < self.answer_timeout:
+            yield f"replica_timeout {self.replica_timeout} is not within 0 and read_timeout {self.answer_timeout:g}"
         for name in ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout", "idle_timeout"):
             if getattr(self, name) <= 0:
                 yield f"{name} {getattr(self, name)} is not above 0"
@@ -390,12 +398,19 @@ class RedisConfig(Config):
             yield "cluster and sentinel exclude each other"
         if self.unix_socket and (self.cluster or self.sentinel):
             yield "a cluster or Sentinels have no unix_socket"
+        if self.cluster and self.min_replicas:
+            yield "cluster and min_replicas exclude each other"
         if self.cluster and self.database:
             yield f"a cluster has no database {self.database}, only 0"
         for entry in (*self.nodes, *self.sentinel):
             host, port = host_and_port(entry, 1)
             if not host or not 1 <= port <= 65535 or host.startswith("/"):
                 yield f"{entry!r} is no host:port"
+
+    @property
+    def answer_timeout(self) -> float:
+        """How long an answer may take, in seconds; redis-py knows one timeout for both directions."""
+        return max(seconds(self.read_timeout), seconds(self.write_timeout))
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:

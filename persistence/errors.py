@@ -13,6 +13,7 @@
     │   ├── ConnectionLostError     the connection broke while the statement ran
     │   ├── PoolTimeoutError        every connection stayed in use until the deadline
     │   ├── DeadlineError           the operation did not end within its timeout
+    │   ├── NotReplicatedError      a write to Redis took effect, but too few replicas have it
     │   ├── StorageFullError        no room left, or the server's memory limit is reached
     │   └── LockTimeoutError        another writer held the lock until the limit
     ├── NotFoundError               what was named isn't there
@@ -114,6 +115,10 @@ class PoolTimeoutError(UnavailableError):
 
 class DeadlineError(UnavailableError):
     """The operation did not end within its timeout; its connection was thrown away."""
+
+
+class NotReplicatedError(UnavailableError):
+    """A write to Redis took effect, but fewer replicas than were asked for had it in time: a failover may lose it."""
 
 
 class StorageFullError(UnavailableError):
@@ -337,6 +342,8 @@ def from_redis(exc: Exception, *, operation: str, connection: str) -> Persistenc
         kind = DeadlineError
     elif isinstance(exc, redis.exceptions.OutOfMemoryError) or word in ("OOM", "MISCONF"):
         kind = StorageFullError
+    elif isinstance(exc, redis.exceptions.ReadOnlyError) or word == "READONLY":
+        kind = ReadOnlyError
     elif isinstance(exc, redis.exceptions.BusyLoadingError | redis.exceptions.ClusterError) or word in (
         "LOADING",
         "CLUSTERDOWN",

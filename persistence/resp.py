@@ -89,6 +89,10 @@ class Answers:
         """How many bytes to read next, at most."""
         return min(max(READ_BYTES, self._missing), MOST_BYTES)
 
+    def gather(self, count: int) -> None:
+        """Take the next ``count`` answers for one: a list of them, in which a refusal is one of them."""
+        self._open.append((_ARRAY, count, []))
+
     def take(self) -> Any:
         """Return the answer that is whole."""
         answer, self._answer = self._answer, None

@@ -1,4 +1,4 @@
-"""Several Redis servers that belong together: a cluster of six, and a master with replicas and Sentinels."""
+"""Several Redis servers that belong together: a cluster, a master with a replica, and one that Sentinels watch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from persistence._binaries import package_folder
 from persistence.config import RedisConfig
 from persistence.embedded import EmbeddedRedis
 from persistence.fields import reveal
+from tests.proxy import FaultyProxy
 
 SLOTS = 16384
 PARTS = 3
@@ -139,6 +140,42 @@ class RedisClusterServers(RedisServers):
             for number in range(PARTS):
                 self.run(number, "FLUSHALL")
             yield self.config()
+
+
+class RedisPair(RedisServers):
+    """A master and a replica that hears of it through a proxy, which can cut them apart; clients reach both."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 2)
+
+    def start(self) -> RedisPair:
+        """Start them."""
+        self._start(lambda password: {"masterauth": password, "repl-ping-replica-period": "1"})
+        self.between = FaultyProxy(("127.0.0.1", self.ports[0])).__enter__()
+        self.follow(1, self.between.port)
+        return self
+
+    def follow(self, number: int, port: int) -> None:
+        """Have a server replicate the one at a port, forgetting what it has of its own."""
+        self.run(number, "REPLICAOF", "127.0.0.1", str(port))
+        wait_until(lambda: self._replication(number)["master_link_status"] == "up", "the replica never followed")
+
+    def _replication(self, number: int) -> Any:
+        with self.client(number) as client:
+            return client.info("replication")
+
+    def promote(self) -> None:
+        """Make the replica a master of its own."""
+        self.run(1, "REPLICAOF", "NO", "ONE")
+
+    def config(self, **options: Any) -> RedisConfig:
+        """Return how to connect to the first."""
+        return RedisConfig(**{"host": "127.0.0.1", "port": self.ports[0], "password": self.password, **options})
+
+    def stop(self) -> None:
+        """Stop them."""
+        self.between.__exit__(None, None, None)
+        super().stop()
 
 
 class SentinelServers(RedisServers):

@@ -250,7 +250,8 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             limits: dict[str, Any] = dict.fromkeys(
                 ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout"), self._timeout
             )
-            config = replace(source.config, max_retries=0, **limits)
+            # What Redis loses here is loaded again: nothing waits for its replicas.
+            config = replace(source.config, max_retries=0, min_replicas=0, **limits)
             old, self._link = self._link, type(source)(f"{self._cache} (checkpoints)", config)
             self._source, client = source, self._link.client
         if old is not None:

@@ -103,7 +103,7 @@ class AsyncCheckpointKeys:
         for name, keys, arguments in calls:
             known = script(name)
             command = ("EVAL", known.text) if name in ALONE else ("EVALSHA", known.sha)
-            pipeline.execute_command(*command, len(keys), *keys, *arguments)
+            pipeline.execute_command(*command, len(keys), *keys, *arguments, reads=name in READS)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         for place, answer in enumerate(answers):
             name, keys, arguments = calls[place]

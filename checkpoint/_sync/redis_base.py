@@ -104,7 +104,7 @@ class CheckpointKeys:
         for name, keys, arguments in calls:
             known = script(name)
             command = ("EVAL", known.text) if name in ALONE else ("EVALSHA", known.sha)
-            pipeline.execute_command(*command, len(keys), *keys, *arguments)
+            pipeline.execute_command(*command, len(keys), *keys, *arguments, reads=name in READS)
         answers: list[Any] = pipeline.execute(raise_on_error=False)
         for place, answer in enumerate(answers):
             name, keys, arguments = calls[place]

@@ -1,14 +1,15 @@
 """Redis through redis-py: its pool and its commands, with our timeouts, errors and retries.
 
 A command that only reads is sent again after a dropped connection, ``max_retries`` times. Everything else is sent
-once: a lost answer does not say whether a write took effect, and INCR or LPUSH sent twice count twice.
+once: a lost answer does not say whether a write took effect, and INCR or LPUSH sent twice count twice. With
+``min_replicas`` a write is acknowledged once so many replicas have it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import redis.asyncio as driver
@@ -20,9 +21,18 @@ from redis.exceptions import NoScriptError, RedisError, WatchError
 from persistence._async.compat import bounded, check_home, current_home, sleep
 from persistence._async.pool import AsyncDedicated
 from persistence._async.redis_pool import make_pool
+from persistence._async.redis_replicas import UNCHANGING, AsyncReplicaWait, ReplicasMissing
 from persistence.capabilities import Capabilities
 from persistence.config import RedisConfig
-from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, QueryError, from_redis
+from persistence.errors import (
+    ClosedError,
+    ConnectError,
+    DeadlineError,
+    NotReplicatedError,
+    PersistenceError,
+    QueryError,
+    from_redis,
+)
 from persistence.fields import Duration, scrub, seconds
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
@@ -38,6 +48,11 @@ READS = frozenset(
     " ZREVRANK ZSCAN ZSCORE ZUNION".split()
 )
 """Commands that change nothing, so that sending one twice is sending it once."""
+
+
+def _changes_nothing(command: str) -> bool:
+    name = command.split(" ", 1)[0].upper()
+    return name in READS or name in UNCHANGING
 
 
 class AsyncRedisClient(driver.Redis):
@@ -73,6 +88,25 @@ class AsyncRedisPipeline(Pipeline):
 
     owner: AsyncRedisConnection
 
+    async def _send_command_parse_response(self, conn: Any, command_name: str, *args: Any, **options: Any) -> Any:
+        wait, send = self.owner.replica_wait, super()._send_command_parse_response
+        if wait is None or _changes_nothing(command_name):
+            return await send(conn, command_name, *args, **options)
+        return await wait.behind(conn, send, command_name, *args, **options)
+
+    async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        return await self._send(connection, super()._execute_transaction, commands, raise_on_error)
+
+    async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        return await self._send(connection, super()._execute_pipeline, commands, raise_on_error)
+
+    async def _send(self, connection: Any, send: Callable[..., Awaitable[Any]], commands: Any, raising: bool) -> Any:
+        wait = self.owner.replica_wait
+        writing = [str(args[0]) for args, options in commands if not options.pop("reads", False)]
+        if wait is None or all(map(_changes_nothing, writing)):
+            return await send(connection, commands, raising)
+        return await wait.behind(connection, send, commands, raising)
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send the commands and return their answers in order."""
         self.owner.check_usable()
@@ -104,6 +138,10 @@ class AsyncRedisConnection:
         threshold = config.slow_threshold
         self.observers = Observers(name, self.kind, None if threshold is None else seconds(threshold))
         self.is_closed = False
+        self.replica_wait: AsyncReplicaWait | None = None
+        """What follows each write, where replicas are to have it before it is acknowledged."""
+        if config.min_replicas:
+            self.replica_wait = AsyncReplicaWait(config.min_replicas, seconds(config.replica_timeout))
         self.dedicated: set[AsyncDedicated] = set()
         """Who holds a connection outside the pool."""
         self._version: str | None = None
@@ -177,6 +215,13 @@ class AsyncRedisConnection:
             ours: PersistenceError = ClosedError(
                 "it was closed while this ran", operation=operation, connection=self.name
             )
+        elif isinstance(exc, ReplicasMissing):
+            ours = NotReplicatedError(
+                f"the server took it, but {exc}",
+                hint="it is lost if another server becomes the master: repeat it if it is idempotent, or look",
+                operation=operation,
+                connection=self.name,
+            )
         else:
             ours = from_redis(exc, operation=operation, connection=self.name)
         self.note(ours, seen)
@@ -197,11 +242,14 @@ class AsyncRedisConnection:
         self.requests += 1
         seen = self.observers.begin(name, name)
         retries = self.config.max_retries if reads else 0
+        wait = self.replica_wait
+        if wait is not None and (reads or _changes_nothing(name)):
+            wait = None
         try:
             packed = pack(command)
             while True:
                 try:
-                    answer = await self._ask(packed)
+                    answer = await self._ask(packed, wait)
                     break
                 except DroppedError:
                     if retries == 0 or self.is_closed:
@@ -217,10 +265,10 @@ class AsyncRedisConnection:
             seen.done(None)
         return answer
 
-    async def _ask(self, packed: bytes) -> Any:
+    async def _ask(self, packed: bytes, wait: AsyncReplicaWait | None) -> Any:
         link = await self._links.acquire(self._lending.deadline())
         try:
-            return await link.ask(packed)
+            return await (link.ask(packed) if wait is None else wait.ask(link, packed))
         finally:
             self._links.release(link, broken=link.is_broken)
 
@@ -235,6 +283,7 @@ class AsyncRedisConnection:
 
         Raises:
             ConnectionLostError: the answer was lost.
+            NotReplicatedError: it took effect, and fewer than ``min_replicas`` have it.
             QueryError: the script, or the server, refused.
         """
         given = (len(keys), *keys, *arguments)

@@ -50,14 +50,32 @@ class AsyncRedisLink:
         if not whole:
             raise LateError(f"no answer within {self._timeout:g} s")
         answer = self._answers.take()
+        if isinstance(answer, RedisError):
+            self._check(answer)
+            self.is_broken = False
+            raise answer
+        self.is_broken = False
+        return answer
+
+    async def ask_several(self, commands: bytes, count: int) -> list[Any]:
+        """Return the answers to packed commands that are sent together; a refusal is one of them.
+
+        Raises:
+            RedisError: redis-py's, for a connection that broke.
+        """
+        self._answers.gather(count)
+        answers: list[Any] = await self.ask(commands)
+        self.is_broken = True
+        self._check(answers[0])
+        self.is_broken = False
+        return answers
+
+    def _check(self, answer: Any) -> None:
+        """Raise for a refusal after which the connection is of no use."""
         if isinstance(answer, ReadOnlyError) and self._only_master:
             raise DroppedError("The previous master is now a slave") from answer
         if isinstance(answer, DroppedError):  # it is loading, or has too many clients
             raise answer
-        self.is_broken = False
-        if isinstance(answer, RedisError):
-            raise answer
-        return answer
 
     def lend(self) -> Any:
         """Return redis-py's connection, on which redis-py may speak."""

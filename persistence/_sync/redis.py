@@ -2,14 +2,15 @@
 """Redis through redis-py: its pool and its commands, with our timeouts, errors and retries.
 
 A command that only reads is sent again after a dropped connection, ``max_retries`` times. Everything else is sent
-once: a lost answer does not say whether a write took effect, and INCR or LPUSH sent twice count twice.
+once: a lost answer does not say whether a write took effect, and INCR or LPUSH sent twice count twice. With
+``min_replicas`` a write is acknowledged once so many replicas have it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis as driver
@@ -21,9 +22,18 @@ from redis.exceptions import NoScriptError, RedisError, WatchError
 from persistence._sync.compat import bounded, check_home, current_home, sleep
 from persistence._sync.pool import Dedicated
 from persistence._sync.redis_pool import make_pool
+from persistence._sync.redis_replicas import UNCHANGING, ReplicaWait, ReplicasMissing
 from persistence.capabilities import Capabilities
 from persistence.config import RedisConfig
-from persistence.errors import ClosedError, ConnectError, DeadlineError, PersistenceError, QueryError, from_redis
+from persistence.errors import (
+    ClosedError,
+    ConnectError,
+    DeadlineError,
+    NotReplicatedError,
+    PersistenceError,
+    QueryError,
+    from_redis,
+)
 from persistence.fields import Duration, scrub, seconds
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
@@ -39,6 +49,11 @@ READS = frozenset(
     " ZREVRANK ZSCAN ZSCORE ZUNION".split()
 )
 """Commands that change nothing, so that sending one twice is sending it once."""
+
+
+def _changes_nothing(command: str) -> bool:
+    name = command.split(" ", 1)[0].upper()
+    return name in READS or name in UNCHANGING
 
 
 class RedisClient(driver.Redis):
@@ -74,6 +89,25 @@ class RedisPipeline(Pipeline):
 
     owner: RedisConnection
 
+    def _send_command_parse_response(self, conn: Any, command_name: str, *args: Any, **options: Any) -> Any:
+        wait, send = self.owner.replica_wait, super()._send_command_parse_response
+        if wait is None or _changes_nothing(command_name):
+            return send(conn, command_name, *args, **options)
+        return wait.behind(conn, send, command_name, *args, **options)
+
+    def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        return self._send(connection, super()._execute_transaction, commands, raise_on_error)
+
+    def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        return self._send(connection, super()._execute_pipeline, commands, raise_on_error)
+
+    def _send(self, connection: Any, send: Callable[..., Any], commands: Any, raising: bool) -> Any:
+        wait = self.owner.replica_wait
+        writing = [str(args[0]) for args, options in commands if not options.pop("reads", False)]
+        if wait is None or all(map(_changes_nothing, writing)):
+            return send(connection, commands, raising)
+        return wait.behind(connection, send, commands, raising)
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send the commands and return their answers in order."""
         self.owner.check_usable()
@@ -105,6 +139,10 @@ class RedisConnection:
         threshold = config.slow_threshold
         self.observers = Observers(name, self.kind, None if threshold is None else seconds(threshold))
         self.is_closed = False
+        self.replica_wait: ReplicaWait | None = None
+        """What follows each write, where replicas are to have it before it is acknowledged."""
+        if config.min_replicas:
+            self.replica_wait = ReplicaWait(config.min_replicas, seconds(config.replica_timeout))
         self.dedicated: set[Dedicated] = set()
         """Who holds a connection outside the pool."""
         self._version: str | None = None
@@ -178,6 +216,13 @@ class RedisConnection:
             ours: PersistenceError = ClosedError(
                 "it was closed while this ran", operation=operation, connection=self.name
             )
+        elif isinstance(exc, ReplicasMissing):
+            ours = NotReplicatedError(
+                f"the server took it, but {exc}",
+                hint="it is lost if another server becomes the master: repeat it if it is idempotent, or look",
+                operation=operation,
+                connection=self.name,
+            )
         else:
             ours = from_redis(exc, operation=operation, connection=self.name)
         self.note(ours, seen)
@@ -198,11 +243,14 @@ class RedisConnection:
         self.requests += 1
         seen = self.observers.begin(name, name)
         retries = self.config.max_retries if reads else 0
+        wait = self.replica_wait
+        if wait is not None and (reads or _changes_nothing(name)):
+            wait = None
         try:
             packed = pack(command)
             while True:
                 try:
-                    answer = self._ask(packed)
+                    answer = self._ask(packed, wait)
                     break
                 except DroppedError:
                     if retries == 0 or self.is_closed:
@@ -218,10 +266,10 @@ class RedisConnection:
             seen.done(None)
         return answer
 
-    def _ask(self, packed: bytes) -> Any:
+    def _ask(self, packed: bytes, wait: ReplicaWait | None) -> Any:
         link = self._links.acquire(self._lending.deadline())
         try:
-            return link.ask(packed)
+            return (link.ask(packed) if wait is None else wait.ask(link, packed))
         finally:
             self._links.release(link, broken=link.is_broken)
 
@@ -236,6 +284,7 @@ class RedisConnection:
 
         Raises:
             ConnectionLostError: the answer was lost.
+            NotReplicatedError: it took effect, and fewer than ``min_replicas`` have it.
             QueryError: the script, or the server, refused.
         """
         given = (len(keys), *keys, *arguments)

@@ -34,7 +34,7 @@ def link_options(config: RedisConfig) -> dict[str, Any]:
         "db": config.database,
         "username": config.username,
         "password": reveal(config.password) or None,
-        "socket_timeout": answer_timeout(config),
+        "socket_timeout": config.answer_timeout,
         "socket_connect_timeout": seconds(config.dial_timeout),
         "retry": Retry(NoBackoff(), 0),
         # Its notifications would switch off the check that finds a dropped connection before it is used.
@@ -56,11 +56,6 @@ def link_options(config: RedisConfig) -> dict[str, Any]:
 def connection_class(config: RedisConfig) -> Any:
     """Return redis-py's class of a connection to a server at a known address."""
     return UnixDomainSocketConnection if config.unix_socket else SSLConnection if config.tls else Connection
-
-
-def answer_timeout(config: RedisConfig) -> float:
-    """Return how long to wait for an answer, in seconds: redis-py knows one timeout for both directions."""
-    return max(seconds(config.read_timeout), seconds(config.write_timeout))
 
 
 class LendingPool(ConnectionPool):
@@ -157,7 +152,7 @@ def make_pool(name: str, config: RedisConfig) -> LendingPool:
 
     def connect(deadline: float) -> RedisLink:
         connection = pool.dial()
-        return RedisLink(connection, timeout=answer_timeout(config), only_master=bool(config.sentinel))
+        return RedisLink(connection, timeout=config.answer_timeout, only_master=bool(config.sentinel))
 
     pool.links = Pool(
         name,

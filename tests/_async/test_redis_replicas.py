@@ -1,0 +1,162 @@
+"""Writes to Redis that wait for a replica: against a master and its replica, with a network in between that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from redis.exceptions import WatchError
+
+from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
+from persistence import (
+    AsyncDatabaseManager,
+    AsyncKeyValueStore,
+    AsyncLeaseLock,
+    ConfigError,
+    NotReplicatedError,
+    QueryError,
+    ReadOnlyError,
+    RedisConfig,
+)
+from persistence.scripts import script_of
+from sessions import AsyncSessionManager, AsyncTaskStore, Session, Task
+from tests._async.side import together
+from tests.redis_servers import RedisPair
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[RedisPair]:
+    """A master and its replica."""
+    servers = RedisPair(tmp_path / "pair")
+    try:
+        yield servers.start()
+    finally:
+        servers.stop()
+
+
+async def test_a_write_is_acknowledged_once_the_replica_has_it(manager: AsyncDatabaseManager, pair: RedisPair) -> None:
+    cache = await manager.add_redis("cache", pair.config(min_replicas=1))
+    client, writes = cache.client, script_of("return redis.call('INCR', KEYS[1])")
+
+    async def count(number: int) -> None:
+        key = f"n{number}"
+        for expected in range(1, 21):
+            assert await client.incr(key) == expected
+            assert pair.client(1).get(key) == str(expected)
+
+    assert await together(*[lambda number=number: count(number) for number in range(8)]) == [None] * 8
+    async with client.pipeline() as pipe:
+        pipe.set("in a transaction", "v").incr("a")
+        assert await pipe.execute() == [True, 1]
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.set("in a pipeline", "v" * 100_000).get("in a transaction")
+        assert await pipe.execute() == [True, b"v"]
+    assert await cache.run_script(writes, ["by a script"]) == 1  # once unknown, once known
+    assert await cache.run_script(writes, ["by a script"]) == 2
+    with pair.client(1) as replica:
+        assert replica.mget("in a transaction", "a", "by a script") == ["v", "1", "2"]
+        assert len(replica.get("in a pipeline") or "") == 100_000
+    assert cache.stats().in_use == 0
+
+
+async def test_a_write_that_no_replica_has_is_an_error_and_reads_go_on(
+    manager: AsyncDatabaseManager, pair: RedisPair
+) -> None:
+    cache = await manager.add_redis("cache", pair.config(min_replicas=1, replica_timeout=0.1, pool_size=2))
+    client, writes = cache.client, script_of("return redis.call('INCR', KEYS[1])")
+    reads = script_of("return redis.call('GET', KEYS[1])")
+    await client.set("k", "before")
+    await cache.run_script(writes, ["n"])
+    errors = cache.errors
+    pair.between.mode = "black hole"
+
+    started = monotonic()
+    with pytest.raises(NotReplicatedError, match=r"cache: the server took it, but 0 of 1 replicas had it within 0.1 s"):
+        await client.set("k", "behind")
+    assert 0.09 <= monotonic() - started < 1
+    assert (cache.errors, cache.stats().in_use) == (errors + 1, 0)
+
+    started = monotonic()  # what only reads, or is no data, asks no replica
+    assert await client.get("k") == b"behind"
+    assert await cache.run_script(reads, ["k"], reads=True) == b"behind"
+    async with client.pipeline() as pipe:
+        pipe.get("k").exists("n")
+        assert await pipe.execute() == [b"behind", 1]
+    assert await client.publish("channel", "notice") == 0
+    await cache.ping()
+    assert monotonic() - started < 0.09
+
+    with pytest.raises(NotReplicatedError):
+        await cache.run_script(writes, ["n"])
+    for atomic in (True, False):
+        async with client.pipeline(transaction=atomic) as pipe:
+            pipe.incr("n")
+            with pytest.raises(NotReplicatedError):
+                await pipe.execute(raise_on_error=False)
+    with pytest.raises(QueryError, match="WRONGTYPE"):  # refused: that is what its caller is told
+        await client.lpush("k", "x")
+    async with client.pipeline() as pipe:
+        await pipe.watch("n")
+        await pipe.get("n")
+        pipe.multi()
+        pipe.incr("n")
+        pair.run(0, "INCR", "n")
+        with pytest.raises(WatchError):
+            await pipe.execute()
+    assert await client.get("n") == b"5"  # each connection says what it was asked
+    assert cache.stats().in_use == 0
+
+    pair.between.cut()
+    pair.between.mode = "pass"
+    pair.follow(1, pair.between.port)
+    assert await client.incr("n") == 6
+    assert pair.run(1, "GET", "n") == "6"
+
+
+async def test_every_store_is_told_and_a_repeated_write_is_not_taken_for_replicated(
+    manager: AsyncDatabaseManager, pair: RedisPair
+) -> None:
+    await manager.add_redis("main", pair.config(min_replicas=1, replica_timeout=0.05))
+    checkpoints, values = AsyncDatabaseCheckpointer(manager, "main"), AsyncKeyValueStore(manager, "main")
+    sessions, tasks = AsyncSessionManager(manager, "main"), AsyncTaskStore(manager, "main")
+    await checkpoints.save_checkpoint(Checkpoint("t", {"n": 1}))
+    await values.put("k", b"1")
+    pair.between.mode = "black hole"
+    for write in (
+        lambda: checkpoints.save_checkpoint(Checkpoint("t", {"n": 2}, key="once")),
+        lambda: checkpoints.save_checkpoint(Checkpoint("new", {"n": 2})),
+        lambda: values.put("k", b"2"),
+        lambda: sessions.create_session(Session(user_id="u")),
+        lambda: tasks.add(Task(kind="work")),
+        lambda: AsyncLeaseLock(manager, "main", "door").acquire(),
+    ):
+        with pytest.raises(NotReplicatedError):
+            await write()
+    # It finds itself done, which changes nothing; and yet no replica has what it did.
+    with pytest.raises(NotReplicatedError):
+        await checkpoints.save_checkpoint(Checkpoint("t", {"n": 2}, key="once"))
+    assert (await checkpoints.load_checkpoint("t")).state == {"n": 2}
+    assert await values.get("k") == b"2"
+
+
+async def test_a_master_that_became_a_replica_refuses_writes(manager: AsyncDatabaseManager, pair: RedisPair) -> None:
+    cache = await manager.add_redis("cache", pair.config(min_replicas=1, replica_timeout=0.1))
+    pair.promote()
+    pair.follow(0, pair.ports[1])
+    with pytest.raises(ReadOnlyError, match="read only replica"):
+        await cache.client.set("k", "v")
+    assert await cache.client.get("k") is None
+
+
+def test_what_cannot_be_waited_for_is_refused() -> None:
+    for wrong, what in (
+        ({"min_replicas": -1}, "min_replicas -1 is below 0"),
+        ({"min_replicas": 1, "replica_timeout": 0}, "replica_timeout 0.0 is not within 0 and read_timeout 3"),
+        ({"min_replicas": 1, "replica_timeout": 3}, "replica_timeout 3.0 is not within 0 and read_timeout 3"),
+        ({"min_replicas": 1, "cluster": True}, "cluster and min_replicas exclude each other"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            RedisConfig(**wrong)  # type: ignore[arg-type]
+    assert RedisConfig.from_url("redis://h?min_replicas=2&replica_timeout=250ms").replica_timeout == 0.25
