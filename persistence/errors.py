@@ -240,6 +240,7 @@ _BY_CLASS: dict[str, type[PersistenceError]] = {
 _HINTS: dict[type[PersistenceError], str] = {
     SerializationError: "run it again as a whole: run_transaction() does so",
     DeadlockError: "run it again as a whole: run_transaction() does so",
+    ReadOnlyError: "leave out read_only=True; or another server has taken over, and the next call finds it",
     ConnectionLostError: "the next call opens a new connection; repeat this one only if it is idempotent",
     StorageFullError: "make room on the server; it heals without a restart",
 }
@@ -295,6 +296,7 @@ _BY_SQLITE_NAME: dict[str, type[PersistenceError]] = {
     "SQLITE_INTERRUPT": DeadlineError,
     "SQLITE_READONLY": ReadOnlyError,
     "SQLITE_TOOBIG": ValidationError,
+    "SQLITE_MISMATCH": ValidationError,
 }
 
 

@@ -88,8 +88,12 @@ class Threads:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            interrupt()
-            await asyncio.wait((future,))
+            while not future.done():
+                interrupt()
+                try:
+                    await asyncio.wait((future,))
+                except asyncio.CancelledError:
+                    continue  # cancelled once more: what the thread works on is nobody else's before it has let go
             if not future.cancelled():
                 future.exception()
             raise

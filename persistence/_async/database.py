@@ -20,10 +20,12 @@ from persistence._async.executor import (
     FailedPart,
     Hints,
     Isolation,
+    Link,
     Options,
     Parameters,
     Row,
     check_reads,
+    left_open,
     read_after,
 )
 from persistence._async.pool import AsyncPool
@@ -36,6 +38,7 @@ from persistence.errors import (
     ConnectionLostError,
     DeadlineError,
     PersistenceError,
+    ReadOnlyError,
     TransactionError,
     ValidationError,
 )
@@ -46,6 +49,8 @@ from persistence.retry import Backoff, is_transient
 from persistence.validation import check_timeout
 
 T = TypeVar("T")
+
+_READ_ONLY = "25006"
 
 BACKUP_SECONDS = 3600.0
 """How long a backup, or a restore, may take."""
@@ -215,8 +220,9 @@ class AsyncDatabase(AsyncExecutor):
         try:
             result: tuple[list[Row], int] = await link.run(statement, values, rows, deadline, hints)
         except BaseException as exc:
-            pool.release(link, broken=not link.is_usable())
-            self._reraise(exc, operation, pool, seen)
+            self._give_back(exc, link, operation, pool, seen)
+        if not link.is_free():
+            self._give_back(left_open(), link, operation, pool, seen)
         pool.release(link)
         if seen is not None:
             seen.done(len(result[0]) or result[1])
@@ -274,20 +280,34 @@ class AsyncDatabase(AsyncExecutor):
         try:
             result = await work(link)
         except BaseException as exc:
-            pool.release(link, broken=not link.is_usable())
-            self._reraise(exc, operation, pool, seen)
+            self._give_back(exc, link, operation, pool, seen)
+        if not link.is_free():
+            self._give_back(left_open(), link, operation, pool, seen)
         pool.release(link)
         return result
+
+    def _give_back(
+        self, exc: BaseException, link: Link, operation: str, pool: AsyncPool[Any], seen: Observation | None = None
+    ) -> NoReturn:
+        """Give a connection back on which a call failed, and raise the error."""
+        pool.release(link, broken=not link.recover())
+        self._reraise(exc, operation, pool, seen)
 
     def _reraise(
         self, exc: BaseException, operation: str, pool: AsyncPool[Any], seen: Observation | None = None
     ) -> NoReturn:
         failure = self._failure(exc, operation, pool)
+        self._notice(failure, pool)
         if seen is not None:
             seen.failed(failure)
         if failure is exc:
             raise exc
         raise failure from (exc.error if isinstance(exc, FailedPart) else exc)
+
+    def _notice(self, failure: BaseException, pool: AsyncPool[Any]) -> None:
+        """Have connections made anew where a server says that it only reads: another one may have taken over."""
+        if isinstance(failure, ReadOnlyError) and failure.code == _READ_ONLY:
+            pool.renew()
 
     async def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""
@@ -313,18 +333,17 @@ class AsyncDatabase(AsyncExecutor):
         async with self.transaction(timeout=timeout) as transaction:
             return await transaction.execute_many(sql, parameters)
 
-    async def _begin(self, options: Options, deadline: float) -> tuple[AsyncPool[Any], Any]:
+    async def _begin(self, options: Options, deadline: float) -> tuple[AsyncPool[Any], Link]:
         """Return a connection on which a transaction was begun, and the pool that it is to be given back to."""
         pool = self._transaction_pool(options)
         link = await self._acquire(pool, deadline)
         try:
             await link.script(self._begin_statements(options), deadline)
         except BaseException as exc:
-            pool.release(link, broken=True)
-            self._reraise(exc, "begin", pool)
+            self._give_back(exc, link, "begin", pool)
         return pool, link
 
-    async def _commit(self, link: Any, options: Options, deadline: float) -> str | None:
+    async def _commit(self, link: Link, options: Options, deadline: float) -> str | None:
         """Commit, and return where that is in the log, if this database was told of replicas."""
         await link.script("COMMIT", deadline)
         return None

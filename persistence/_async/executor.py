@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from persistence._async.pool import Poolable
 from persistence.dialect import Dialect, Kind, Statement, chunked, compile_statement, quote_identifier
-from persistence.errors import DeadlineError, QueryError, ReadOnlyError, ValidationError
+from persistence.errors import DeadlineError, QueryError, ReadOnlyError, TransactionError, ValidationError
 from persistence.fields import Duration
 from persistence.routing import parse_position
 from persistence.validation import check_text, check_whole
@@ -83,6 +83,11 @@ def returns_no_rows() -> QueryError:
     return QueryError("the statement returns no rows", hint="use execute, or add RETURNING")
 
 
+def left_open() -> TransactionError:
+    """Return the error of a statement that opened a transaction on a connection that others have next."""
+    return TransactionError("the statement left a transaction open; it was undone", hint="with transaction(): …")
+
+
 def too_late() -> DeadlineError:
     """Return the error of a call whose deadline has passed."""
     return DeadlineError("it did not end within its timeout", hint="raise timeout=, or look what it waited for")
@@ -93,6 +98,12 @@ class Link(Poolable, Protocol):
 
     def is_usable(self) -> bool:
         """Tell whether a next statement may follow, now that one has failed."""
+
+    def is_free(self) -> bool:
+        """Tell whether no transaction is open on it, so that anybody may have it next."""
+
+    def recover(self) -> bool:
+        """Undo what a call that was cut short left open, where that needs no wait; tell whether it is free then."""
 
     async def run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints

@@ -17,7 +17,7 @@ from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from persistence._async.copying import copy_rows
-from persistence._async.executor import FailedPart, Hints, Row, returns_no_rows
+from persistence._async.executor import FailedPart, Hints, Link, Row, returns_no_rows
 from persistence._async.wire import AsyncWireConnection
 from persistence.dialect import Statement
 from persistence.errors import ValidationError
@@ -51,7 +51,7 @@ class Call(NamedTuple):
     """Whether it is to be prepared now."""
 
 
-class PostgreSQLLink:
+class PostgreSQLLink(Link):
     """One pooled connection."""
 
     def __init__(self, raw: AsyncWireConnection) -> None:
@@ -96,6 +96,12 @@ class PostgreSQLLink:
 
     def is_usable(self) -> bool:
         return self._pgconn.transaction_status in _ALIVE
+
+    def is_free(self) -> bool:
+        return self._pgconn.transaction_status == TransactionStatus.IDLE
+
+    def recover(self) -> bool:
+        return self.is_free()  # what is open would need a round trip
 
     async def run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints

@@ -20,7 +20,7 @@ from typing import Any
 
 from persistence._async.compat import Threads
 from persistence._async.database import AsyncDatabase
-from persistence._async.executor import NO_HINTS, FailedPart, Hints, Options, Row, returns_no_rows, too_late
+from persistence._async.executor import NO_HINTS, FailedPart, Hints, Link, Options, Row, returns_no_rows, too_late
 from persistence._async.pool import AsyncPool
 from persistence.backups import copy_sqlite, restore_sqlite
 from persistence.capabilities import Capabilities
@@ -49,7 +49,7 @@ def _rows(description: Sequence[Sequence[Any]], fetched: Iterable[Any]) -> list[
     return [dict(zip(names, row)) for row in fetched]  # noqa: B905 - strict=True costs a third more
 
 
-class SQLiteLink:
+class SQLiteLink(Link):
     """One connection; its calls run in the threads of the database."""
 
     def __init__(self, raw: sqlite3.Connection, threads: Threads, busy_timeout: float, in_memory: bool) -> None:
@@ -69,6 +69,17 @@ class SQLiteLink:
 
     def is_usable(self) -> bool:
         return not self._closed  # an interrupted statement is undone, and the connection goes on
+
+    def is_free(self) -> bool:
+        return not self._closed and not self.raw.in_transaction
+
+    def recover(self) -> bool:
+        # A file's connection is discarded instead, which undoes too. A database in memory would go with it.
+        if self._in_memory and not self._closed and self.raw.in_transaction:
+            self._settle()
+            self.raw.execute("ROLLBACK")
+            self.raw.execute("PRAGMA query_only = OFF")
+        return self.is_free()
 
     def discard(self) -> None:
         self._closed = True

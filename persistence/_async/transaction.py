@@ -17,6 +17,7 @@ from persistence._async.executor import (
     FailedPart,
     Hints,
     Isolation,
+    Link,
     Options,
     Parameters,
     Row,
@@ -61,7 +62,7 @@ class AsyncTransaction(AsyncExecutor):
         self._cause: BaseException | None = None
         self.position: str | None = None
         """Where its commit is in the log, for ``after=``; None before, and where the database knows no replicas."""
-        self._link: Any
+        self._link: Link
         self._pool: AsyncPool[Any]
         self._generation = 0
 
@@ -135,6 +136,8 @@ class AsyncTransaction(AsyncExecutor):
     def _fail(self, exc: BaseException, operation: str, seen: Observation | None) -> NoReturn:
         """Mark the transaction as failed and raise the error."""
         failure = self._database._failure(exc, operation, self._pool)
+        if not self._options.read_only:
+            self._database._notice(failure, self._pool)
         if seen is not None:
             seen.failed(failure)
         self._state, self._cause = "failed", failure
@@ -296,6 +299,13 @@ class AsyncTransaction(AsyncExecutor):
             raise DeadlineError(
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
+        if self._link.is_free():
+            self._pool.release(self._link)
+            raise TransactionError(
+                "a statement in the transaction had ended it",
+                hint="leave that to its 'with' block",
+                connection=self.name,
+            )
         seen = self._database.observers.begin("commit", "COMMIT")
         try:
             self.position = await self._database._commit(self._link, self._options, self._limit(None))
@@ -338,4 +348,4 @@ class AsyncTransaction(AsyncExecutor):
             # The first error is on its way to the caller and says more than this one.
             self._pool.count_error()
         finally:
-            self._pool.release(self._link, broken=not done)
+            self._pool.release(self._link, broken=not done and not self._link.recover())

@@ -21,10 +21,12 @@ from persistence._sync.executor import (
     FailedPart,
     Hints,
     Isolation,
+    Link,
     Options,
     Parameters,
     Row,
     check_reads,
+    left_open,
     read_after,
 )
 from persistence._sync.pool import Pool
@@ -37,6 +39,7 @@ from persistence.errors import (
     ConnectionLostError,
     DeadlineError,
     PersistenceError,
+    ReadOnlyError,
     TransactionError,
     ValidationError,
 )
@@ -47,6 +50,8 @@ from persistence.retry import Backoff, is_transient
 from persistence.validation import check_timeout
 
 T = TypeVar("T")
+
+_READ_ONLY = "25006"
 
 BACKUP_SECONDS = 3600.0
 """How long a backup, or a restore, may take."""
@@ -216,8 +221,9 @@ class Database(Executor):
         try:
             result: tuple[list[Row], int] = link.run(statement, values, rows, deadline, hints)
         except BaseException as exc:
-            pool.release(link, broken=not link.is_usable())
-            self._reraise(exc, operation, pool, seen)
+            self._give_back(exc, link, operation, pool, seen)
+        if not link.is_free():
+            self._give_back(left_open(), link, operation, pool, seen)
         pool.release(link)
         if seen is not None:
             seen.done(len(result[0]) or result[1])
@@ -275,20 +281,34 @@ class Database(Executor):
         try:
             result = work(link)
         except BaseException as exc:
-            pool.release(link, broken=not link.is_usable())
-            self._reraise(exc, operation, pool, seen)
+            self._give_back(exc, link, operation, pool, seen)
+        if not link.is_free():
+            self._give_back(left_open(), link, operation, pool, seen)
         pool.release(link)
         return result
+
+    def _give_back(
+        self, exc: BaseException, link: Link, operation: str, pool: Pool[Any], seen: Observation | None = None
+    ) -> NoReturn:
+        """Give a connection back on which a call failed, and raise the error."""
+        pool.release(link, broken=not link.recover())
+        self._reraise(exc, operation, pool, seen)
 
     def _reraise(
         self, exc: BaseException, operation: str, pool: Pool[Any], seen: Observation | None = None
     ) -> NoReturn:
         failure = self._failure(exc, operation, pool)
+        self._notice(failure, pool)
         if seen is not None:
             seen.failed(failure)
         if failure is exc:
             raise exc
         raise failure from (exc.error if isinstance(exc, FailedPart) else exc)
+
+    def _notice(self, failure: BaseException, pool: Pool[Any]) -> None:
+        """Have connections made anew where a server says that it only reads: another one may have taken over."""
+        if isinstance(failure, ReadOnlyError) and failure.code == _READ_ONLY:
+            pool.renew()
 
     def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""
@@ -314,18 +334,17 @@ class Database(Executor):
         with self.transaction(timeout=timeout) as transaction:
             return transaction.execute_many(sql, parameters)
 
-    def _begin(self, options: Options, deadline: float) -> tuple[Pool[Any], Any]:
+    def _begin(self, options: Options, deadline: float) -> tuple[Pool[Any], Link]:
         """Return a connection on which a transaction was begun, and the pool that it is to be given back to."""
         pool = self._transaction_pool(options)
         link = self._acquire(pool, deadline)
         try:
             link.script(self._begin_statements(options), deadline)
         except BaseException as exc:
-            pool.release(link, broken=True)
-            self._reraise(exc, "begin", pool)
+            self._give_back(exc, link, "begin", pool)
         return pool, link
 
-    def _commit(self, link: Any, options: Options, deadline: float) -> str | None:
+    def _commit(self, link: Link, options: Options, deadline: float) -> str | None:
         """Commit, and return where that is in the log, if this database was told of replicas."""
         link.script("COMMIT", deadline)
         return None

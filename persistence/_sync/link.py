@@ -18,7 +18,7 @@ from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from persistence._sync.copying import copy_rows
-from persistence._sync.executor import FailedPart, Hints, Row, returns_no_rows
+from persistence._sync.executor import FailedPart, Hints, Link, Row, returns_no_rows
 from persistence._sync.wire import WireConnection
 from persistence.dialect import Statement
 from persistence.errors import ValidationError
@@ -52,7 +52,7 @@ class Call(NamedTuple):
     """Whether it is to be prepared now."""
 
 
-class PostgreSQLLink:
+class PostgreSQLLink(Link):
     """One pooled connection."""
 
     def __init__(self, raw: WireConnection) -> None:
@@ -97,6 +97,12 @@ class PostgreSQLLink:
 
     def is_usable(self) -> bool:
         return self._pgconn.transaction_status in _ALIVE
+
+    def is_free(self) -> bool:
+        return self._pgconn.transaction_status == TransactionStatus.IDLE
+
+    def recover(self) -> bool:
+        return self.is_free()  # what is open would need a round trip
 
     def run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints

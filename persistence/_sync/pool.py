@@ -236,6 +236,18 @@ class Pool(Generic[C]):
             self._open -= 1
             self._discarded += 1
 
+    def renew(self) -> None:
+        """Discard the idle connections now, and those in use when they come back: all are to be made anew."""
+        with self._mutex:
+            idle = list(self._idle)
+            self._idle.clear()
+            self._open -= len(idle)
+            self._discarded += len(idle)
+            for entry in self._busy.values():
+                entry.expires_at = 0.0
+        for entry in idle:
+            entry.connection.discard()
+
     def count_error(self) -> None:
         """Count a failed operation in the statistics."""
         with self._mutex:

@@ -18,6 +18,7 @@ from persistence._sync.executor import (
     FailedPart,
     Hints,
     Isolation,
+    Link,
     Options,
     Parameters,
     Row,
@@ -62,7 +63,7 @@ class Transaction(Executor):
         self._cause: BaseException | None = None
         self.position: str | None = None
         """Where its commit is in the log, for ``after=``; None before, and where the database knows no replicas."""
-        self._link: Any
+        self._link: Link
         self._pool: Pool[Any]
         self._generation = 0
 
@@ -136,6 +137,8 @@ class Transaction(Executor):
     def _fail(self, exc: BaseException, operation: str, seen: Observation | None) -> NoReturn:
         """Mark the transaction as failed and raise the error."""
         failure = self._database._failure(exc, operation, self._pool)
+        if not self._options.read_only:
+            self._database._notice(failure, self._pool)
         if seen is not None:
             seen.failed(failure)
         self._state, self._cause = "failed", failure
@@ -297,6 +300,13 @@ class Transaction(Executor):
             raise DeadlineError(
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
+        if self._link.is_free():
+            self._pool.release(self._link)
+            raise TransactionError(
+                "a statement in the transaction had ended it",
+                hint="leave that to its 'with' block",
+                connection=self.name,
+            )
         seen = self._database.observers.begin("commit", "COMMIT")
         try:
             self.position = self._database._commit(self._link, self._options, self._limit(None))
@@ -339,4 +349,4 @@ class Transaction(Executor):
             # The first error is on its way to the caller and says more than this one.
             self._pool.count_error()
         finally:
-            self._pool.release(self._link, broken=not done)
+            self._pool.release(self._link, broken=not done and not self._link.recover())
