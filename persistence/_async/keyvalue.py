@@ -21,8 +21,9 @@ class AsyncKeyValueStore:
     """Values by key in one namespace of one tenant, on a PostgreSQL, SQLite or Redis connection of a manager.
 
     A value is bytes or JSON (None, bool, int, float, str, lists, dicts with str keys) and comes back equal, of the
-    same type. Each has a version that grows with every change, and may have a lifetime, after which it isn't there.
-    Every call is atomic by itself, and on a SQL database joins the transaction of its task.
+    same type. Each may have a lifetime, after which it isn't there, and has a version that grows with every change.
+    That of a new one is the server's clock in microseconds, so none comes back when a key ends and is put again. Every
+    call is atomic by itself, and on a SQL database joins the transaction of its task.
 
     On Redis a namespace lies on one slot of a cluster. On a SQL database what has expired is not given, and stays until
     ``delete_expired``.
@@ -79,7 +80,7 @@ class AsyncKeyValueStore:
     async def put(
         self, key: str, value: Any, *, ttl: Duration | None = None, expected_version: int | None = None
     ) -> int:
-        """Store a value and return its version, 1 for a new one.
+        """Store a value and return its version.
 
         ``ttl`` (seconds) is how long it lives; None is for ever, also for a key that had a lifetime.
         ``expected_version`` is the version that must be there, 0 for none.

@@ -10,6 +10,8 @@ if type(total) == 'table' then
 end
 if redis.call('HINCRBY', KEYS[1], 'n', 1) == 1 then
     redis.call('ZADD', KEYS[2], 0, ARGV[1])
+    local now = redis.call('TIME')
+    redis.call('HSET', KEYS[1], 'n', string.format('%.0f', now[1] * 1000000 + now[2]))
     if ARGV[3] then
         redis.call('PEXPIRE', KEYS[1], ARGV[3])
     end

@@ -21,6 +21,9 @@ local function set(key, value, ttl)
     end
     if version == 1 then
         redis.call('ZADD', index, 0, key)
+        local now = redis.call('TIME')
+        version = now[1] * 1000000 + now[2]
+        redis.call('HSET', place, 'n', string.format('%.0f', version))
     end
     return version
 end

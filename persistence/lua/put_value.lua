@@ -10,5 +10,9 @@ elseif version > 1 then
 end
 if version == 1 then
     redis.call('ZADD', KEYS[2], 0, ARGV[1])
+    -- It begins with the time, in microseconds: a key that is put again has no version that it had before.
+    local now = redis.call('TIME')
+    version = now[1] * 1000000 + now[2]
+    redis.call('HSET', KEYS[1], 'n', string.format('%.0f', version))
 end
 return version

@@ -24,9 +24,11 @@ WHERE tenant_id = :tenant AND namespace = :namespace AND key >= :prefix AND key 
 ORDER BY key LIMIT :limit;
 
 -- name: put_value
--- One statement, whether it was there or not: the version grows under the row's lock.
+-- One statement, whether it was there or not: the version grows under the row's lock. It begins with the time, in
+-- microseconds, so that a key which is put again after it went has no version that it had before.
 INSERT INTO holdfast_key_values (tenant_id, namespace, key, value, number, version, expires_at)
-VALUES (:tenant, :namespace, :key, CAST(:value AS bytea), CAST(:number AS bigint), 1, clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
+VALUES (:tenant, :namespace, :key, CAST(:value AS bytea), CAST(:number AS bigint), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint),
+    clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
 ON CONFLICT (tenant_id, namespace, key) DO UPDATE
 SET value = excluded.value, number = excluded.number, expires_at = excluded.expires_at,
     version = holdfast_key_values.version + 1
@@ -35,7 +37,8 @@ RETURNING version;
 -- name: put_new_value
 -- Only where nothing is, or only what has expired; no row tells that something is.
 INSERT INTO holdfast_key_values (tenant_id, namespace, key, value, number, version, expires_at)
-VALUES (:tenant, :namespace, :key, CAST(:value AS bytea), CAST(:number AS bigint), 1, clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
+VALUES (:tenant, :namespace, :key, CAST(:value AS bytea), CAST(:number AS bigint), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint),
+    clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
 ON CONFLICT (tenant_id, namespace, key) DO UPDATE
 SET value = excluded.value, number = excluded.number, expires_at = excluded.expires_at,
     version = holdfast_key_values.version + 1
@@ -53,7 +56,8 @@ RETURNING version;
 -- The sum is made in the row, under its lock; no row tells that a value is there which is no number. The expiry is
 -- that of the first, and a counter that has expired begins anew.
 INSERT INTO holdfast_key_values (tenant_id, namespace, key, number, version, expires_at)
-VALUES (:tenant, :namespace, :key, CAST(:number AS bigint), 1, clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
+VALUES (:tenant, :namespace, :key, CAST(:number AS bigint), CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint),
+    clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
 ON CONFLICT (tenant_id, namespace, key) DO UPDATE
 SET number = CASE WHEN holdfast_key_values.expires_at <= clock_timestamp() THEN excluded.number
         ELSE holdfast_key_values.number + excluded.number END,

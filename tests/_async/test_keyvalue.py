@@ -47,7 +47,7 @@ VALUES: list[Any] = [
 
 async def test_every_value_comes_back_equal_and_of_its_type(store: AsyncKeyValueStore) -> None:
     for number, value in enumerate(VALUES):
-        assert await store.put(f"k{number}", value) == 1
+        await store.put(f"k{number}", value)
         found = await store.get(f"k{number}", "missing")
         assert (found, type(found)) == (value, type(value))
         assert math.copysign(1, found) == math.copysign(1, value) if isinstance(value, float) else True
@@ -79,24 +79,57 @@ async def test_what_is_not_there_is_none_or_false(store: AsyncKeyValueStore) -> 
 
 
 async def test_versions_grow_and_hold_back_a_stale_writer(store: AsyncKeyValueStore) -> None:
-    assert await store.put("k", "a", expected_version=0) == 1
+    first = await store.put("k", "a", expected_version=0)
     with pytest.raises(ConflictError, match="main: the value of 'k' has another version than 0"):
         await store.put("k", "b", expected_version=0)
-    assert await store.put("k", "b", expected_version=1) == 2
-    assert await store.put("k", "c") == 3
-    assert not await store.compare_and_set("k", "d", expected_version=2)
-    assert not await store.delete("k", expected_version=2)
+    assert await store.put("k", "b", expected_version=first) == first + 1
+    assert await store.put("k", "c") == first + 2
+    assert not await store.compare_and_set("k", "d", expected_version=first + 1)
+    assert not await store.delete("k", expected_version=first + 1)
     item = await store.get_item("k")
     assert item is not None
-    assert (item.key, item.value, item.version, item.expires_at) == ("k", "c", 3, None)
-    assert await store.compare_and_set("k", "d", expected_version=3)
-    assert await store.delete("k", expected_version=4)
-    assert not await store.compare_and_set("k", "e", expected_version=4)
+    assert (item.key, item.value, item.version, item.expires_at) == ("k", "c", first + 2, None)
+    assert await store.compare_and_set("k", "d", expected_version=first + 2)
+    assert await store.delete("k", expected_version=first + 3)
+    assert not await store.compare_and_set("k", "e", expected_version=first + 3)
+
+
+async def test_no_version_comes_back_when_a_key_ends_and_is_put_again(store: AsyncKeyValueStore) -> None:
+    async def put() -> int:
+        return await store.put("k", "v")
+
+    async def put_new() -> int:
+        return await store.put("k", "v", expected_version=0)
+
+    async def put_with_others() -> int:
+        await store.put_many({"k": "v", "other": "v"})
+        return await version()
+
+    async def count() -> int:
+        await store.increment("k")
+        return await version()
+
+    async def version() -> int:
+        item = await store.get_item("k")
+        assert item is not None
+        return item.version
+
+    seen = [await store.put("k", "v", ttl=0.005)]
+    while await store.exists("k"):
+        pass  # it ends by itself
+    for begin in (put, put_new, put_with_others, count, put):
+        seen.append(await begin())
+        seen.append(await put())
+        for stale in seen[:-1]:
+            assert not await store.compare_and_set("k", "stale", expected_version=stale)
+            assert not await store.delete("k", expected_version=stale)
+        assert seen == sorted(set(seen))
+        assert await store.delete("k")
 
 
 async def test_of_many_who_compare_and_set_one_wins(store: AsyncKeyValueStore) -> None:
-    await store.put("k", 0)
-    won = await together(*[lambda n=n: store.compare_and_set("k", n, expected_version=1) for n in range(8)])
+    version = await store.put("k", 0)
+    won = await together(*[lambda n=n: store.compare_and_set("k", n, expected_version=version) for n in range(8)])
     assert sorted(won) == [False] * 7 + [True]
     assert await store.get("k") == won.index(True)
 
@@ -111,7 +144,9 @@ async def test_counting_at_the_same_time_loses_nothing(store: AsyncKeyValueStore
     assert await together(*[count] * 4) == [None] * 4
     assert await store.get("n") == 105
     assert await store.increment("n", -200) == -95
-    assert await store.put("n", 2**63 - 1) == 103
+    counted = await store.get_item("n")
+    assert counted is not None
+    assert await store.put("n", 2**63 - 1) == counted.version + 1
     with pytest.raises(ValidationError, match="more than 64 bits"):
         await store.increment("n")
     assert await store.get("n") == 2**63 - 1
@@ -205,9 +240,9 @@ async def test_any_number_of_keys_takes_bounded_statements(
     assert len(await store.get_many(f"{n:05}" for n in range(3000))) == 2500
     assert len(events) == 3
     await store.get("00001")
-    await store.put("00001", "x")
+    version = await store.put("00001", "x")
     await store.increment("00002")
-    await store.put("00001", "x", expected_version=2)
+    await store.put("00001", "x", expected_version=version)
     await store.delete("00001")
     await store.scan(limit=2)
     assert len(events) == 9
@@ -223,7 +258,7 @@ BAD_VALUES: list[Any] = [
 async def test_bad_input_is_refused_and_changes_nothing(
     store: AsyncKeyValueStore, manager: AsyncDatabaseManager
 ) -> None:
-    await store.put("k", "kept")
+    version = await store.put("k", "kept")
     for key in BAD_KEYS:
         for call in (store.get, store.get_item, store.exists, store.delete, store.increment, store.ttl):
             with pytest.raises(ValidationError):
@@ -259,7 +294,7 @@ async def test_bad_input_is_refused_and_changes_nothing(
     for namespace in ("", "\0", 7):
         with pytest.raises(ValidationError):
             AsyncKeyValueStore(manager, "main", namespace=namespace)  # type: ignore[arg-type]
-    assert [(item.key, item.value, item.version) for item in await store.scan()] == [("k", "kept", 1)]
+    assert [(item.key, item.value, item.version) for item in await store.scan()] == [("k", "kept", version)]
 
 
 async def test_a_hostile_key_is_a_key(store: AsyncKeyValueStore) -> None:

@@ -48,7 +48,7 @@ VALUES: list[Any] = [
 
 def test_every_value_comes_back_equal_and_of_its_type(store: KeyValueStore) -> None:
     for number, value in enumerate(VALUES):
-        assert store.put(f"k{number}", value) == 1
+        store.put(f"k{number}", value)
         found = store.get(f"k{number}", "missing")
         assert (found, type(found)) == (value, type(value))
         assert math.copysign(1, found) == math.copysign(1, value) if isinstance(value, float) else True
@@ -80,24 +80,57 @@ def test_what_is_not_there_is_none_or_false(store: KeyValueStore) -> None:
 
 
 def test_versions_grow_and_hold_back_a_stale_writer(store: KeyValueStore) -> None:
-    assert store.put("k", "a", expected_version=0) == 1
+    first = store.put("k", "a", expected_version=0)
     with pytest.raises(ConflictError, match="main: the value of 'k' has another version than 0"):
         store.put("k", "b", expected_version=0)
-    assert store.put("k", "b", expected_version=1) == 2
-    assert store.put("k", "c") == 3
-    assert not store.compare_and_set("k", "d", expected_version=2)
-    assert not store.delete("k", expected_version=2)
+    assert store.put("k", "b", expected_version=first) == first + 1
+    assert store.put("k", "c") == first + 2
+    assert not store.compare_and_set("k", "d", expected_version=first + 1)
+    assert not store.delete("k", expected_version=first + 1)
     item = store.get_item("k")
     assert item is not None
-    assert (item.key, item.value, item.version, item.expires_at) == ("k", "c", 3, None)
-    assert store.compare_and_set("k", "d", expected_version=3)
-    assert store.delete("k", expected_version=4)
-    assert not store.compare_and_set("k", "e", expected_version=4)
+    assert (item.key, item.value, item.version, item.expires_at) == ("k", "c", first + 2, None)
+    assert store.compare_and_set("k", "d", expected_version=first + 2)
+    assert store.delete("k", expected_version=first + 3)
+    assert not store.compare_and_set("k", "e", expected_version=first + 3)
+
+
+def test_no_version_comes_back_when_a_key_ends_and_is_put_again(store: KeyValueStore) -> None:
+    def put() -> int:
+        return store.put("k", "v")
+
+    def put_new() -> int:
+        return store.put("k", "v", expected_version=0)
+
+    def put_with_others() -> int:
+        store.put_many({"k": "v", "other": "v"})
+        return version()
+
+    def count() -> int:
+        store.increment("k")
+        return version()
+
+    def version() -> int:
+        item = store.get_item("k")
+        assert item is not None
+        return item.version
+
+    seen = [store.put("k", "v", ttl=0.005)]
+    while store.exists("k"):
+        pass  # it ends by itself
+    for begin in (put, put_new, put_with_others, count, put):
+        seen.append(begin())
+        seen.append(put())
+        for stale in seen[:-1]:
+            assert not store.compare_and_set("k", "stale", expected_version=stale)
+            assert not store.delete("k", expected_version=stale)
+        assert seen == sorted(set(seen))
+        assert store.delete("k")
 
 
 def test_of_many_who_compare_and_set_one_wins(store: KeyValueStore) -> None:
-    store.put("k", 0)
-    won = together(*[lambda n=n: store.compare_and_set("k", n, expected_version=1) for n in range(8)])
+    version = store.put("k", 0)
+    won = together(*[lambda n=n: store.compare_and_set("k", n, expected_version=version) for n in range(8)])
     assert sorted(won) == [False] * 7 + [True]
     assert store.get("k") == won.index(True)
 
@@ -112,7 +145,9 @@ def test_counting_at_the_same_time_loses_nothing(store: KeyValueStore) -> None:
     assert together(*[count] * 4) == [None] * 4
     assert store.get("n") == 105
     assert store.increment("n", -200) == -95
-    assert store.put("n", 2**63 - 1) == 103
+    counted = store.get_item("n")
+    assert counted is not None
+    assert store.put("n", 2**63 - 1) == counted.version + 1
     with pytest.raises(ValidationError, match="more than 64 bits"):
         store.increment("n")
     assert store.get("n") == 2**63 - 1
@@ -206,9 +241,9 @@ def test_any_number_of_keys_takes_bounded_statements(
     assert len(store.get_many(f"{n:05}" for n in range(3000))) == 2500
     assert len(events) == 3
     store.get("00001")
-    store.put("00001", "x")
+    version = store.put("00001", "x")
     store.increment("00002")
-    store.put("00001", "x", expected_version=2)
+    store.put("00001", "x", expected_version=version)
     store.delete("00001")
     store.scan(limit=2)
     assert len(events) == 9
@@ -224,7 +259,7 @@ BAD_VALUES: list[Any] = [
 def test_bad_input_is_refused_and_changes_nothing(
     store: KeyValueStore, manager: DatabaseManager
 ) -> None:
-    store.put("k", "kept")
+    version = store.put("k", "kept")
     for key in BAD_KEYS:
         for call in (store.get, store.get_item, store.exists, store.delete, store.increment, store.ttl):
             with pytest.raises(ValidationError):
@@ -260,7 +295,7 @@ def test_bad_input_is_refused_and_changes_nothing(
     for namespace in ("", "\0", 7):
         with pytest.raises(ValidationError):
             KeyValueStore(manager, "main", namespace=namespace)  # type: ignore[arg-type]
-    assert [(item.key, item.value, item.version) for item in store.scan()] == [("k", "kept", 1)]
+    assert [(item.key, item.value, item.version) for item in store.scan()] == [("k", "kept", version)]
 
 
 def test_a_hostile_key_is_a_key(store: KeyValueStore) -> None:
