@@ -288,11 +288,14 @@ def rows_of(chance: np.random.Generator, count: int, kind: str) -> Any:
         rows = chance.normal(size=(count, 40))
     if kind == "equal ones":
         rows = rows[chance.integers(0, 20, count)]
+    if kind == "of length 1":
+        rows = rows[:, :8] @ chance.normal(size=(8, 40)) + 0.1 * rows
+        return (rows / np.linalg.norm(rows, axis=1)[:, None]).astype(np.float32)
     return (rows * chance.uniform(0.5, 2, (count, 1))).astype(np.float32) if kind != "equal ones" else rows.astype("f4")
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["full rank", "few directions", "equal ones"])
+@pytest.mark.parametrize("kind", ["full rank", "few directions", "equal ones", "of length 1"])
 def test_the_nearest_are_those_of_comparing_all(metric: Any, kind: str) -> None:
     chance = np.random.default_rng(5)
     rows = rows_of(chance, FIRST_PASS_ROWS + 500, kind)
@@ -310,6 +313,17 @@ def test_the_nearest_are_those_of_comparing_all(metric: Any, kind: str) -> None:
             both = some[alive[some]]
             expected = nearest(rows[both], query, 10, metric, positions[both].tolist())
             assert sorted(found_by(matrix, query, 10, NOW, positions[some])) == sorted(expected)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_blas_of_one_thread_is_asked_once_and_says_the_same(monkeypatch: pytest.MonkeyPatch, metric: Any) -> None:
+    chance = np.random.default_rng(5)
+    rows = rows_of(chance, FIRST_PASS_ROWS + 500, "few directions")
+    monkeypatch.setattr("vectorstore.distance._ALONE", True)
+    matrix = VectorMatrix.of(np.arange(len(rows)), rows, np.full(len(rows), NEVER), metric)
+    for query in rows[:8]:
+        expected = nearest(rows, query, 10, metric, list(range(len(rows))))
+        assert sorted(found_by(matrix, query, 10, NOW)) == sorted(expected)
 
 
 def test_few_directions_are_used_where_they_pay_and_only_there() -> None:

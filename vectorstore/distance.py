@@ -6,6 +6,7 @@ The definitions are pgvector's: ``<=>`` is 1 - cosine, ``<#>`` the negative inne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -33,6 +34,8 @@ _ONE_THREAD = 9215
 """OpenBLAS multiplies a matrix of fewer than 9,216 numbers with a vector on one thread, and takes dot products so."""
 _SHORT = 224
 """Up to so many numbers a row, some rows at a time are quicker than each by itself."""
+_ALONE = os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")) == "1"
+"""BLAS was told to start no threads, so that all rows may be multiplied at once."""
 
 
 def check_metric(metric: object, known: Sequence[str] = METRICS) -> Metric:
@@ -75,8 +78,11 @@ def as_vector(value: object, dimensions: int, metric: Metric, what: str) -> Matr
             f"{what} has {found.shape[0]} dimensions, and the collection has {dimensions}",
             hint="embed it with the model that the collection was made for",
         )
-    with np.errstate(over="ignore"):
-        vector = found.astype(np.float32)
+    if found.dtype == np.float32:
+        vector: Matrix = found.copy()
+    else:
+        with np.errstate(over="ignore"):
+            vector = found.astype(np.float32)
     length = float(np.einsum("i,i->", vector, vector, dtype=np.float64))
     if not np.isfinite(length):
         raise ValidationError(f"{what} has a NaN or an infinity")
@@ -101,8 +107,10 @@ def products(rows: Matrix, query: Matrix) -> Matrix:
     """Return the inner product of each row with a query, shape ``(n,)``, in float32, on the thread that calls.
 
     In pieces of which each is too small for BLAS to start its threads, which fall over each other under many callers:
-    row by row, or, where rows are short, some rows at a time.
+    row by row, or, where rows are short, some rows at a time. Where BLAS was told to take one thread, at once.
     """
+    if _ALONE:
+        return np.asarray(np.matmul(rows, query))
     count, width = rows.shape
     if width > _SHORT:
         return np.asarray(np.matmul(rows[:, None, :], query)[:, 0])
@@ -118,7 +126,8 @@ def products(rows: Matrix, query: Matrix) -> Matrix:
 def score(distance: float, metric: Metric | BitMetric) -> float:
     """Return the similarity that a distance stands for: higher is better."""
     if metric == "cosine":
-        return max(-1.0, min(1.0, 1.0 - distance))
+        similarity = 1.0 - distance
+        return similarity if -1.0 <= similarity <= 1.0 else 1.0 if similarity > 1.0 else -1.0
     if metric == "inner_product":
         return 0.0 - distance
     if metric == "jaccard":
@@ -136,11 +145,13 @@ def distances(vectors: Matrix, query: Matrix, metric: Metric | BitMetric) -> Num
     if metric == "l2":
         rows -= wanted
         return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows)))
-    product = np.einsum("ij,j->i", rows, wanted)
+    product = np.matmul(rows[:, None, :], wanted)[:, 0]  # each row by itself, so that equal ones are equal
     if metric == "inner_product":
         return np.asarray(-product)
-    lengths = np.einsum("ij,ij->i", rows, rows) * np.einsum("j,j->", wanted, wanted)
-    return np.asarray(1.0 - np.clip(product / np.sqrt(lengths), -1.0, 1.0))
+    lengths = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0]
+    lengths *= wanted.dot(wanted)
+    product /= np.sqrt(lengths, out=lengths)
+    return np.asarray(1.0 - np.minimum(np.maximum(product, -1.0), 1.0))
 
 
 def _bit_distances(rows: Numbers, wanted: Numbers, metric: BitMetric) -> Numbers:

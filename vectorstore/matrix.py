@@ -23,10 +23,16 @@ _ENERGY = (0.9, 0.95)
 """How much of the rows' squared length the steps of their shadows must have; with less, too many rows pass."""
 _MARGIN = 1e-5
 """More than float32 rounding, relative to the lengths: nothing nearer is lost by a first pass in float32."""
+_UNIT = 2e-6
+"""So far from 1 the squared lengths may be of rows whose products are taken for their cosines in a first pass."""
 _FEW_OF = 200
 """Where more than one row in so many is wanted, comparing all is quicker than telling them apart by their shadows."""
 _SEARCHES = 4
 """After so many searches the shadows are made, which takes as long as some dozens."""
+_TWO_STEPS = 128
+"""So few rows are compared as they are, without the second step."""
+_FEW = 32
+"""So few rows are compared in float64 at once."""
 _BLOCKS = 32
 _CROWD = 8
 """Of more than one row in so many, reading all in a row is quicker than picking those that are asked for."""
@@ -59,6 +65,7 @@ class VectorMatrix:
         self._squares = np.empty(0, np.float32)
         self._ends = np.empty(0, np.int64)
         self._first_end = NEVER
+        self._is_unit = metric == "cosine"
         self._filled = [0]
         self._shadows: Shadows | None = None
         self._searches = 0
@@ -71,6 +78,7 @@ class VectorMatrix:
         made._filled = [made.size]
         made._positions, made._vectors = positions, vectors
         made._squares = np.einsum("ij,ij->i", vectors, vectors)
+        made._is_unit = made._is_unit and _are_unit(made._squares)
         made._set_ends(ends)
         return made
 
@@ -107,7 +115,8 @@ class VectorMatrix:
             made._filled = self._filled
         made._positions[self.size : size] = positions
         made._vectors[self.size : size] = vectors
-        made._squares[self.size : size] = np.einsum("ij,ij->i", vectors, vectors)
+        squares = made._squares[self.size : size] = np.einsum("ij,ij->i", vectors, vectors)
+        made._is_unit = self._is_unit and _are_unit(squares)
         made._filled[0] = size
         made._set_ends(np.concatenate([self.ends, ends]))
         made._shadows, made._searches = self._shadows, self._searches
@@ -135,6 +144,7 @@ class VectorMatrix:
     def _only(self, stays: np.ndarray[Any, np.dtype[np.bool_]]) -> VectorMatrix:
         """Return a matrix of these rows; the others are taken out in place until they are a quarter."""
         made = VectorMatrix(self._vectors.shape[1], self.metric)
+        made._is_unit = self._is_unit
         if 4 * int(np.count_nonzero(stays)) < 3 * self.size:
             made.size = int(np.count_nonzero(stays))
             made._positions, made._vectors = self.positions[stays], self.vectors[stays]
@@ -192,15 +202,14 @@ class VectorMatrix:
 
     def _within(self, wanted: Matrix, k: int, closeness: Numbers) -> Positions:
         """Return the places whose closeness may be among the k best, float32 rounding allowed for."""
-        least = np.partition(_blockwise_best(closeness, k), -k)[-k]
-        return np.flatnonzero(closeness >= least - 2 * self._margin(wanted, closeness))
+        return _not_below(closeness, _kth_best(closeness, k) - 2 * self._margin(wanted, closeness))
 
     def _margin(self, wanted: Matrix, closeness: Numbers) -> float:
         if self.metric == "cosine":
             return _MARGIN
         if self.metric == "l1":
             return _MARGIN * float(-closeness.min())
-        own, largest = float(np.dot(wanted, wanted)), float(self._squares[: self.size].max())
+        own, largest = float(wanted.dot(wanted)), float(self._squares[: self.size].max())
         return 2 * _MARGIN * max(own, largest) if self.metric == "l2" else _MARGIN * (own * largest) ** 0.5
 
     def _closeness(self, wanted: Matrix, rows: Positions | None) -> Numbers:
@@ -215,10 +224,12 @@ class VectorMatrix:
 
     def _finished(self, inner: Numbers, rows: Positions | None) -> Numbers:
         """Turn products with the query into closeness, in place."""
+        if self._is_unit or self.metric == "inner_product":
+            return inner
         squares = self._squares[: self.size] if rows is None else self._squares[rows]
         if self.metric == "cosine":
             inner /= np.sqrt(squares)
-        elif self.metric == "l2":
+        else:
             inner *= 2
             inner -= squares
         return inner
@@ -245,14 +256,14 @@ class VectorMatrix:
         return self._shadows
 
     def _by_shadows(self, wanted: Matrix, k: int, rows: Positions | None, shadows: Shadows) -> Positions:
-        wanted = _scaled(wanted, self.metric)
-        few = np.einsum("ij,i->j", shadows.basis, wanted)
+        few = products(shadows.basis, wanted)
         width, known_rows = shadows.first.shape[1], len(shadows.first)
         inner = products(shadows.first, few[:width])
-        best = inner + shadows.first_rests * _rest(wanted, few[:width])
+        best = shadows.first_rests * _rest(wanted, few[:width])
+        best += inner
         if known_rows < self.size:
             behind = products(self.vectors[known_rows:], wanted)
-            if self.metric == "cosine":
+            if self.metric == "cosine" and not self._is_unit:
                 behind /= np.sqrt(self._squares[known_rows : self.size])
             inner, best = np.concatenate([inner, behind]), np.concatenate([best, behind])
         shown = inner
@@ -260,14 +271,14 @@ class VectorMatrix:
             shown, best = self._finished(inner.copy(), None), self._finished(best, None)
         if rows is not None:
             shown, best = shown[rows], best[rows]
-        first = _blockwise_places(shown, k)
-        closeness = self._closeness(wanted, first if rows is None else rows[first])
-        least = closeness.min() - 2 * self._margin(wanted, closeness)
-        places = np.flatnonzero(best >= least)
+        likely = _not_below(shown, _kth_best(shown, k))
+        closeness = self._closeness(wanted, likely if rows is None else rows[likely])
+        least = float(np.partition(closeness, -k)[-k]) - 2 * self._margin(wanted, closeness)
+        places = _not_below(best, least)
         near = places if rows is None else rows[places]
-        if 2 * k < len(near) < self.size // _CROWD:
+        if _TWO_STEPS < len(near) < self.size // _CROWD:
             near = self._second_step(near, inner, few[width:], _rest(wanted, few), least, shadows)
-        if len(near) <= 2 * k:
+        if len(near) <= max(_FEW, 2 * k):
             return near
         if _CROWD * len(near) > self.size:
             return near[self._within(wanted, k, self._closeness(wanted, None)[near])]
@@ -286,36 +297,33 @@ class VectorMatrix:
 
 def _rest(wanted: Matrix, few: Numbers) -> np.float32:
     """Return the length of what a query has beside these directions, rounded up."""
-    own = float(np.dot(wanted, wanted))
-    return np.float32(max(0.0, own - float(np.dot(few, few)) + 4e-6 * own) ** 0.5)
+    own = float(wanted.dot(wanted))
+    return np.float32(max(0.0, own - float(few.dot(few)) + 4e-6 * own) ** 0.5)
 
 
 def _scaled(query: Matrix, metric: Metric) -> Matrix:
     """Return what the rows are compared with: for a cosine the query at length 1."""
-    return query if metric != "cosine" else np.asarray(query / np.float32(np.dot(query, query) ** 0.5), np.float32)
+    return query if metric != "cosine" else query / np.sqrt(query.dot(query))
 
 
-def _blockwise_places(numbers: Numbers, k: int) -> Positions:
-    """Return k places of great numbers, not always the greatest: the best of equal stretches, where that is quicker."""
+def _are_unit(squares: Numbers) -> bool:
+    return len(squares) == 0 or bool(squares.min() >= 1 - _UNIT and squares.max() <= 1 + _UNIT)
+
+
+def _kth_best(numbers: Numbers, k: int) -> float:
+    """Return a number that at least k are not below, near the k-th greatest: that of the best of equal stretches."""
     width = len(numbers) // _BLOCKS
-    if width < 4 * k:
-        return np.argpartition(numbers, -k)[-k:]
-    table = numbers[: width * _BLOCKS].reshape(_BLOCKS, width)
-    best = table.argmax(axis=0)
-    columns = np.argpartition(table[best, np.arange(width)], -k)[-k:]
-    return np.asarray(best[columns] * width + columns)
+    if width >= 4 * k:
+        numbers = numbers[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0)
+    return float(np.partition(numbers, -k)[-k])
 
 
-def _blockwise_best(numbers: Numbers, k: int) -> Numbers:
-    """Return numbers among which the k greatest are not less than the k greatest of a part: a quick lower bound."""
-    width = len(numbers) // _BLOCKS
-    if width < 4 * k:
-        return numbers
-    return np.asarray(numbers[: width * _BLOCKS].reshape(_BLOCKS, width).max(axis=0))
+def _not_below(numbers: Numbers, least: float) -> Positions:
+    return np.asarray((numbers >= least).nonzero()[0])
 
 
 def _few_directions(vectors: Matrix, metric: Metric) -> tuple[Matrix, int] | None:
-    """Return the directions that hold most of the rows' length, (dimensions, few), and how many of them come first.
+    """Return the directions that hold most of the rows' length, (few, dimensions), and how many of them come first.
 
     None where three fifths of all directions don't do.
     """
@@ -327,11 +335,11 @@ def _few_directions(vectors: Matrix, metric: Metric) -> tuple[Matrix, int] | Non
     first, few = (int(place) + 1 + -(int(place) + 1) % 16 for place in np.searchsorted(held, _ENERGY))
     if 5 * few > 3 * vectors.shape[1]:
         return None
-    return np.ascontiguousarray(found[:, ::-1][:, :few], np.float32), first
+    return np.ascontiguousarray(found.T[::-1][:few], np.float32), first
 
 
 def _shadows(basis: Matrix, width: int, vectors: Matrix, metric: Metric) -> Shadows:
-    count, few = len(vectors), basis.shape[1]
+    count, few = len(vectors), len(basis)
     first, second = np.empty((count, width), np.float32), np.empty((count, few - width), np.float32)
     rests = np.empty((2, count), np.float32)
     for start in range(0, count, 4096):
@@ -341,7 +349,7 @@ def _shadows(basis: Matrix, width: int, vectors: Matrix, metric: Metric) -> Shad
         if metric == "cosine":
             block = block / np.sqrt(squares)[:, None]
             squares = np.ones_like(squares)
-        shadow = block @ basis
+        shadow = block @ basis.T
         first[here], second[here] = shadow[:, :width], shadow[:, width:]
         for step, part in enumerate((shadow[:, :width], shadow)):
             left = squares - np.einsum("ij,ij->i", part, part)

@@ -46,6 +46,24 @@ def blocks_in_turns(ways: Mapping[str, Callable[[int], float]], *, rounds: int, 
     return {name: median(found) for name, found in times.items()}
 
 
+def calls_in_turns(ways: Mapping[str, Callable[[], Any]], *, rounds: int, calls: int) -> dict[str, list[float]]:
+    """Do what ``in_turns`` does, and return the seconds of each single call, ascending."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+
+    def of(way: Callable[[], Any], found: list[float]) -> Callable[[int], float]:
+        def run(calls: int) -> float:
+            for _ in range(calls):
+                started = perf_counter()
+                way()
+                found.append(perf_counter() - started)
+            return 0.0
+
+        return run
+
+    blocks_in_turns({name: of(way, times[name]) for name, way in ways.items()}, rounds=rounds, calls=calls)
+    return {name: sorted(found[20:]) for name, found in times.items()}
+
+
 async def in_turns_async(
     ways: Mapping[str, Callable[[], Awaitable[Any]]], *, rounds: int, calls: int
 ) -> dict[str, float]:

@@ -39,6 +39,9 @@ from vectorstore.records import Explanation, SearchResult, SearchResults, metada
 from vectorstore.requests import Fusion, SearchRequest
 from vectorstore.text import query_terms
 
+Found = tuple[float, Known, int]
+"""A document's number in the order of the results, itself, and its position."""
+
 INLINE_NUMBERS = 200_000
 """Up to so many numbers are compared where we are: less than a change of threads costs."""
 
@@ -93,48 +96,50 @@ class AsyncSQLiteVectorStore(AsyncSQLiteDocuments):
             rows = await self._matching_rows(database, request._replace(k=near))
             similar = [(position, score(distance, self.metric)) for position, distance in distances.items()]
             scores = fused_scores(similar, [(row["position"], -row["score"]) for row in rows], fusion)
-        found = await self._found(database, copy, request, distances, scores)
-        return None if found is None else (found, compared)
+        order = distances if scores is None else {place: -score for place, score in scores.items()}
+        best = await self._found(database, copy, request, order)
+        if best is None:
+            return None
+        vectors: dict[int, Matrix] = {}
+        if request.with_embeddings:
+            found = [position for _, _, position in best]
+            vectors = dict(zip(found, copy.matrix.vectors_at(np.array(found, np.int64)), strict=True))
+        metric, vector = self.metric, vectors.get
+        return SearchResults(
+            [
+                SearchResult(
+                    id,
+                    content,
+                    metadata.fresh(),
+                    score(distances[position], metric) if scores is None else scores[position],
+                    distances.get(position),
+                    vector(position),
+                )
+                for _, (id, content, metadata), position in best
+            ]
+        ), compared
 
     async def _found(
-        self,
-        database: AsyncSQLiteDatabase,
-        copy: Copy,
-        request: SearchRequest,
-        distances: Mapping[int, float],
-        scores: Mapping[int, float] | None,
-    ) -> SearchResults | None:
-        """Return the k best documents by their scores, or their distances; None where the copy is out of date."""
-        ranks = _ranked(distances if scores is None else {place: -score for place, score in scores.items()}, request.k)
-        known = [(rank, copy.documents.get(position), position) for position, rank in ranks]
-        if all(document is not None for _, document, _ in known):
+        self, database: AsyncSQLiteDatabase, copy: Copy, request: SearchRequest, order: Mapping[int, float]
+    ) -> list[Found] | None:
+        """Return the k documents that come first by their numbers, then ids; None where the copy is out of date."""
+        kept = copy.documents.get
+        known = [(number, kept(position), position) for position, number in order.items()]
+        there = [(number, document, position) for number, document, position in known if document is not None]
+        if len(there) == len(known):
             # All were read before: one row tells that none has changed since.
             state = await database.fetch_one(self._sql.state, self._at(request))
             if (state["generation"] if state else 0) != copy.generation:
                 return None
         else:
-            rows = await database.fetch_all(self._sql.found, self._at(request, found=json.dumps(ranks), k=request.k))
+            ranks = json.dumps(_ranked(order, request.k))
+            rows = await database.fetch_all(self._sql.found, self._at(request, found=ranks, k=request.k))
             if (rows[0]["generation"] if rows else 0) != copy.generation:
                 return None
             copy.keep(rows)
-            known = [(place, _columns(row), row["position"]) for place, row in enumerate(rows)]
-        vectors: dict[int, Matrix] = {}
-        best = sorted(each for each in known if each[1] is not None)[: request.k]
-        if request.with_embeddings:
-            positions = [position for _, _, position in best]
-            vectors = dict(zip(positions, copy.matrix.vectors_at(np.array(positions, np.int64)), strict=True))
-        return SearchResults(
-            SearchResult(
-                document[0],
-                document[1],
-                document[2].fresh(),
-                score(distances[position], self.metric) if scores is None else scores[position],
-                distances.get(position),
-                vectors.get(position),
-            )
-            for _, document, position in best
-            if document is not None
-        )
+            read = [row for row in rows if row["position"] is not None]
+            there = [(place, _columns(row), row["position"]) for place, row in enumerate(read)]
+        return sorted(there)[: request.k]
 
     def _at(self, request: SearchRequest, **given: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "collection": self.collection, "namespace": request.namespace, **given}
@@ -217,5 +222,5 @@ def _ranked(order: Mapping[int, float], k: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def _columns(row: Row) -> Known | None:
-    return None if row["position"] is None else (row["id"], row["content"], KeptMetadata(row["metadata"]))
+def _columns(row: Row) -> Known:
+    return row["id"], row["content"], KeptMetadata(row["metadata"])
