@@ -38,6 +38,7 @@ _TEXTS: dict[int, Callable[[bytes], Any]] = {ord("$"): bytes, ord("="): lambda t
 """What tells its length first: a text, one that begins with its format, a refusal."""
 _ENTRIES = {_ARRAY: 1, _SET: 1, _MAP: 2, _PUSH: 1}
 """What holds other answers, and how many of them each of its entries is."""
+_SIZED = _TEXTS.keys() | _ENTRIES.keys()
 
 
 def pack(command: Sequence[Any]) -> bytes:
@@ -119,22 +120,23 @@ class Answers:
             kind = data[at]
             if kind in _LINES:
                 value, at = _LINES[kind](data[at + 1 : end]), end + 2
-            elif kind not in _TEXTS and kind not in _ENTRIES:
+            elif kind not in _SIZED:
                 raise InvalidResponse(f"Protocol Error: {data[at : at + 50]!r}")
-            elif (size := int(data[at + 1 : end])) < 0:
-                value, at = None, end + 2
-            elif kind in _TEXTS:
-                start = end + 2
-                end = start + size
-                if len(data) < end + 2:
-                    return self._keep(data[at:], end + 2 - len(data))
-                value, at = _TEXTS[kind](data[start:end]), end + 2
             else:
-                at = end + 2
-                self._open.append((kind, size * _ENTRIES[kind], []))
-                if size:
-                    continue
-                value = self._close()
+                start, size = end + 2, int(data[at + 1 : end])
+                if size < 0:
+                    value, at = None, start
+                elif kind in _TEXTS:
+                    end = start + size
+                    if len(data) < end + 2:
+                        return self._keep(data[at:], end + 2 - len(data))
+                    value, at = _TEXTS[kind](data[start:end]), end + 2
+                else:
+                    at = start
+                    self._open.append((kind, size * _ENTRIES[kind], []))
+                    if size:
+                        continue
+                    value = self._close()
             if self._put(value):
                 return self._keep(data[at:], 0)
 

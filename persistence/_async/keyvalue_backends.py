@@ -18,7 +18,7 @@ from persistence.errors import ConstraintError, PersistenceError, QueryError, Va
 from persistence.keyvalues import MANY
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
-from persistence.scripts import Script, packaged_script
+from persistence.scripts import Script, call_script, packaged_script
 
 Packed = int | bytes
 
@@ -197,10 +197,10 @@ class AsyncRedisValues:
     def __init__(self, connection: AsyncRedisConnection, tenant: str, namespace: str) -> None:
         self._connection = connection
         self._root = f"holdfast:{{{quote(tenant, safe='')}:{quote(namespace, safe='')}}}:kv"
-        self._script = packaged_script("persistence", "keyvalues")
 
     async def _run(self, name: str, *arguments: Any, reads: bool = False) -> Any:
-        return await self._connection.run_script(self._script, [self._root], [name, *arguments], reads=reads)
+        script = call_script("persistence", "keyvalues", name)
+        return await self._connection.run_script(script, [self._root], [name, *arguments], reads=reads)
 
     async def _run_one(self, script: Script, key: str, value: Packed, ttl: float | None) -> Any:
         given = (key, value) if ttl is None else (key, value, _millis(ttl))

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from persistence import AsyncDatabaseManager
 from persistence.dialect import to_json
 from persistence.errors import CapabilityError
-from persistence.scripts import packaged_script
+from persistence.scripts import call_script
 from sessions.context import ContextAgent, ContextItem, ContextStats, Draft, Refused, Restored, agent_of
 
 _PARTS = ("items", "order", "expiry", "agents")
@@ -34,11 +34,11 @@ class AsyncRedisContext:
         self._name = name
         self._tenant = _place(tenant)
 
-    async def _call(self, user: str, *arguments: str | int | None) -> Any:
+    async def _call(self, user: str, name: str, *arguments: str | int | None) -> Any:
         keys = [f"holdfast:{{{self._tenant}:{_place(user)}}}:context:{part}" for part in _PARTS]
         given = ["" if argument is None else argument for argument in arguments]
         connection = self._manager.get_redis(self._name)
-        return await connection.run_script(packaged_script("sessions", "context"), keys, given)
+        return await connection.run_script(call_script("sessions", "context", name), keys, [name, *given])
 
     async def push(self, user: str, draft: Draft, agent: str | None, expected: int | None) -> ContextItem | Refused:
         """Compare and write."""

@@ -1,4 +1,4 @@
-"""Sessions, threads and messages on Redis: each statement of theirs is one call of one Lua script.
+"""Sessions, threads and messages on Redis: each statement of theirs is one call of the Lua script.
 
 The stores run statements by name and read rows. Here the names are those of the script's functions, and the rows have
 the columns and the forms of values that SQLite's have. All keys of a tenant lie on one slot of a cluster.
@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from persistence import AsyncRedisConnection, Row
 from persistence.dialect import Dialect
-from persistence.scripts import packaged_script
+from persistence.scripts import call_script
 from sessions.redis_rows import arguments, rows_of
 
 
@@ -30,7 +30,7 @@ class AsyncRedisStatements:
         """Return the rows of a statement by name; there is no plan that ``prepare`` could be about."""
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
-        answer = await self._connection.run_script(packaged_script("sessions", "sessions"), [root], given)
+        answer = await self._connection.run_script(call_script("sessions", "sessions", name), [root], given)
         return rows_of(name, answer, values)
 
     async def fetch_one(self, name: str, values: dict[str, Any]) -> Row | None:

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from persistence import Row
-from persistence.scripts import packaged_script
+from persistence.scripts import call_script
 from sessions._async.redis_statements import AsyncRedisStatements
 from sessions.task_rows import task_arguments, task_rows
 
@@ -19,6 +19,6 @@ class AsyncRedisTasks(AsyncRedisStatements):
         given = dict(values)
         root = f"holdfast:{{{quote(given.pop('tenant'), safe='')}}}"
         answer = await self._connection.run_script(
-            packaged_script("sessions", "tasks"), [root], [name, *task_arguments(given)]
+            call_script("sessions", "tasks", name), [root], [name, *task_arguments(given)]
         )
         return task_rows(answer)

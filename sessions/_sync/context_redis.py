@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from persistence import DatabaseManager
 from persistence.dialect import to_json
 from persistence.errors import CapabilityError
-from persistence.scripts import packaged_script
+from persistence.scripts import call_script
 from sessions.context import ContextAgent, ContextItem, ContextStats, Draft, Refused, Restored, agent_of
 
 _PARTS = ("items", "order", "expiry", "agents")
@@ -35,11 +35,11 @@ class RedisContext:
         self._name = name
         self._tenant = _place(tenant)
 
-    def _call(self, user: str, *arguments: str | int | None) -> Any:
+    def _call(self, user: str, name: str, *arguments: str | int | None) -> Any:
         keys = [f"holdfast:{{{self._tenant}:{_place(user)}}}:context:{part}" for part in _PARTS]
         given = ["" if argument is None else argument for argument in arguments]
         connection = self._manager.get_redis(self._name)
-        return connection.run_script(packaged_script("sessions", "context"), keys, given)
+        return connection.run_script(call_script("sessions", "context", name), keys, [name, *given])
 
     def push(self, user: str, draft: Draft, agent: str | None, expected: int | None) -> ContextItem | Refused:
         """Compare and write."""

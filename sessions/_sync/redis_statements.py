@@ -1,5 +1,5 @@
 # Generated from ../_async/redis_statements.py by tests/unasync.py: edit that one.
-"""Sessions, threads and messages on Redis: each statement of theirs is one call of one Lua script.
+"""Sessions, threads and messages on Redis: each statement of theirs is one call of the Lua script.
 
 The stores run statements by name and read rows. Here the names are those of the script's functions, and the rows have
 the columns and the forms of values that SQLite's have. All keys of a tenant lie on one slot of a cluster.
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from persistence import RedisConnection, Row
 from persistence.dialect import Dialect
-from persistence.scripts import packaged_script
+from persistence.scripts import call_script
 from sessions.redis_rows import arguments, rows_of
 
 
@@ -31,7 +31,7 @@ class RedisStatements:
         """Return the rows of a statement by name; there is no plan that ``prepare`` could be about."""
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
-        answer = self._connection.run_script(packaged_script("sessions", "sessions"), [root], given)
+        answer = self._connection.run_script(call_script("sessions", "sessions", name), [root], given)
         return rows_of(name, answer, values)
 
     def fetch_one(self, name: str, values: dict[str, Any]) -> Row | None:

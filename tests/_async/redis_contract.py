@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from types import ModuleType
 from typing import Any
+
+from persistence import AsyncDatabaseManager, AsyncRedisConnection
+from persistence.scripts import call_script, packaged_text
 
 
 def repeated(module: ModuleType, *without: str) -> dict[str, Any]:
@@ -26,3 +30,12 @@ def reused(contract: ModuleType) -> dict[str, Any]:
         for name, found in vars(contract).items()
         if name.startswith("test_") and "database" not in inspect.signature(found).parameters
     }
+
+
+async def teach(manager: AsyncDatabaseManager) -> None:
+    """Let ``main``, where it is a Redis, know the scripts of sessions: it learns each by the first call of it."""
+    main = manager.get("main")
+    if isinstance(main, AsyncRedisConnection):
+        for file in ("sessions", "tasks", "context"):
+            for name in set(re.findall(r"\b(?:run|commands)\.(\w+)", packaged_text("sessions", file))):
+                await main.client.script_load(call_script("sessions", file, name).text)

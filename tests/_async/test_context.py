@@ -30,6 +30,7 @@ from sessions import (
     NotPermittedError,
     lines_from_syntha,
 )
+from tests._async.redis_contract import teach
 from tests._async.side import together
 
 SQL = ("postgresql", "sqlite")
@@ -738,6 +739,7 @@ async def test_a_refusal_leaves_the_transaction_usable(manager: AsyncDatabaseMan
 
 
 async def test_every_call_is_one_request(manager: AsyncDatabaseManager, server: AsyncContextStore) -> None:
+    await teach(manager)
     await server.push("warm", 1)
     calls: list[tuple[str, Any]] = [
         ("push", partial(server.push, "k", 1, topics=["t"], agent="ann")),

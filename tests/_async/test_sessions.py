@@ -31,6 +31,7 @@ from persistence._async.compat import Parallel
 from persistence.dialect import from_json
 from persistence.queries import load_queries
 from sessions import AsyncSessionManager, Session
+from tests._async.redis_contract import teach
 
 HOUR = timedelta(hours=1)
 HOSTILE_TEXTS = [
@@ -579,6 +580,7 @@ async def test_a_refusal_does_not_fail_the_transaction_it_is_in(
 
 
 async def test_each_call_is_one_statement(manager: AsyncDatabaseManager, sessions: AsyncSessionManager) -> None:
+    await teach(manager)
     await sessions.create_session(Session(id="s1", user_id="ada"))
     calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: sessions.create_session(Session(id="s2", user_id="ada"), ttl=60, sliding=True),

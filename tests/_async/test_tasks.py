@@ -29,6 +29,7 @@ from persistence._async.compat import Parallel
 from persistence.retry import Backoff
 from sessions import AsyncTaskStore, LeaseLostError, Task
 from tests._async import taskstores
+from tests._async.redis_contract import teach
 from tests._async.taskstores import Backend
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
@@ -392,7 +393,10 @@ async def test_a_thought_is_escalated_level_by_level(tasks: AsyncTaskStore) -> N
     assert (await tasks.complete(thought)).level == 3
 
 
-async def test_each_call_is_one_statement(tasks: AsyncTaskStore, backend: Backend) -> None:
+async def test_each_call_is_one_statement(
+    manager: AsyncDatabaseManager, tasks: AsyncTaskStore, backend: Backend
+) -> None:
+    await teach(manager)
     await tasks.add_many([Task(kind="work") for _ in range(20)])
     held = await tasks.claim_next("work", "i1", 8)
     ids = [task.id or "" for task in held]

@@ -28,6 +28,7 @@ from persistence import (
 from persistence._async.compat import Parallel
 from persistence.dialect import from_json
 from sessions import AsyncSessionManager, AsyncThreadManager, Session, Thread
+from tests._async.redis_contract import teach
 
 HOUR = timedelta(hours=1)
 ALL_ROWS = "SELECT * FROM holdfast_threads ORDER BY tenant_id, id"
@@ -468,6 +469,7 @@ async def test_a_refusal_does_not_fail_the_transaction_it_is_in(
 
 
 async def test_each_call_is_one_statement(manager: AsyncDatabaseManager, threads: AsyncThreadManager) -> None:
+    await teach(manager)
     await threads.create_thread(Thread(id="t1", session_id="s1"))
     calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: threads.create_thread(Thread(id="t2", session_id="s1")),

@@ -31,6 +31,7 @@ from sessions import (
     NotPermittedError,
     lines_from_syntha,
 )
+from tests._sync.redis_contract import teach
 from tests._sync.side import together
 
 SQL = ("postgresql", "sqlite")
@@ -739,6 +740,7 @@ def test_a_refusal_leaves_the_transaction_usable(manager: DatabaseManager, sql: 
 
 
 def test_every_call_is_one_request(manager: DatabaseManager, server: ContextStore) -> None:
+    teach(manager)
     server.push("warm", 1)
     calls: list[tuple[str, Any]] = [
         ("push", partial(server.push, "k", 1, topics=["t"], agent="ann")),

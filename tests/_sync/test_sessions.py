@@ -32,6 +32,7 @@ from persistence._sync.compat import Parallel
 from persistence.dialect import from_json
 from persistence.queries import load_queries
 from sessions import SessionManager, Session
+from tests._sync.redis_contract import teach
 
 HOUR = timedelta(hours=1)
 HOSTILE_TEXTS = [
@@ -580,6 +581,7 @@ def test_a_refusal_does_not_fail_the_transaction_it_is_in(
 
 
 def test_each_call_is_one_statement(manager: DatabaseManager, sessions: SessionManager) -> None:
+    teach(manager)
     sessions.create_session(Session(id="s1", user_id="ada"))
     calls: list[Callable[[], Any]] = [
         lambda: sessions.create_session(Session(id="s2", user_id="ada"), ttl=60, sliding=True),

@@ -30,6 +30,7 @@ from persistence._sync.compat import Parallel
 from persistence.retry import Backoff
 from sessions import TaskStore, LeaseLostError, Task
 from tests._sync import taskstores
+from tests._sync.redis_contract import teach
 from tests._sync.taskstores import Backend
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
@@ -393,7 +394,10 @@ def test_a_thought_is_escalated_level_by_level(tasks: TaskStore) -> None:
     assert (tasks.complete(thought)).level == 3
 
 
-def test_each_call_is_one_statement(tasks: TaskStore, backend: Backend) -> None:
+def test_each_call_is_one_statement(
+    manager: DatabaseManager, tasks: TaskStore, backend: Backend
+) -> None:
+    teach(manager)
     tasks.add_many([Task(kind="work") for _ in range(20)])
     held = tasks.claim_next("work", "i1", 8)
     ids = [task.id or "" for task in held]

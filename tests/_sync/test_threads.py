@@ -29,6 +29,7 @@ from persistence import (
 from persistence._sync.compat import Parallel
 from persistence.dialect import from_json
 from sessions import SessionManager, ThreadManager, Session, Thread
+from tests._sync.redis_contract import teach
 
 HOUR = timedelta(hours=1)
 ALL_ROWS = "SELECT * FROM holdfast_threads ORDER BY tenant_id, id"
@@ -469,6 +470,7 @@ def test_a_refusal_does_not_fail_the_transaction_it_is_in(
 
 
 def test_each_call_is_one_statement(manager: DatabaseManager, threads: ThreadManager) -> None:
+    teach(manager)
     threads.create_thread(Thread(id="t1", session_id="s1"))
     calls: list[Callable[[], Any]] = [
         lambda: threads.create_thread(Thread(id="t2", session_id="s1")),

@@ -23,6 +23,7 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from redis.asyncio import Redis
 
 from persistence import (
     AsyncDatabaseManager,
@@ -431,49 +432,52 @@ async def on_sqlite(folder: Path, quick: bool) -> None:
 
 
 async def on_redis(folder: Path, quick: bool) -> None:
-    """Print what an append costs on Redis, beside the OpenAI Agents SDK's RedisSession and a bare RPUSH."""
+    """Print what messages cost on Redis, beside the OpenAI Agents SDK's RedisSession and bare RPUSH and LRANGE."""
     rounds, calls = (4, 20) if quick else (20, 40)
     with EmbeddedRedis(folder / "redis") as server:
         async with AsyncDatabaseManager() as manager:
             connection = await manager.add_redis("main", server.config())
             messages = AsyncMessageStore(manager, "main").for_user("ada")
-            client, text = connection.client, json.dumps(CONTENT)
+            options = connection.client.connection_pool.connection_kwargs
+            plain, text = Redis(unix_socket_path=options["path"], password=options["password"]), json.dumps(CONTENT)
             one: dict[str, Way] = {
-                "RPUSH": lambda: client.rpush("floor", text),
+                "RPUSH": lambda: plain.rpush("floor", text),
                 "append": lambda: messages.append("t", message()),
             }
             last: dict[str, Way] = {
-                "LRANGE": lambda: client.lrange("floor", -20, -1),
+                "LRANGE": lambda: plain.lrange("floor", -20, -1),
                 "last(20)": lambda: messages.last("t", 20),
             }
             ten: dict[str, Way] = {"append_many": lambda: messages.append_many("t", [message() for _ in range(10)])}
-            close: list[Callable[[], Awaitable[Any]]] = []
+            whole: dict[str, Way] = {}
             try:
                 from agents.extensions.memory import RedisSession
             except ImportError as exc:
                 print(f"\n  missing: {exc}")
             else:
-                from redis.asyncio import Redis
-
-                options = {name: connection._pool.connection_kwargs[name] for name in ("path", "password")}
                 from sessions.openai_agents import HoldfastSession
 
-                theirs = Redis(unix_socket_path=options["path"], password=options["password"])
-                close.append(theirs.aclose)
-                sessions = {
-                    OPENAI: HoldfastSession("s", manager),
-                    "RedisSession": RedisSession("t", redis_client=theirs),
-                }
-                add_sessions(sessions, one, ten, last)
+                def both(name: str) -> dict[str, Any]:
+                    return {
+                        OPENAI: HoldfastSession(name, manager),
+                        "RedisSession": RedisSession(name, redis_client=plain),
+                    }
+
+                add_sessions(both("s"), one, ten, last)
+                for name, session in both("whole").items():
+                    await session.add_items([{"role": "user", "content": text}] * 200)
+                    whole[name] = session.get_items
             await messages.append("t", message())
-            report("append one, Redis, async", await in_turns_async(one, rounds=rounds, calls=calls), floor="append")
-            ten_found = await in_turns_async(ten, rounds=rounds, calls=calls)
-            report("append ten, Redis, async", ten_found, floor="append_many")
-            report(
-                "the last 20, Redis, async", await in_turns_async(last, rounds=rounds, calls=calls), floor="last(20)"
-            )
-            for each in close:
-                await each()
+            for title, ways, floor in (
+                ("append one", one, "append"),
+                ("append ten", ten, "append_many"),
+                ("the last 20", last, "last(20)"),
+                ("a session of 200 items", whole, OPENAI),
+            ):
+                if ways:
+                    found = await in_turns_async(ways, rounds=rounds, calls=calls)
+                    report(f"{title}, Redis, async", found, floor=floor)
+            await plain.aclose()
 
 
 def main() -> None:
