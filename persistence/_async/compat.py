@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from persistence.errors import WrongLoopError
+from persistence.errors import ClosedError, WrongLoopError
 from persistence.resp import Answers
 
 T = TypeVar("T")
@@ -76,31 +78,88 @@ def check_home(home: object, name: str) -> None:
         )
 
 
+class _Job:
+    """A call that a thread makes for a task."""
+
+    __slots__ = ("args", "call", "ended", "future", "left", "loop")
+
+    def __init__(self, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.left: asyncio.Future[None] | None = None
+        """What waits for the thread, when the task was cancelled."""
+        self.ended = False
+        self.call = call
+        self.args = args
+
+    def end(self, result: Any, error: BaseException | None) -> None:
+        """Hand over what came of it, on the loop."""
+        self.ended = True
+        if self.left is not None and not self.left.done():
+            self.left.set_result(None)
+        if self.future.done():
+            return  # nobody waits
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        result = error = None
+        try:
+            result = job.call(*job.args)
+        except BaseException as exc:
+            error = exc
+        with suppress(RuntimeError):  # the loop has been closed meanwhile
+            job.loop.call_soon_threadsafe(job.end, result, error)
+        del job, result, error
+
+
 class Threads:
-    """The threads in which a driver without async calls runs; none until the first call."""
+    """The threads in which a driver without async calls runs; none until the first call.
+
+    An executor of the standard library makes four objects and takes five locks for a call, which is more than most
+    statements take.
+    """
 
     def __init__(self, size: int, name: str) -> None:
-        self._executor = ThreadPoolExecutor(size, thread_name_prefix=name)
+        self._size = size
+        self._name = name
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._started = self._under_way = 0
+        self._closed = False
 
     async def run(self, interrupt: Callable[[], object], call: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run ``call(*args)`` in a thread; on cancellation ``interrupt`` it, and wait until the thread let go."""
-        future = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        if self._closed:
+            raise ClosedError("it was closed")
+        job = _Job(call, args)
+        self._under_way += 1
+        if self._started < min(self._under_way, self._size):
+            self._started += 1
+            # They end with the program: whoever waits for a call in one has been cancelled by then.
+            name = f"{self._name}_{self._started}"
+            Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
+        self._jobs.put(job)
         try:
-            return await asyncio.shield(future)
+            result: T = await job.future
+            return result
         except asyncio.CancelledError:
-            while not future.done():
+            if not job.ended:
                 interrupt()
-                try:
-                    await asyncio.wait((future,))
-                except asyncio.CancelledError:
-                    continue  # cancelled once more: what the thread works on is nobody else's before it has let go
-            if not future.cancelled():
-                future.exception()
+                job.left = job.loop.create_future()
+                await job.left
             raise
+        finally:
+            self._under_way -= 1
 
     def close(self) -> None:
         """Let the threads end; calls under way go on."""
-        self._executor.shutdown(wait=False)
+        self._closed = True
+        for _ in range(self._started):
+            self._jobs.put(None)
 
 
 class Parallel:
