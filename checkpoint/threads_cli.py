@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from checkpoint import DatabaseCheckpointer
+from persistence import DatabaseManager
 from persistence.cli import DONE, Output
 from persistence.connections_cli import add_connection_arguments, chosen, opened, table
 from persistence.errors import ValidationError
@@ -24,6 +25,11 @@ def _filter(text: str | None) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ValidationError("--filter is no JSON object")
     return found
+
+
+def user_stores(manager: DatabaseManager, name: str, tenant: str) -> list[DatabaseCheckpointer]:
+    """Return the stores of this package that keep something of users, for the export of one."""
+    return [DatabaseCheckpointer(manager, name, tenant=tenant)]
 
 
 class Threads:

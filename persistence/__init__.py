@@ -23,7 +23,8 @@ where tables are not as they should be (``Difference``); ``Advice`` says what wo
 is the base of stores. ``Database.back_up`` writes a ``Backup``.
 
 **Transfer.** A ``Transfer`` copies what the packages keep from one database to another (a ``CopiedTable`` each), tells
-its ``CopyProgress``, goes on after any end, and verifies (``CopyDifference``).
+its ``CopyProgress``, goes on after any end, and verifies (``CopyDifference``). A ``TenantArchive`` writes all of a
+tenant, or of a user, to a file (an ``ArchivedTable`` each) and stores it in any database again, all or nothing.
 
 **Maintenance.** A ``Maintenance`` runs the jobs that keep databases small, by one program at a time, and tells what
 each did (``MaintenanceReport`` of ``JobReport``).
@@ -57,6 +58,7 @@ their option ``secrets``.
 **Errors.** One tree under ``PersistenceError``, drawn in ``persistence.errors``.
 """
 
+from persistence._async.archive import AsyncTenantArchive
 from persistence._async.cache import AsyncCache
 from persistence._async.database import AsyncDatabase
 from persistence._async.dualwrite import AsyncDualWrite
@@ -81,6 +83,7 @@ from persistence._async.transaction import AsyncTransaction
 from persistence._async.transfer import AsyncTransfer
 from persistence._async.vault import AsyncSecretVault
 from persistence._async.writebehind import AsyncWriteBehind
+from persistence._sync.archive import TenantArchive
 from persistence._sync.cache import Cache
 from persistence._sync.database import Database
 from persistence._sync.dualwrite import DualWrite
@@ -104,6 +107,7 @@ from persistence._sync.transaction import Transaction
 from persistence._sync.transfer import Transfer
 from persistence._sync.vault import SecretVault
 from persistence._sync.writebehind import WriteBehind
+from persistence.archives import ArchivedTable
 from persistence.backups import Backup
 from persistence.caching import CacheStats
 from persistence.capabilities import Capabilities
@@ -163,6 +167,7 @@ __all__ = [
     "Advice",
     "AdvisoryLock",
     "AppliedMigration",
+    "ArchivedTable",
     "AsyncAdvisoryLock",
     "AsyncCache",
     "AsyncDatabase",
@@ -189,6 +194,7 @@ __all__ = [
     "AsyncSecretProtector",
     "AsyncSecretVault",
     "AsyncSubscription",
+    "AsyncTenantArchive",
     "AsyncTransaction",
     "AsyncTransfer",
     "AsyncWriteBehind",
@@ -282,6 +288,7 @@ __all__ = [
     "StorageFullError",
     "StoredSecret",
     "Subscription",
+    "TenantArchive",
     "Transaction",
     "TransactionError",
     "Transfer",

@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TextIO
 
-from persistence.errors import PersistenceError
+from persistence.errors import PersistenceError, ValidationError
 
 DONE, FAILED, WRONG_USAGE, NOT_AS_IT_SHOULD, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -29,9 +29,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "copy": ("persistence.transfer_cli:Copy", "copy what one database holds to another, and verify it"),
     "demo": ("checkpoint.demo_cli:Demo", "kill a workflow half way, and see it go on"),
     "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),
-    "export": ("sessions.transfer_cli:Export", "write a thread, a graph, a context or a person's data to a file"),
+    "export": ("sessions.transfer_cli:Export", "write all of a tenant or a user, or one thing, to a file"),
     "health": ("persistence.operations_cli:Health", "poll every connection"),
-    "import": ("sessions.transfer_cli:Import", "store what export wrote of a thread, a graph or a context"),
+    "import": ("sessions.transfer_cli:Import", "store what export wrote, in this database or another kind"),
     "import-langgraph": (
         "checkpoint.cli:ImportLangGraph",
         "take threads over from LangGraph's PostgresSaver or SqliteSaver",
@@ -46,8 +46,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Where each subcommand of the distribution is, and what ``--help`` says of it."""
 
 
+class WrongUsageError(ValidationError):
+    """The command line is wrong in a way that its parser doesn't know: exit code 2."""
+
+
 class Command(Protocol):
-    """A subcommand."""
+    """A subcommand. With a method ``fill_in`` it gets the command line first, and returns it completed."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its own arguments; ``--json`` is there."""
@@ -110,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = getattr(import_module(module), attribute)()
             command.add_arguments(subparser)
             subparser.add_argument("--json", action="store_true", help="write the result as one JSON object")
-    parsed = parser.parse_args(given)
+    fill_in = getattr(command, "fill_in", None)
+    parsed = parser.parse_args(given if fill_in is None else fill_in(given))
     if command is None:
         parser.error(f"{parsed.command} comes first")
     output = Output(as_json=parsed.json)
@@ -118,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run(parsed, output)
     except PersistenceError as exc:
         output.error(str(exc))
-        return FAILED
+        return WRONG_USAGE if isinstance(exc, WrongUsageError) else FAILED
     except KeyboardInterrupt:
         output.error("interrupted")
         return INTERRUPTED

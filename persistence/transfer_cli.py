@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable
 
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.transfer import Transfer
@@ -49,6 +50,11 @@ def _url(given: str, arguments: argparse.Namespace) -> str:
     return named.get(given, given)
 
 
+def shown_on(output: Output) -> Callable[[CopyProgress], None]:
+    """Return what tells people how far it is."""
+    return lambda progress: output.progress(str(progress))
+
+
 def _counted(transfer: Transfer, output: Output) -> int:
     found = transfer.count()
     output.result({"tables": found}, table(list(found.items()), ("table", "rows")))
@@ -56,17 +62,14 @@ def _counted(transfer: Transfer, output: Output) -> int:
 
 
 def _copied(transfer: Transfer, arguments: argparse.Namespace, output: Output) -> int:
-    def progress(each: CopyProgress) -> None:
-        output.progress(f"{each.table}: {each.rows:,} rows{', all' if each.done else ''}")
-
-    copied = transfer.copy(merge=arguments.merge, progress=progress)
+    copied = transfer.copy(merge=arguments.merge, progress=shown_on(output))
     rows = [(each.name, each.package, each.rows, each.kept) for each in copied]
     values = {"tables": [dataclasses.asdict(each) for each in copied]}
     text = table(rows, ("table", "package", "rows", "kept"))
     if not arguments.verify:
         output.result(values, text)
         return DONE
-    found = transfer.verify(progress=progress)
-    lines = [f"{each.table} {list(each.key)} {each.what}" for each in found] or ["both sides are the same"]
+    found = transfer.verify(progress=shown_on(output))
+    lines = [str(each) for each in found] or ["both sides are the same"]
     output.result({**values, "differences": [dataclasses.asdict(each) for each in found]}, "\n".join([text, *lines]))
     return NOT_AS_IT_SHOULD if found else DONE

@@ -7,6 +7,7 @@ or the copy is refused. What becomes of a value is told by ``copied_columns``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -23,7 +24,7 @@ from persistence.copied_columns import (
     same_column,
     unfit,
 )
-from persistence.dialect import compile_statement, quote_identifier
+from persistence.dialect import Kind, compile_statement, quote_identifier
 from persistence.errors import CapabilityError, MigrationError
 
 BATCH_BYTES = 4 * 2**20
@@ -73,6 +74,11 @@ class CopyPlan:
     is by table and column; ``keys`` are unique columns that both sides have, in place of the target's primary key.
     ``after`` are statements that run for each row once its batch is written, with the row's values by their columns.
     ``triggers`` of a SQLite file stay while rows are written: they write what the source has no table of.
+
+    For archives: ``heads`` names by table the one whose row stands for a whole, with its column for each of ours; where
+    merging leaves that row alone, it leaves alone the rest. ``bound`` tells by table which rows are true of their
+    tenant alone, and why. ``of_user`` is by table the condition on a row ``copied`` that it is the user's, with ``→``
+    between a JSON column and its key; ``cut`` are the expressions of columns that refer to what may be another's.
     """
 
     left_out: frozenset[str] = frozenset()
@@ -81,14 +87,53 @@ class CopyPlan:
     before: Mapping[str, Before] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
     triggers: frozenset[str] = frozenset()
+    heads: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
+    bound: Mapping[str, tuple[str, Callable[[RawRow], bool]]] = field(default_factory=dict)
+    of_user: Mapping[str, str] = field(default_factory=dict)
+    cut: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+def _plans(package: str) -> Any:
+    """Return a package's module ``copy_plans``, None where it has none."""
+    if find_spec(package) is None or find_spec(f"{package}.copy_plans") is None:
+        return None
+    return import_module(f"{package}.copy_plans")
 
 
 def plan_of(package: str, route: Route) -> CopyPlan:
     """Return a package's plan for a route; one that says nothing where it has none."""
-    if find_spec(package) is None or find_spec(f"{package}.copy_plans") is None:
-        return CopyPlan()
-    plans = cast("Mapping[Route, CopyPlan]", import_module(f"{package}.copy_plans").COPY_PLANS)
+    plans = cast("Mapping[Route, CopyPlan]", getattr(_plans(package), "COPY_PLANS", {}))
     return plans.get(route, CopyPlan())
+
+
+def archiving_plan(package: str, kind: Kind) -> CopyPlan:
+    """Return how a package's tables go from a database into an archive.
+
+    Its rows are as a SQLite file has them, without what the file derives.
+    """
+    to_file, to_server = plan_of(package, ("postgresql", "sqlite")), plan_of(package, ("sqlite", "postgresql"))
+    if kind == "sqlite":
+        to_file = replace(to_file, derived={}, left_out=to_file.left_out | to_server.left_out)
+    return _with_archive(package, to_file)
+
+
+def restoring_plan(package: str, kind: Kind) -> CopyPlan:
+    """Return how a package's tables go from an archive into a database."""
+    if kind == "sqlite":
+        return _with_archive(package, replace(plan_of(package, ("postgresql", "sqlite")), derived={}))
+    return _with_archive(package, plan_of(package, ("sqlite", "postgresql")))
+
+
+def _with_archive(package: str, plan: CopyPlan) -> CopyPlan:
+    own = cast("CopyPlan", getattr(_plans(package), "ARCHIVE_PLAN", CopyPlan()))
+    return replace(
+        plan,
+        left_out=plan.left_out | own.left_out,
+        heads=own.heads,
+        bound=own.bound,
+        of_user=own.of_user,
+        cut=own.cut,
+    )
 
 
 Tables = dict[str, dict[str, Column]]
@@ -118,7 +163,7 @@ class TablePair:
 
     ``name`` is under which progress and reports name it. ``shown`` stands after FROM where the copy is read again (left
     out: the target); ``beside`` are columns of it that the target's table has not, and statements behind the rows
-    write.
+    write. ``made`` is what the package must know to make the table elsewhere.
     """
 
     name: str
@@ -130,16 +175,17 @@ class TablePair:
     shown: str | None = None
     beside: Mapping[str, Column] = field(default_factory=dict)
     numbered: Numbered | None = None
+    made: Mapping[str, Any] | None = None
 
     @property
     def read_again(self) -> str:
         """What stands after FROM where the target is read."""
         return quote_identifier(self.target) if self.shown is None else self.shown
 
-    def unfit(self, plan: CopyPlan) -> str | None:
+    def unfit(self, plan: CopyPlan, chosen: str | None = None) -> str | None:
         """Return the statement that finds a row of PostgreSQL with a value that SQLite can't hold, and its column.
 
-        None: each value has a form there.
+        It looks among the rows that ``chosen`` is true of. None: each value has a form there.
 
         Raises:
             CapabilityError: SQLite has nothing for the type of a column.
@@ -161,7 +207,7 @@ class TablePair:
         keys = ", ".join(quote_identifier(name) for name, each in self.columns.items() if each.place is not None)
         return (
             f'SELECT CAST(row({keys}) AS text) AS key, CASE {cases} END AS "column" FROM {self.source} AS copied'
-            f" WHERE {' OR '.join(found.values())} LIMIT 1"
+            f" WHERE ({' OR '.join(found.values())}) AND {chosen or 'true'} LIMIT 1"
         )
 
 
@@ -178,6 +224,7 @@ class TableCopy:
     after: str | None = None
     triggers: frozenset[str] = frozenset()
     second: bool = False
+    chosen: str | None = None
 
     @property
     def name(self) -> str:
@@ -197,11 +244,12 @@ class TableCopy:
             if (expression := each.shown if shown else each.read) is not None
         ]
         order = ", ".join(f"copied.{quote_identifier(name)}" for name in self.key)
-        conditions = []
+        conditions = [] if self.chosen is None else [self.chosen]
         if after:
             conditions.append(f"({order}) > ({', '.join(self._key_parameters(shown))})")
         if self.second:
-            conditions.append(f"({' OR '.join(f'{quote_identifier(name)} IS NOT NULL' for name in self.links)})")
+            links = [each.shown if shown else each.read for each in self.columns if each.name in self.links]
+            conditions.append(f"({' OR '.join(f'{link} IS NOT NULL' for link in links)})")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         source = self.pair.read_again if shown else self.pair.source
         return f"SELECT {', '.join(columns)} FROM {source} AS copied{where} ORDER BY {order} LIMIT :size"
@@ -217,6 +265,17 @@ class TableCopy:
         """Return the parameters that a batch after a key takes."""
         asked = zip(raw, self._asked(shown), strict=True)
         return {f"key_{place}": make(value) for place, (value, (_, make)) in enumerate(asked)}
+
+    def of(self, chosen: str, plan: CopyPlan, kind: Kind, user: str | None) -> TableCopy:
+        """Return the same for the rows that a condition chooses; of a user's, what refers to another's is cut."""
+        cut = {name: spelled(text, kind) for (table, name), text in plan.cut.items() if table == self.pair.target}
+        if user is None or not cut:
+            return replace(self, chosen=chosen)
+        columns = tuple(
+            replace(each, read=cut[each.name], shown=cut[each.name]) if each.name in cut else each
+            for each in self.columns
+        )
+        return replace(self, chosen=chosen, columns=columns)
 
     def key_of(self, row: RawRow) -> tuple[Any, ...]:
         """Return a row's key in its plain form."""
@@ -266,12 +325,38 @@ class TableCopy:
         return [each.name for each in self.columns if each.same(each.made(raw)) != each.same(shown[each.name])]
 
 
+_KEY_OF_JSON = re.compile(r"([\w.]+)→(\w+)")
+
+
+def spelled(condition: str, kind: Kind) -> str:
+    """Return a condition of a plan in a database's own SQL: ``column→key`` is the text under a key of an object."""
+    way = r"\1 ->> '\2'" if kind == "postgresql" else r"json_extract(\1, '$.\2')"
+    return _KEY_OF_JSON.sub(way, condition)
+
+
+def choice(plan: CopyPlan, table: str, kind: Kind, user: str | None) -> str | None:
+    """Return the condition on the rows of a tenant, or of a user of it; None: a user has none there."""
+    if user is None:
+        return "copied.tenant_id = :tenant"
+    if table not in plan.of_user:
+        return None
+    return f"copied.tenant_id = :tenant AND ({spelled(plan.of_user[table], kind)})"
+
+
+def wanted(text: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the given parameters that a statement names."""
+    names = compile_statement(text, kind).names
+    return {name: value for name, value in given.items() if name in names}
+
+
 def _parameter(name: str, cast: str | None) -> str:
     return f":{name}" if cast is None else f"CAST(:{name} AS {cast})"
 
 
-def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, route: Route) -> TableCopy:
-    """Return how a table is copied.
+def table_copy(
+    pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, route: Route, *, older: bool = False
+) -> TableCopy:
+    """Return how a table is copied; ``older``: the source may lack columns, which get what the target gives them.
 
     Raises:
         MigrationError: one side has a column that the other hasn't, and the plan doesn't say what becomes of it.
@@ -285,6 +370,7 @@ def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, r
         name
         for name in (pair.columns.keys() ^ columns.keys()) - derived.keys() - given
         if f"{pair.target}.{name}" not in plan.left_out
+        and not (older and name in columns)
         and not (columns[name].generated if name in columns else pair.columns[name].generated)
     ]
     if lonely:
@@ -297,7 +383,8 @@ def table_copy(pair: TablePair, columns: Mapping[str, Column], plan: CopyPlan, r
         if name in derived
         else same_column(pair.columns[name], each, route)
         for name, each in written.items()
-        if name in derived or (name in pair.columns and name not in given)
+        if name in derived
+        or (name in pair.columns and name not in given and f"{pair.target}.{name}" not in plan.left_out)
     ]
     places = {name: each.place for name, each in columns.items() if each.place is not None}
     key = plan.keys.get(pair.target) or tuple(sorted(places, key=lambda name: places[name] or 0))
@@ -348,6 +435,9 @@ class CopyDifference:
     key: tuple[Any, ...]
     what: str
 
+    def __str__(self) -> str:
+        return f"{self.table} {list(self.key)} {self.what}"
+
 
 @dataclass(frozen=True, slots=True)
 class CopyProgress:
@@ -356,3 +446,6 @@ class CopyProgress:
     table: str
     rows: int
     done: bool
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.rows:,} rows{', all' if self.done else ''}"

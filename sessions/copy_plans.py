@@ -53,6 +53,63 @@ SELECT :tenant_id, :scope, found.word, :id FROM (
 ) AS found
 """
 
+_NODES = """(
+    SELECT n.id FROM holdfast_graph_nodes AS n
+    WHERE n.tenant_id = :tenant AND n.scope = copied.scope AND n.attributes→user_id = :user
+)"""
+_TASK = "p.tenant_id = copied.tenant_id AND p.id = copied.parent_id AND p.metadata→user_id = :user"
+_SESSION = "s.tenant_id = copied.tenant_id AND s.id = copied.session_id AND s.user_id = :user"
+_NODE = {"scope": "scope", "id": "id"}
+
+ARCHIVE_PLAN = CopyPlan(
+    heads={
+        "holdfast_messages": ("holdfast_threads", {"thread_id": "id"}),
+        "holdfast_item_vectors": ("holdfast_items", {name: name for name in ("user_id", "namespace", "key")}),
+        "holdfast_graph_history": ("holdfast_graph_nodes", _NODE),
+        "holdfast_graph_vectors": ("holdfast_graph_nodes", _NODE),
+        "holdfast_events": ("holdfast_event_chains", {"chain": "chain"}),
+    },
+    bound={
+        "holdfast_events": (
+            "the hashes of audit chains are over their tenant",
+            lambda row: row.get("chain") is not None,
+        ),
+        "holdfast_event_chains": ("the hashes of audit chains are over their tenant", lambda row: True),
+    },
+    of_user={
+        **dict.fromkeys(
+            (
+                "holdfast_sessions",
+                "holdfast_threads",
+                "holdfast_items",
+                "holdfast_item_vectors",
+                "holdfast_context_agents",
+            ),
+            "copied.user_id = :user",
+        ),
+        "holdfast_messages": (
+            "copied.thread_id IN"
+            " (SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.user_id = :user)"
+        ),
+        "holdfast_graph_nodes": "copied.attributes→user_id = :user",
+        "holdfast_graph_vectors": f"copied.id IN {_NODES}",
+        "holdfast_graph_edges": f"copied.source IN {_NODES} AND copied.target IN {_NODES}",
+        "holdfast_graph_history": f"copied.id IN {_NODES} AND (copied.target = '' OR copied.target IN {_NODES})",
+        "holdfast_events": "copied.tags→user_id = :user",
+        "holdfast_tasks": "copied.metadata→user_id = :user",
+    },
+    # A thread in another's session, and a task below another's, come alone; an audit entry comes without its chain.
+    cut={
+        ("holdfast_threads", "session_id"): (
+            f"CASE WHEN EXISTS (SELECT 1 FROM holdfast_sessions AS s WHERE {_SESSION}) THEN copied.session_id END"
+        ),
+        ("holdfast_tasks", "parent_id"): (
+            f"CASE WHEN EXISTS (SELECT 1 FROM holdfast_tasks AS p WHERE {_TASK}) THEN copied.parent_id END"
+        ),
+        **{("holdfast_events", name): "NULL" for name in ("chain", "chain_seq", "hash")},
+    },
+)
+
 COPY_PLANS: Mapping[Route, CopyPlan] = {
     ("sqlite", "postgresql"): CopyPlan(
         left_out=frozenset(

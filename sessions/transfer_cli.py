@@ -1,7 +1,7 @@
-"""The subcommands ``export`` and ``import``: a thread, a graph, a context or a person's data as a file of JSON lines.
+"""The subcommands ``export`` and ``import``: all of a tenant, or a thread, a graph, a context, a person's data.
 
-The last line of a file says how many lines there are and their SHA-256, so that a torn or edited file is refused
-before anything is written.
+One thing is a file of JSON lines. The last line of it says how many lines there are and their SHA-256, so that a torn
+or edited file is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -10,15 +10,26 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from persistence import DatabaseManager
-from persistence.cli import DONE, Output
+from persistence import DatabaseManager, MigrationLine, Migrator
+from persistence.archive_cli import export_archive, import_archive
+from persistence.cli import DONE, Output, WrongUsageError
 from persistence.connections_cli import add_connection_arguments, chosen, opened
 from persistence.errors import CorruptError, ValidationError
-from sessions import ContextStore, MemoryGraph, MessageStore, UserData
+from sessions import ContextStore, EventLog, MemoryGraph, MessageStore, TaskStore, UserData
 
+_USER_STORES: Mapping[str, str] = {
+    "sessions": "sessions.transfer_cli:user_stores",
+    "checkpoint": "checkpoint.threads_cli:user_stores",
+    "vectorstore": "vectorstore.search_cli:user_stores",
+}
+"""Where each package tells which of its stores keep something of users: none imports another."""
+_FLAGS = ("--json", "--merge", "--verify", "--help")
 _Opened = tuple[DatabaseManager, str, argparse.Namespace]
 
 
@@ -37,7 +48,34 @@ def _messages(manager: DatabaseManager, name: str, arguments: argparse.Namespace
 
 
 def _users(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> UserData:
-    return UserData(manager, name, tenant=arguments.tenant)
+    """Return the data of users in every store of a connection that has tables there."""
+    tenant, further = arguments.tenant, list[Any]()
+    for package, attribute in _USER_STORES.items():
+        if find_spec(package) is not None and _is_there(manager, name, package):
+            module, _, function = attribute.partition(":")
+            further += getattr(import_module(module), function)(manager, name, tenant)
+    return UserData(manager, name, tenant=tenant, stores=further)
+
+
+def _is_there(manager: DatabaseManager, name: str, package: str) -> bool:
+    connection = manager.get(name)
+    if connection.kind == "redis":
+        return package != "vectorstore"
+    line = MigrationLine.of_package(package)
+    return Migrator(manager.get_database(name)).status(line).current > 0
+
+
+def user_stores(manager: DatabaseManager, name: str, tenant: str) -> list[Any]:
+    """Return the stores of this package beside UserData's own that keep something of users."""
+    tasks = TaskStore(manager, name, tenant=tenant)
+    if manager.get(name).kind == "redis":
+        return [tasks]
+    scopes = manager.get_database(name).fetch_all(
+        "SELECT DISTINCT scope FROM holdfast_graph_nodes WHERE tenant_id = :tenant ORDER BY scope LIMIT 10000",
+        {"tenant": tenant},
+    )
+    graph = MemoryGraph(manager, name, tenant=tenant)
+    return [*(graph.in_scope(row["scope"]) for row in scopes), EventLog(manager, name, tenant=tenant), tasks]
 
 
 _EXPORTS: Mapping[str, Callable[[DatabaseManager, str, argparse.Namespace], Iterator[str]]] = {
@@ -53,23 +91,43 @@ _IMPORTS: Mapping[str, Callable[[_Opened, Iterable[str]], int]] = {
 }
 
 
+ALL = "all"
+
+
 class Export:
-    """Writes a thread's messages, a graph, a context, or what is stored of a person, to a new file of JSON lines."""
+    """Writes to a new file: all of a tenant, all of one user (--user), or one thing as lines of JSON."""
+
+    def fill_in(self, given: Sequence[str]) -> list[str]:
+        """Return the command line with WHAT, which may be left out: then all is meant."""
+        return with_what(given, (ALL, *_EXPORTS))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
+        parser.usage = "%(prog)s [WHAT] FILE [options]"
         add_connection_arguments(parser, one=True)
-        parser.add_argument("what", choices=sorted(_EXPORTS))
-        parser.add_argument("file", metavar="FILE", help="is not there yet; only its owner may read it")
+        parser.add_argument(
+            "what",
+            metavar="WHAT",
+            choices=(ALL, *sorted(_EXPORTS)),
+            help="all (default), which import takes whole; or context, graph, messages, user: one thing, to read",
+        )
+        parser.add_argument(
+            "file", metavar="FILE", help="is not there yet; only its owner may read it; .zst compresses (all)"
+        )
+        parser.add_argument("--tenant", help="whose (default: default)")
+        parser.add_argument("--user", metavar="ID", help="only what is of this user (all)")
         parser.add_argument(
             "--of", metavar="ID", help="the thread (messages), scope (graph) or user (context, user); none: shared"
         )
-        parser.add_argument("--tenant", default="default", help="whose (default: %(default)s)")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
+        _check_fits(arguments, {"of": arguments.of}, {"user": arguments.user})
+        if arguments.what == ALL:
+            return export_archive(arguments, output)
+        arguments.tenant = arguments.tenant or "default"
         if arguments.of is None and arguments.what in ("messages", "user"):
-            raise ValidationError(f"export {arguments.what} of whom?", hint="--of ID")
+            raise WrongUsageError(f"export {arguments.what} of whom?", hint="--of ID")
         path = Path(arguments.file)
         with opened(arguments) as manager:
             lines = _EXPORTS[arguments.what](manager, chosen(arguments, manager), arguments)
@@ -79,19 +137,36 @@ class Export:
 
 
 class Import:
-    """Stores what ``export`` wrote of a thread, a graph or a context, in this database or another kind."""
+    """Stores what export wrote, in this database or another kind. Exit code 3: --verify found a difference."""
+
+    def fill_in(self, given: Sequence[str]) -> list[str]:
+        """Return the command line with WHAT, which may be left out: then all is meant."""
+        return with_what(given, (ALL, *_IMPORTS))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
+        parser.usage = "%(prog)s [WHAT] FILE [options]"
         add_connection_arguments(parser, one=True)
-        parser.add_argument("what", choices=sorted(_IMPORTS))
+        parser.add_argument(
+            "what",
+            metavar="WHAT",
+            choices=(ALL, *sorted(_IMPORTS)),
+            help="all (default): of a tenant or a user, all or nothing; or context, graph, messages",
+        )
         parser.add_argument("file", metavar="FILE", help="a whole file that holdfast export wrote")
+        parser.add_argument("--tenant", help="as this tenant's (default: all: the file's own; else: default)")
+        parser.add_argument("--merge", action="store_true", help="leave alone what the tenant has already (all)")
+        parser.add_argument("--verify", action="store_true", help="then read every row again and compare (all)")
         parser.add_argument("--of", metavar="ID", help="as another thread, in another scope, for another user")
         parser.add_argument("--approved-by", metavar="NAME", help="where the scope of the graph wants an approval")
-        parser.add_argument("--tenant", default="default", help="whose (default: %(default)s)")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
+        one = {"of": arguments.of, "approved-by": arguments.approved_by}
+        _check_fits(arguments, one, {"merge": arguments.merge, "verify": arguments.verify})
+        if arguments.what == ALL:
+            return import_archive(arguments, output)
+        arguments.tenant = arguments.tenant or "default"
         path = Path(arguments.file)
         _check_whole(path)
         with opened(arguments) as manager:
@@ -99,6 +174,27 @@ class Import:
             count = _IMPORTS[arguments.what](given, (line for line, is_last in _lines(path) if not is_last))
         output.result({"imported": count}, f"{count:,} imported")
         return DONE
+
+
+def with_what(given: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a command line whose first word is one of ``names``: ``all`` is put there where no word is one."""
+    words, takes = list[str](), False
+    for text in given[1:]:
+        if not takes and not text.startswith("-"):
+            words.append(text)
+        takes = text.startswith("--") and "=" not in text and text not in _FLAGS
+    return [*given] if len(words) != 1 or words[0] in names else [given[0], ALL, *given[1:]]
+
+
+def _check_fits(arguments: argparse.Namespace, of_one: Mapping[str, object], of_all: Mapping[str, object]) -> None:
+    """Refuse an option of one form in the other.
+
+    Raises:
+        WrongUsageError: there is such an option; it is never ignored.
+    """
+    for name, value in (of_one if arguments.what == ALL else of_all).items():
+        if value:
+            raise WrongUsageError(f"--{name} is not for {arguments.what}", hint=f"holdfast {arguments.command} --help")
 
 
 def _write(path: Path, lines: Iterable[str]) -> int:

@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 
+from checkpoint import Checkpoint, DatabaseCheckpointer
 from persistence import DatabaseManager, KeyValueStore
 from persistence.cli import main
-from sessions import ContextStore, MemoryGraph, Message, MessageStore, Node, Thread, ThreadManager
+from sessions import (
+    ContextStore,
+    Event,
+    EventLog,
+    MemoryGraph,
+    Message,
+    MessageStore,
+    Node,
+    Task,
+    TaskStore,
+    Thread,
+    ThreadManager,
+)
+from vectorstore import Document, SQLiteVectorStore
 
 
 @pytest.fixture
@@ -52,6 +66,98 @@ def test_what_was_exported_is_imported_elsewhere(
     assert run(capsys, "export", "user", str(tmp_path / "u"), "--of", "ada", "--url", urls[0])[1]["lines"] == 4
 
 
+def test_all_of_a_tenant_goes_into_a_file_and_out_of_it(
+    tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "all.jsonl.zst")
+    code, found = run(capsys, "export", file, "--url", urls[0])
+    assert (code, found["path"], found["rows"]) == (0, file, sum(found["tables"].values()))
+    assert {name: found["tables"][f"holdfast_{name}"] for name in ("messages", "items", "key_values")} == {
+        "messages": 2,
+        "items": 1,
+        "key_values": 1,
+    }
+    for expected in ((0, found["rows"], 0), (1, None, None)):
+        code, told = run(capsys, "import", "--url", urls[1], file, "--tenant", "new", "--verify")
+        assert code == expected[0]
+        if not code:
+            assert (told["imported"], told["kept"], told["tenant"]) == (*expected[1:], "new")
+            assert told["differences"] == []
+    assert "the tenant 'new' has rows in holdfast_" in told
+    code, told = run(capsys, "import", "all", file, "--url", urls[1], "--tenant", "new", "--merge")
+    assert (code, told["imported"], told["kept"]) == (0, 0, found["rows"])
+    with DatabaseManager() as manager:
+        manager.add("first", urls[0])
+        manager.add("second", urls[1])
+        copied = MessageStore(manager, "second", tenant="new")
+        assert copied.last("t1") == MessageStore(manager, "first").last("t1")
+        copied.append("t1", Message(role="user", content="more"))
+        KeyValueStore(manager, "second", tenant="new").put("k", 2)
+    code, told = run(capsys, "import", file, "--url", urls[1], "--tenant", "new", "--merge", "--verify")
+    assert (code, sorted({each["table"] for each in told["differences"]})) == (
+        3,
+        ["holdfast_key_values", "holdfast_messages", "holdfast_threads"],
+    )
+
+
+def test_all_of_a_user_is_exported_to_be_read_and_to_be_imported(
+    tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, whole = str(tmp_path / "read"), str(tmp_path / "whole")
+    with DatabaseManager() as manager:
+        manager.add("main", urls[0])
+        of_ada = {"user_id": "ada"}
+        DatabaseCheckpointer(manager, "main").save_checkpoint(Checkpoint("c", {"a": 1}, metadata=of_ada))
+        TaskStore(manager, "main").add_many([Task(kind="work", metadata=of_ada)])
+        MemoryGraph(manager, "main").in_scope("identity").add_node(Node("me", "thing", of_ada), approved_by="eve")
+        EventLog(manager, "main").append_many([Event(kind="log", message="m", tags=of_ada)])
+        for namespace in ("default", "second"):
+            store = SQLiteVectorStore(manager, "main", dimensions=2, namespace=namespace)
+            store.store_documents([Document("d", "text", of_ada, [1.0, 0.0])])
+    assert run(capsys, "export", "user", read, "--of", "ada", "--url", urls[0])[0] == 0
+    kinds = sorted(json.loads(line).get("kind", "") for line in Path(read).read_text().split("\n")[:-1])
+    assert kinds == [
+        "",
+        "checkpoint",
+        "document",
+        "document",
+        "event",
+        "item",
+        "message",
+        "message",
+        "node",
+        "task",
+        "thread",
+    ]
+    code, found = run(capsys, "export", whole, "--user", "ada", "--url", urls[0])
+    assert (code, found["tables"]["holdfast_documents"], found["tables"]["holdfast_graph_nodes"]) == (0, 2, 1)
+    assert run(capsys, "import", whole, "--url", urls[1], "--verify")[1]["differences"] == []
+    again = run(capsys, "import", whole, "--url", urls[1])[1]
+    assert (again["imported"], again["kept"]) == (0, found["rows"])
+    with DatabaseManager() as manager:
+        manager.add("main", urls[1])
+        assert DatabaseCheckpointer(manager, "main").latest("c").state == {"a": 1}
+
+
+def test_an_option_of_another_form_is_wrong_usage(
+    tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "x")
+    for given, said in (
+        (["export", file, "--of", "t1"], "--of is not for all"),
+        (["export", "context", file, "--user", "ada"], "--user is not for context"),
+        (["import", "messages", file, "--merge"], "--merge is not for messages"),
+        (["import", file, "--approved-by", "eve"], "--approved-by is not for all"),
+    ):
+        code, told = run(capsys, *given, "--url", urls[0])
+        assert (code, said in told) == (2, True), told
+    for given in (["export", "--url", urls[0]], ["export", "nothing", file], ["import", "user", file]):
+        with pytest.raises(SystemExit) as raised:
+            main(given)
+        assert raised.value.code == 2
+    assert not list(tmp_path.glob("x*"))
+
+
 def test_a_file_that_is_not_whole_is_refused(
     tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,7 +171,7 @@ def test_a_file_that_is_not_whole_is_refused(
         code, told = run(capsys, "import", "messages", str(file), "--url", urls[1])
         assert (code, "is torn or was edited" in told) == (1, True)
     assert run(capsys, "import", "messages", str(tmp_path / "none"), "--url", urls[1])[0] == 1
-    assert run(capsys, "export", "messages", str(tmp_path / "x"), "--url", urls[0])[0] == 1
+    assert run(capsys, "export", "messages", str(tmp_path / "x"), "--url", urls[0])[0] == 2
     assert not list(tmp_path.glob("*.part"))
 
 

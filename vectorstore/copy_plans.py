@@ -13,8 +13,12 @@ import numpy as np
 
 from persistence.copied_columns import Column, Derived, RawRow, Route
 from persistence.dialect import quote_identifier
-from persistence.errors import CapabilityError
+from persistence.errors import CapabilityError, ConfigError
 from persistence.transfers import CopyPlan, Numbered, TablePair
+from persistence.validation import check_text, check_whole
+from vectorstore.distance import METRICS
+from vectorstore.records import check_collection
+from vectorstore.requests import check_language
 from vectorstore.schema import Shape, add_key, add_words, check_shape, create_table, relation
 from vectorstore.text import check_stemmed
 
@@ -44,6 +48,12 @@ WHERE EXISTS (
     WHERE tenant_id = :tenant_id AND collection = :collection AND namespace = :namespace AND position = :position
 )
 """
+
+_BLOB = Column("embedding", "blob")
+_POSITION = Numbered(
+    "position", "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'holdfast_vectors'", GAP_BITS
+)
+ARCHIVE_PLAN = CopyPlan(left_out=frozenset({_COLLECTIONS}), of_user={DOCUMENTS: "copied.metadata→user_id = :user"})
 
 COPY_PLANS: Mapping[Route, CopyPlan] = {
     ("sqlite", "postgresql"): CopyPlan(
@@ -86,7 +96,7 @@ def from_sqlite(collection: str, columns: Mapping[str, Column]) -> TablePair:
     """Return how a collection of a SQLite file becomes a table of its own."""
     kept = {name: each for name, each in columns.items() if name not in ("collection", "position")}
     source = _in_file(collection, kept)
-    kept["embedding"] = Column("embedding", "blob")
+    kept["embedding"] = _BLOB
     target = relation(collection)
     return TablePair(target, "vectorstore", source, kept, target, {"embedding": _EMBEDDING})
 
@@ -117,11 +127,52 @@ def to_sqlite(row: Mapping[str, Any], columns: Mapping[str, Column]) -> TablePai
         DOCUMENTS,
         {"collection": Derived(lambda _: collection)},
         shown=_in_file(collection, {**kept, "collection": Column("collection", "text")}),
-        beside={"embedding": Column("embedding", "blob")},
-        numbered=Numbered(
-            "position", "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'holdfast_vectors'", GAP_BITS
-        ),
+        beside={"embedding": _BLOB},
+        numbered=_POSITION,
+        made=_made(row),
     )
+
+
+def archived(row: Mapping[str, Any], columns: Mapping[str, Column]) -> TablePair:
+    """Return how a collection of a SQLite file goes into an archive, or comes out of one into a file."""
+    collection, name = row["collection"], relation(row["collection"])
+    kept = {each: column for each, column in columns.items() if each not in ("position", "embedding")}
+    source = _in_file(collection, kept)
+    columns = {**kept, "embedding": _BLOB}
+    return TablePair(
+        name,
+        "vectorstore",
+        source,
+        columns,
+        DOCUMENTS,
+        shown=source,
+        beside={"embedding": _BLOB},
+        numbered=_POSITION,
+        made=_made(row),
+    )
+
+
+def checked(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an archive says of a collection.
+
+    Raises:
+        ConfigError: it is no name, no dimensions or no metric of one.
+    """
+    row = {name: made.get(name) for name in ("collection", "dimensions", "metric", "model", "language")}
+    if row["model"] is not None:
+        check_text("model", row["model"])
+    if row["metric"] not in METRICS:
+        raise ConfigError(f"{str(row['metric'])[:80]!r} is no metric of a collection")
+    return {
+        **row,
+        "collection": check_collection(row["collection"]),
+        "dimensions": check_whole("dimensions", row["dimensions"]),
+        "language": check_language(row["language"]),
+    }
+
+
+def _made(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("collection", "dimensions", "metric", "model", "language")}
 
 
 def _in_file(collection: str, columns: Mapping[str, Column]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from persistence import DatabaseManager, PgVectorConfig, PostgreSQLConfig
 from persistence.cli import DONE, Output
 from persistence.connections_cli import add_connection_arguments, chosen, opened, table
+from persistence.dialect import quote_identifier
 from persistence.errors import NotFoundError, ValidationError
 from vectorstore import PgVectorStore, SQLiteVectorStore, VectorStore
 
@@ -50,6 +51,26 @@ class Search:
         return DONE
 
 
+def user_stores(manager: DatabaseManager, name: str, tenant: str) -> list[VectorStore]:
+    """Return the stores of this package that keep something of users, for the export of one.
+
+    A collection that is a table of the user's own is left out: what it keeps is theirs to tell.
+    """
+    database = manager.get_database(name)
+    found = []
+    for row in database.fetch_all("SELECT * FROM holdfast_collections ORDER BY collection LIMIT 100000"):
+        if row.get("columns") is None:
+            place = quote_identifier(row.get("relation", "holdfast_documents"))
+            namespaces = database.fetch_all(
+                f"SELECT DISTINCT namespace FROM {place} WHERE tenant_id = :tenant ORDER BY namespace LIMIT 100000",
+                {"tenant": tenant},
+            )
+            for each in namespaces:
+                place_of = {"collection": row["collection"], "namespace": each["namespace"], "tenant": tenant}
+                found.append(_store(manager, name, argparse.Namespace(**place_of)))
+    return found
+
+
 def _json(what: str, text: str) -> Any:
     try:
         return json.loads(text)
@@ -79,5 +100,6 @@ def _store(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -
     settings = manager.get_postgresql(name).config
     given = {field.name: getattr(settings, field.name) for field in fields(PostgreSQLConfig)}
     config = PgVectorConfig(**given, dimensions=made["dimensions"], create_extension=False)
-    manager.add_pgvector(f"{name} of vectors", config, lazy=True)
+    if f"{name} of vectors" not in manager.names():
+        manager.add_pgvector(f"{name} of vectors", config, lazy=True)
     return PgVectorStore(manager, f"{name} of vectors", vector_type=made["vector_type"], **options)

@@ -8,29 +8,37 @@ read. A batch is read as the source is at that moment: who needs a copy of one m
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from secrets import randbits
-from typing import Any
 
 from persistence import transfers
+from persistence._async.copy_rows import (
+    AsyncRowReader,
+    check_fits,
+    check_sees_all,
+    compare,
+    is_made,
+    number_rows,
+    read_tables,
+    table_copies,
+    triggers_on,
+    write_batch,
+)
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence._async.schema import expected_schema
 from persistence._async.sqlite import AsyncSQLiteDatabase
-from persistence._async.transaction import AsyncTransaction
 from persistence.copied_columns import Route
 from persistence.dialect import quote_identifier
-from persistence.errors import CapabilityError, ConflictError, MigrationError
+from persistence.errors import CapabilityError, ConflictError
 from persistence.migrations import MigrationLine, shipped_lines
 from persistence.queries import load_queries
 from persistence.schemas import made_tables
 from persistence.transfers import (
-    BATCH_BYTES,
     BATCH_ROWS,
     MOST_DIFFERENCES,
     CopiedTable,
@@ -39,15 +47,9 @@ from persistence.transfers import (
     TableCopy,
     TablePair,
     Tables,
-    in_order,
     plan_of,
-    table_copy,
-    tables_from_rows,
 )
 from persistence.validation import check_whole
-
-SCAN_SECONDS = 3600.0
-"""How long looking through a table, before anything is copied, may take."""
 
 
 class AsyncTransfer:
@@ -124,7 +126,9 @@ class AsyncTransfer:
         found: list[CopyDifference] = []
         for each in await self._copies(await self._pairs(make=False)):
             rows = 0
-            async for rows in self._compare(each, found):
+            ours = AsyncRowReader(self._source, each, most=self._rows)
+            theirs = AsyncRowReader(self._target, each, most=self._rows, shown=True)
+            async for rows in compare(each, ours, theirs, found, every=self._rows):
                 if progress is not None:
                     progress(CopyProgress(each.name, rows, False))
             if len(found) >= MOST_DIFFERENCES:
@@ -135,27 +139,18 @@ class AsyncTransfer:
 
     async def _pairs(self, *, make: bool) -> list[TablePair]:
         """Return what is copied; ``make``: after the target's tables have been brought up to date."""
-        await self._check_sees_all()
-        tables = await _tables(self._source)
-        lines = [line for line in self._lines if await self._is_there(line)]
+        await check_sees_all(self._source, self._target)
+        tables = await read_tables(self._source)
+        lines = [line for line in self._lines if await is_made(self._source, line)]
         found = [pair for line in lines for pair in await self._pairs_of(line, tables, make=False)]
         if self._route == ("postgresql", "sqlite"):
-            await self._check_fits(found)
+            for pair in found:
+                await check_fits(self._source, pair, plan_of(pair.package, self._route))
         if not make:
             return found
         for line in lines:
             await AsyncMigrator(self._target).up(line)
         return [pair for line in lines for pair in await self._pairs_of(line, tables, make=True)]
-
-    async def _is_there(self, line: MigrationLine) -> bool:
-        status = await AsyncMigrator(self._source).status(line)
-        if status.current and status.pending:
-            raise MigrationError(
-                f"{', '.join(map(str, status.pending))} is pending on the source",
-                hint="holdfast migrate up",
-                connection=self._source.name,
-            )
-        return status.current > 0
 
     async def _pairs_of(self, line: MigrationLine, tables: Tables, *, make: bool) -> list[TablePair]:
         left_out = plan_of(line.name, self._route).left_out
@@ -174,30 +169,6 @@ class AsyncTransfer:
             return await expected_schema(self._source, migrations) if in_python else made_tables(migrations)
         return await expected_schema(self._source if self._source.kind == "sqlite" else self._target, migrations)
 
-    async def _check_fits(self, pairs: list[TablePair]) -> None:
-        """Refuse what PostgreSQL holds and a SQLite file can't."""
-        for pair in pairs:
-            statement = pair.unfit(plan_of(pair.package, self._route))
-            row = None if statement is None else await self._source.fetch_one(statement, timeout=SCAN_SECONDS)
-            if row is not None:
-                raise CapabilityError(
-                    f"{pair.name} {row['key']}: {row['column']} is NaN or infinite, which a SQLite file can't hold",
-                    hint="change that row, or leave its package out of the copy",
-                    connection=self._source.name,
-                )
-
-    async def _check_sees_all(self) -> None:
-        """Refuse a role from which row level security hides rows: a copy would leave them out and not know."""
-        for database in (self._source, self._target):
-            if database.kind == "postgresql":
-                rows = await database.fetch_all(load_queries("persistence", "postgresql").list_guarded)
-                if rows:
-                    raise CapabilityError(
-                        f"row level security hides rows of {', '.join(row['name'] for row in rows)}",
-                        hint="copy as the tables' owner, or as a role with BYPASSRLS",
-                        connection=database.name,
-                    )
-
     async def _further(self, package: str, tables: Tables, *, make: bool) -> list[TablePair]:
         """Return the tables that a package makes beside those of its migrations."""
         module = f"{package}._async.copy_tables"
@@ -209,25 +180,7 @@ class AsyncTransfer:
         return found
 
     async def _copies(self, pairs: list[TablePair]) -> list[TableCopy]:
-        queries = load_queries("persistence", self._target.kind)
-        tables = await _tables(self._target)
-        references = [
-            (row["table"], row["target"], row["column"])
-            for row in await self._target.fetch_all(queries.list_references)
-        ]
-        copies = []
-        for pair in in_order(pairs, [each[:2] for each in references]):
-            if pair.target not in tables:
-                raise MigrationError(
-                    f"the target has no table {pair.target}",
-                    hint=f"{pair.package}/copy_plans.py says what becomes of it, or holdfast copy makes it",
-                    connection=self._target.name,
-                )
-            copied = table_copy(pair, tables[pair.target], plan_of(pair.package, self._route), self._route)
-            own = [column for table, target, column in references if table == target == pair.target]
-            links = tuple(column for column in own if column not in copied.key)
-            copies.append(transfers.with_links(copied, links))
-        return copies
+        return await table_copies(self._target, pairs, self._route, lambda package: plan_of(package, self._route))
 
     async def _begin(self, copies: list[TableCopy], merge: bool) -> None:
         """Make sure that the target holds no other rows, and that there is a record of each table."""
@@ -264,8 +217,8 @@ class AsyncTransfer:
             await self._target.execute(transfers.REOPEN_TABLE, {"source": self._name, "name": copied.name})
         before, rows, kept = record["last_key"] or "", int(record["copied"]), 0
         last = tuple(json.loads(before)) if before else None
-        triggers = await self._triggers(copied)
-        reader, is_over = self._reader(copied, last), False
+        triggers = await triggers_on(self._target, copied)
+        reader, is_over = AsyncRowReader(self._source, copied, last=last, most=self._rows), False
         while not is_over:
             batch = await reader.batch()
             is_over = not batch
@@ -281,93 +234,18 @@ class AsyncTransfer:
                         hint="wait for it, or end it",
                         connection=self._target.name,
                     )
-                kept += len(batch) - await self._write(transaction, copied, batch, triggers, merge)
+                kept += len(batch) - await write_batch(transaction, copied, batch, triggers, merge=merge)
             before, rows = last_key, rows + len(batch)
             if progress is not None:
                 progress(CopyProgress(copied.name, rows, not batch))
         return CopiedTable(copied.name, copied.pair.package, rows, kept)
 
-    async def _write(
-        self, transaction: AsyncTransaction, copied: TableCopy, batch: list[Row], triggers: list[Row], merge: bool
-    ) -> int:
-        """Write a batch and return how many rows were new. Triggers would write what is copied itself."""
-        if not batch:
-            return 0
-        if copied.before is not None:
-            each: dict[str, dict[str, Any]] = {}
-            for row in batch:
-                values = dict(copied.before.values(row))
-                each[repr(values)] = values
-            for values in each.values():
-                await transaction.fetch_all(copied.before.sql, values)
-        for trigger in triggers:
-            await transaction.execute(f"DROP TRIGGER {quote_identifier(trigger['name'])}")
-        numbers = await self._numbers(transaction, copied, len(batch))
-        written = await transaction.execute_many(copied.write(merge=merge), map(copied.parameters, batch, numbers))
-        if copied.after is not None:
-            await transaction.execute_many(copied.after, map(copied.values_after, batch, numbers))
-        for trigger in triggers:
-            await transaction.script(trigger["definition"])
-        return written
-
-    async def _numbers(self, transaction: AsyncTransaction, copied: TableCopy, count: int) -> Sequence[int | None]:
-        """Return the number of each row of a batch, None where the table's writer gives none."""
-        if copied.pair.numbered is None:
-            return [None] * count
-        first = await transaction.fetch_value(copied.pair.numbered.last) + 1 + randbits(copied.pair.numbered.gap)
-        return range(first, first + count)
-
-    async def _triggers(self, copied: TableCopy) -> list[Row]:
-        if self._target.kind != "sqlite":
-            return []
-        rows = await self._target.fetch_all(load_queries("persistence", "sqlite").list_triggers)
-        return [
-            row
-            for row in rows
-            if row["table"] == copied.pair.target and not row["fills_virtual"] and row["name"] not in copied.triggers
-        ]
-
-    async def _compare(self, copied: TableCopy, found: list[CopyDifference]) -> AsyncIterator[int]:
-        """Append how the rows differ, and yield now and then how many were compared."""
-        ours, theirs = self._reader(copied, None), self._reader(copied, None, shown=True)
-        row, other, rows = await ours.row(), await theirs.row(), 0
-        while (row is not None or other is not None) and len(found) < MOST_DIFFERENCES:
-            key = None if row is None else copied.key_of(row)
-            there = None if other is None else copied.key_of(other)
-            if row is not None and other is not None and key == there:
-                differing = copied.differing(row, other)
-                if differing:
-                    found.append(CopyDifference(copied.name, copied.key_of(row), f"differs in {', '.join(differing)}"))
-                row, other = await ours.row(), await theirs.row()
-            elif there is None or (key is not None and key < there):
-                found.append(CopyDifference(copied.name, key or (), "is missing in the target"))
-                row = await ours.row()
-            else:
-                found.append(CopyDifference(copied.name, there, "is only in the target"))
-                other = await theirs.row()
-            rows += 1
-            if rows % self._rows == 0:
-                yield rows
-        yield rows
-
-    def _reader(self, copied: TableCopy, last: tuple[Any, ...] | None, *, shown: bool = False) -> AsyncRowReader:
-        return AsyncRowReader(self._target if shown else self._source, copied, last, self._rows, shown)
-
     async def _number_rows(self, copies: list[TableCopy]) -> None:
-        """Have the server number on behind the largest number of each column, and behind the last one of the source."""
-        queries = load_queries("persistence", "postgresql")
         given = {}
         if self._source.kind == "postgresql":
-            rows = await self._source.fetch_all(queries.list_sequences)
+            rows = await self._source.fetch_all(load_queries("persistence", "postgresql").list_sequences)
             given = {(row["table"], row["column"]): row["last"] for row in rows}
-        copied = {each.pair.target for each in copies}
-        for row in await self._target.fetch_all(queries.list_sequences):
-            table, column = row["table"], row["column"]
-            if table in copied:
-                largest = f"SELECT max({quote_identifier(column)}) FROM {quote_identifier(table)}"
-                last = max(await self._target.fetch_value(largest) or 0, given.get((table, column)) or 0)
-                if last:
-                    await self._target.fetch_all(queries.raise_sequence, {"sequence": row["sequence"], "last": last})
+        await number_rows(self._target, [each.pair.target for each in copies], given)
 
     async def _number_rowids(self, copies: list[TableCopy]) -> None:
         """Have SQLite go on behind the last rowid that the source ever gave, which may be of a row that is gone."""
@@ -383,44 +261,6 @@ class AsyncTransfer:
                     await self._target.execute(queries.begin_sequence, values)
 
 
-class AsyncRowReader:
-    """Reads the rows of a table behind a key, on one side, in batches that hold about as many bytes."""
-
-    def __init__(
-        self, database: AsyncDatabase, copied: TableCopy, last: tuple[Any, ...] | None, most: int, shown: bool
-    ) -> None:
-        self._database = database
-        self._copied = copied
-        self._last = last
-        self._most = most
-        self._shown = shown
-        self._size = min(50, most)
-        self._left: Iterator[Row] = iter(())
-
-    async def batch(self) -> list[Row]:
-        """Return the next rows, none at the end."""
-        parameters = {} if self._last is None else self._copied.key_values(self._last, shown=self._shown)
-        text = self._copied.select(shown=self._shown, after=self._last is not None)
-        rows = await self._database.fetch_all(text, {**parameters, "size": self._size})
-        if rows:
-            self._last = self._copied.key_of(rows[-1])
-            size = BATCH_BYTES * len(rows) // sum(map(_bytes_of, rows))
-            self._size = max(1, min(self._most, 4 * self._size, size))
-        return rows
-
-    async def row(self) -> Row | None:
-        """Return the next row, None at the end."""
-        row = next(self._left, None)
-        if row is None:
-            self._left = iter(await self.batch())
-            row = next(self._left, None)
-        return row
-
-
-async def _tables(database: AsyncDatabase) -> Tables:
-    return tables_from_rows(await database.fetch_all(load_queries("persistence", database.kind).list_copy_columns))
-
-
 def _address(database: AsyncDatabase) -> str:
     """Return what a copy is recorded under: where its source is."""
     if isinstance(database, AsyncSQLiteDatabase):
@@ -428,7 +268,3 @@ def _address(database: AsyncDatabase) -> str:
     if isinstance(database, AsyncPostgreSQLDatabase):
         return f"postgresql:{database.config.address}"
     raise CapabilityError(f"nothing is copied from {database.kind}", connection=database.name)
-
-
-def _bytes_of(row: Row) -> int:
-    return 8 + sum(len(value) if isinstance(value, str | bytes) else 8 for value in row.values())

@@ -84,6 +84,10 @@ async def test_every_store_reads_and_goes_on_from_sqlite_to_postgresql_and_on_to
     await check_copied(manager, before, "source", "first")
     await check_copied(manager, before, "first", "second")
     await check_copied(manager, before, "second", "target")
+    events = [manager.get_database(name) for name in ("first", "second")]
+    assert await events[0].fetch_value("SELECT max(CAST(CAST(xid AS text) AS bigint)) FROM holdfast_events") < (
+        await events[1].fetch_value("SELECT min(CAST(CAST(xid AS text) AS bigint)) FROM holdfast_events")
+    )  # a number of the other server's transactions means nothing here
     numbers = await go_on(manager, "source")
     assert await go_on(manager, "first") == numbers
     assert await go_on(manager, "second") == numbers

@@ -85,6 +85,10 @@ def test_every_store_reads_and_goes_on_from_sqlite_to_postgresql_and_on_to_both(
     check_copied(manager, before, "source", "first")
     check_copied(manager, before, "first", "second")
     check_copied(manager, before, "second", "target")
+    events = [manager.get_database(name) for name in ("first", "second")]
+    assert events[0].fetch_value("SELECT max(CAST(CAST(xid AS text) AS bigint)) FROM holdfast_events") < (
+        events[1].fetch_value("SELECT min(CAST(CAST(xid AS text) AS bigint)) FROM holdfast_events")
+    )  # a number of the other server's transactions means nothing here
     numbers = go_on(manager, "source")
     assert go_on(manager, "first") == numbers
     assert go_on(manager, "second") == numbers

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from persistence._async.database import AsyncDatabase
-from persistence.dialect import quote_identifier
-from persistence.errors import CapabilityError
+from persistence.copied_columns import Column
+from persistence.dialect import quote_identifier, to_micros
+from persistence.errors import CapabilityError, ConflictError
 from persistence.queries import load_queries
 from persistence.transfers import TablePair, Tables
 from vectorstore import copy_plans, schema
@@ -23,15 +26,8 @@ async def further_tables(
     """
     if source.kind == target.kind == "sqlite":
         return []
-    rows = await source.fetch_all("SELECT * FROM holdfast_collections ORDER BY collection LIMIT 100000")
     found: list[TablePair] = []
-    for row in rows:
-        if row.get("columns") is not None:
-            raise CapabilityError(
-                f"the collection {row['collection']!r} is a table of your own, which is not copied",
-                hint="copy that table, and leave the package out of this copy",
-                connection=source.name,
-            )
+    for row in await _collections(source):
         if target.kind == "sqlite":
             found.append(copy_plans.to_sqlite(row, tables[str(row["relation"])]))
             continue
@@ -43,6 +39,77 @@ async def further_tables(
             name = str(row["relation"])
             found.append(TablePair(name, "vectorstore", quote_identifier(name), tables[name], name))
     return found
+
+
+async def _collections(source: AsyncDatabase) -> list[dict[str, Any]]:
+    rows = await source.fetch_all("SELECT * FROM holdfast_collections ORDER BY collection LIMIT 100000")
+    for row in rows:
+        if row.get("columns") is not None:
+            raise CapabilityError(
+                f"the collection {row['collection']!r} is a table of your own, which is not copied",
+                hint="copy that table, and leave the package out of this copy",
+                connection=source.name,
+            )
+    return rows
+
+
+async def archived_tables(source: AsyncDatabase, tables: Tables, tenant: str) -> list[TablePair]:
+    """Return how the collections that have documents of a tenant go into an archive.
+
+    Raises:
+        CapabilityError: one of them is a table of the user's own, or has vectors or words that no SQLite file has.
+    """
+    found = []
+    for row in await _collections(source):
+        given, where = {"tenant": tenant}, "tenant_id = :tenant"
+        if source.kind == "sqlite":
+            name, where = copy_plans.DOCUMENTS, f"{where} AND collection = :collection"
+            given["collection"] = row["collection"]
+        else:
+            name = str(row["relation"])
+        if await source.fetch_all(f"SELECT 1 FROM {quote_identifier(name)} WHERE {where} LIMIT 1", given):
+            found.append((copy_plans.archived if source.kind == "sqlite" else copy_plans.to_sqlite)(row, tables[name]))
+    return found
+
+
+async def restored_table(target: AsyncDatabase, made: Mapping[str, Any], columns: Mapping[str, Column]) -> TablePair:
+    """Make the collection that an archive tells of, where it isn't there, and return how its rows come in.
+
+    Raises:
+        ConflictError: there is one of this name, and it was made for something else.
+        ConfigError: its name, dimensions or metric are none.
+    """
+    row = copy_plans.checked(made)
+    found = await target.fetch_one(
+        "SELECT * FROM holdfast_collections WHERE collection = :collection", {"collection": row["collection"]}
+    )
+    if found is None:
+        await _register(target, row)
+        found = row
+    wanted = {**row, "vector_type": "vector", "columns": None}
+    for name in ("dimensions", "metric", "language", "vector_type", "columns"):
+        if found.get(name, wanted[name]) != wanted[name]:
+            raise ConflictError(
+                f"the collection {row['collection']!r} is there with {name} {found[name]}, not {wanted[name]}",
+                hint="import into another database, or make that collection anew",
+                connection=target.name,
+            )
+    if target.kind == "sqlite":
+        return copy_plans.archived(row, columns)
+    await _make(target, row)
+    return copy_plans.from_sqlite(row["collection"], columns)
+
+
+async def _register(target: AsyncDatabase, row: dict[str, Any]) -> None:
+    queries = load_queries("vectorstore", target.kind)
+    made = {name: row[name] for name in ("collection", "dimensions", "metric", "model")}
+    if target.kind == "sqlite":
+        now = to_micros(datetime.now(UTC))
+        await target.execute(queries.register, {**made, "language": row["language"], "now": now})
+        return
+    further = {"relation": schema.relation(row["collection"]), "vector_type": "vector", "columns": None}
+    await target.execute(queries.register, {**made, **further})
+    await target.execute(queries.extend, {"collection": row["collection"], "language": row["language"], "keys": "{}"})
 
 
 async def _make(target: AsyncDatabase, row: dict[str, Any]) -> None:

@@ -1,0 +1,52 @@
+"""What ``export`` and ``import`` do where all of a tenant, or of a user, is meant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from persistence._sync.archive import TenantArchive
+from persistence.archives import ArchivedTable, ArchiveReader
+from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
+from persistence.connections_cli import chosen, opened, table
+from persistence.transfer_cli import shown_on
+
+
+def export_archive(arguments: argparse.Namespace, output: Output) -> int:
+    """Write an archive, and return the exit code."""
+    with opened(arguments) as manager:
+        database = manager.get_database(chosen(arguments, manager))
+        archive = TenantArchive(database, tenant=arguments.tenant or "default")
+        found = archive.export(arguments.file, user=arguments.user, progress=shown_on(output))
+    rows = sum(each.rows for each in found)
+    text = [table([(each.name, each.rows) for each in found], ("table", "rows"))] if found else []
+    values = {"path": arguments.file, "rows": rows, "tables": {each.name: each.rows for each in found}}
+    output.result(values, "\n".join([*text, f"{arguments.file}: {rows:,} rows"]))
+    return DONE
+
+
+def import_archive(arguments: argparse.Namespace, output: Output) -> int:
+    """Store what an archive holds, as of its own tenant unless another is named, and return the exit code."""
+    tenant = arguments.tenant
+    if tenant is None:
+        with ArchiveReader(Path(arguments.file)) as reader:
+            tenant = reader.header.tenant
+    with opened(arguments) as manager:
+        archive = TenantArchive(manager.get_database(chosen(arguments, manager)), tenant=tenant)
+        found = archive.import_(arguments.file, merge=arguments.merge, progress=shown_on(output))
+        differences = archive.verify(arguments.file) if arguments.verify else ()
+    values = {**_counted(found), "tenant": tenant, "tables": [dataclasses.asdict(each) for each in found]}
+    rows = [(each.name, each.rows, each.kept) for each in found]
+    lines = [table(rows, ("table", "rows", "kept"))] if rows else []
+    lines.append(f"{values['imported']:,} imported as {tenant}")
+    if arguments.verify:
+        values["differences"] = [dataclasses.asdict(each) for each in differences]
+        lines += [str(each) for each in differences] or ["the file and the database are the same"]
+    output.result(values, "\n".join(lines))
+    return NOT_AS_IT_SHOULD if differences else DONE
+
+
+def _counted(found: tuple[ArchivedTable, ...]) -> dict[str, object]:
+    rows, kept = sum(each.rows for each in found), sum(each.kept for each in found)
+    return {"imported": rows - kept, "kept": kept}
