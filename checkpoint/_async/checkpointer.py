@@ -225,9 +225,9 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
         A thread is the user's whose latest checkpoint in the namespace ``""`` has the id as ``user_id`` in its
         metadata. What has expired is found no more, and goes with ``delete_expired``.
         """
-        wanted, after = {"user_id": check_id("user_id", user_id)}, None
+        user, after = check_id("user_id", user_id), ""
         count = 0
-        while page := await self.list_threads(filter=wanted, limit=_THREADS, after=after):
+        while page := await self._list_user_threads(user, _THREADS, after):
             for thread in page:
                 count += await self.delete_thread(thread.thread_id)
             after = page[-1].thread_id
@@ -238,13 +238,17 @@ class AsyncCheckpointer(AsyncTimeTravel, AsyncPendingWrites, AsyncRetention, Asy
 
         What a state holds that JSON has no form for comes as text. No connection is held between pages.
         """
-        wanted, after = {"user_id": check_id("user_id", user_id)}, None
-        while page := await self.list_threads(filter=wanted, limit=_THREADS, after=after):
+        user, after = check_id("user_id", user_id), ""
+        while page := await self._list_user_threads(user, _THREADS, after):
             for thread in page:
                 for namespace in sorted(thread.versions):
                     async for checkpoint in self._each_state(thread.thread_id, namespace):
                         yield export_line(checkpoint)
             after = page[-1].thread_id
+
+    async def _list_user_threads(self, user_id: str, limit: int, after: str) -> list[ThreadInfo]:
+        """Return the threads of a user after one of them, by id."""
+        return await self._list_threads(limit, after, check_filter({"user_id": user_id}))
 
     async def _each_state(self, thread_id: str, namespace: str) -> AsyncIterator[Checkpoint]:
         before = None

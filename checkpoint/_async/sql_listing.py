@@ -143,16 +143,13 @@ class AsyncSQLListing(AsyncSQLWrites):
                 if len(page) < _PAGE:
                     break
                 after = page[-1]["thread_id"]
-        moment: Any = database.dialect.moment
-        return [
-            ThreadInfo(
-                thread_id=row["thread_id"],
-                versions=from_json(row["versions"]),
-                created_at=moment(row["created_at"]),
-                updated_at=moment(row["updated_at"]),
-            )
-            for row in found[:limit]
-        ]
+        return [_thread(database, row) for row in found[:limit]]
+
+    async def _list_user_threads(self, user_id: str, limit: int, after: str) -> list[ThreadInfo]:
+        database = await self._database()
+        keys = {"tenant": self._tenant, "user": user_id, "limit": limit, "after": after, **clock(database)}
+        rows = await database.fetch_all(load_queries("checkpoint", database.kind).list_user_threads, keys)
+        return [_thread(database, row) for row in rows]
 
     def _loaded(
         self,
@@ -164,3 +161,13 @@ class AsyncSQLListing(AsyncSQLWrites):
         shared: Shared | None = None,
     ) -> Checkpoint:
         raise NotImplementedError
+
+
+def _thread(database: AsyncDatabase, row: Row) -> ThreadInfo:
+    moment: Any = database.dialect.moment
+    return ThreadInfo(
+        thread_id=row["thread_id"],
+        versions=from_json(row["versions"]),
+        created_at=moment(row["created_at"]),
+        updated_at=moment(row["updated_at"]),
+    )

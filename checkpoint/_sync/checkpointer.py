@@ -226,9 +226,9 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
         A thread is the user's whose latest checkpoint in the namespace ``""`` has the id as ``user_id`` in its
         metadata. What has expired is found no more, and goes with ``delete_expired``.
         """
-        wanted, after = {"user_id": check_id("user_id", user_id)}, None
+        user, after = check_id("user_id", user_id), ""
         count = 0
-        while page := self.list_threads(filter=wanted, limit=_THREADS, after=after):
+        while page := self._list_user_threads(user, _THREADS, after):
             for thread in page:
                 count += self.delete_thread(thread.thread_id)
             after = page[-1].thread_id
@@ -239,13 +239,17 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
 
         What a state holds that JSON has no form for comes as text. No connection is held between pages.
         """
-        wanted, after = {"user_id": check_id("user_id", user_id)}, None
-        while page := self.list_threads(filter=wanted, limit=_THREADS, after=after):
+        user, after = check_id("user_id", user_id), ""
+        while page := self._list_user_threads(user, _THREADS, after):
             for thread in page:
                 for namespace in sorted(thread.versions):
                     for checkpoint in self._each_state(thread.thread_id, namespace):
                         yield export_line(checkpoint)
             after = page[-1].thread_id
+
+    def _list_user_threads(self, user_id: str, limit: int, after: str) -> list[ThreadInfo]:
+        """Return the threads of a user after one of them, by id."""
+        return self._list_threads(limit, after, check_filter({"user_id": user_id}))
 
     def _each_state(self, thread_id: str, namespace: str) -> Iterator[Checkpoint]:
         before = None

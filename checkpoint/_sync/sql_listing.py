@@ -144,16 +144,13 @@ class SQLListing(SQLWrites):
                 if len(page) < _PAGE:
                     break
                 after = page[-1]["thread_id"]
-        moment: Any = database.dialect.moment
-        return [
-            ThreadInfo(
-                thread_id=row["thread_id"],
-                versions=from_json(row["versions"]),
-                created_at=moment(row["created_at"]),
-                updated_at=moment(row["updated_at"]),
-            )
-            for row in found[:limit]
-        ]
+        return [_thread(database, row) for row in found[:limit]]
+
+    def _list_user_threads(self, user_id: str, limit: int, after: str) -> list[ThreadInfo]:
+        database = self._database()
+        keys = {"tenant": self._tenant, "user": user_id, "limit": limit, "after": after, **clock(database)}
+        rows = database.fetch_all(load_queries("checkpoint", database.kind).list_user_threads, keys)
+        return [_thread(database, row) for row in rows]
 
     def _loaded(
         self,
@@ -165,3 +162,13 @@ class SQLListing(SQLWrites):
         shared: Shared | None = None,
     ) -> Checkpoint:
         raise NotImplementedError
+
+
+def _thread(database: Database, row: Row) -> ThreadInfo:
+    moment: Any = database.dialect.moment
+    return ThreadInfo(
+        thread_id=row["thread_id"],
+        versions=from_json(row["versions"]),
+        created_at=moment(row["created_at"]),
+        updated_at=moment(row["updated_at"]),
+    )

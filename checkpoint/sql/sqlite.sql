@@ -229,6 +229,22 @@ HAVING (max(t.expires_at) IS NULL OR max(t.expires_at) > :now)
 ORDER BY t.thread_id
 LIMIT :limit;
 
+-- name: list_user_threads
+-- hot: threads with a checkpoint that names the user, by the index of users; the latest one must be among these.
+SELECT t.thread_id, min(t.created_at) AS created_at, max(t.updated_at) AS updated_at,
+       json_group_object(t.namespace, t.latest) AS versions
+FROM holdfast_checkpoint_threads AS t
+WHERE t.tenant_id = :tenant AND t.thread_id > :after AND t.thread_id IN (
+    SELECT c.thread_id FROM holdfast_checkpoints AS c
+    JOIN holdfast_checkpoint_threads AS h ON h.tenant_id = :tenant AND h.thread_id = c.thread_id AND h.namespace = ''
+        AND h.latest = c.version
+    WHERE c.tenant_id = :tenant AND c.namespace = '' AND c.thread_id > :after
+      AND c.metadata ->> '$.user_id' = :user AND json_type(c.metadata, '$.user_id') = 'text')
+GROUP BY t.thread_id
+HAVING max(t.expires_at) IS NULL OR max(t.expires_at) > :now
+ORDER BY t.thread_id
+LIMIT :limit;
+
 -- name: lock_head
 -- A new stamp, so that no save goes on from pieces that it believes stored.
 UPDATE holdfast_checkpoint_threads

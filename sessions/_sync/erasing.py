@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from persistence.errors import ConflictError, NotFoundError
 from persistence.validation import check_id
-from sessions.graph_rows import escaped
+from sessions.events import Event, event_from_row
+from sessions.graph import Node
+from sessions.graph_rows import escaped, node_from_row
 from sessions.scopes import Approval
+from sessions.tasks import Task, task_from_row
 from sessions.user_lines import USER_ID, event_line, node_line, task_line
 
 if TYPE_CHECKING:
@@ -24,64 +28,85 @@ PAGE = 500
 """How many records are read or erased at once."""
 
 
-def _of(user_id: object) -> dict[str, Any]:
-    return {USER_ID: check_id("user_id", user_id)}
+def _of(user_id: str, after: tuple[datetime | None, str | int | None] | None) -> dict[str, Any]:
+    """Return what a listing of a user takes; ``after`` is the time and the id of the last record of the page before."""
+    moment, id = after or (None, None)
+    return {"user": user_id, "limit": PAGE, "after_time": moment, "after_id": id}
+
+
+def _nodes(graph: MemoryGraph, user_id: str, last: Node | None = None) -> list[Node]:
+    values = _of(escaped({USER_ID: user_id})[USER_ID], (last.updated_at, last.id) if last else None)
+    return graph._read_all(node_from_row, "list_user_nodes", values)
 
 
 def export_nodes(graph: MemoryGraph, user_id: str) -> Iterator[str]:
     """Yield the nodes of a user as JSON lines, those written last first."""
-    where, after = _of(user_id), None
-    while page := graph.find(where=where, limit=PAGE, after=after):
+    user, last = check_id("user_id", user_id), None
+    graph._may_read()
+    while page := _nodes(graph, user, last):
         for node in page:
             yield node_line(node)
-        after = page[-1].cursor
+        last = page[-1]
 
 
 def erase_nodes(graph: MemoryGraph, user_id: str, approved_by: str | Approval | None) -> dict[str, int]:
     """Delete the nodes of a user with their edges and histories, and what is known of those deleted before."""
-    where, counts = _of(user_id), {"nodes": 0, "edges": 0}
-    while page := graph.find(where=where, limit=PAGE):
+    user, counts = check_id("user_id", user_id), {"nodes": 0, "edges": 0}
+    graph._may_read()
+    while page := _nodes(graph, user):
         for node in page:
             gone = graph.delete_node(node.id, forget_history=True, approved_by=approved_by)
             counts["nodes"] += gone.nodes
             counts["edges"] += gone.edges
-    user = escaped(where)[USER_ID]
-    while graph._change("graph_erase_history", {"user": user, "limit": PAGE}):
+    stored = escaped({USER_ID: user})[USER_ID]
+    while graph._change("graph_erase_history", {"user": stored, "limit": PAGE}):
         pass
     return counts
 
 
+def _events(log: EventLog, user_id: str, last: Event | None) -> list[Event]:
+    values = _of(user_id, (last.time, last.id) if last else None)
+    return log._read_all(event_from_row, "list_user_events", values)
+
+
 def export_events(log: EventLog, user_id: str) -> Iterator[str]:
     """Yield the events of a user as JSON lines, newest first."""
-    tags, after = _of(user_id), None
-    while page := log.query(tags=tags, limit=PAGE, after=after):
+    user, last = check_id("user_id", user_id), None
+    while page := _events(log, user, last):
         for event in page:
             yield event_line(event)
-        after = page[-1].cursor
+        last = page[-1]
 
 
 def erase_events(log: EventLog, user_id: str) -> dict[str, int]:
     """Delete the events of a user but those of audit chains, which would be broken."""
-    tags, after, count = _of(user_id), None, 0
-    while page := log.query(tags=tags, limit=PAGE, after=after):
+    user, last, count = check_id("user_id", user_id), None, 0
+    while page := _events(log, user, last):
         count += log._erase([event for event in page if event.chain is None])
-        after = page[-1].cursor
+        last = page[-1]
     return {"events": count}
+
+
+def _tasks(tasks: TaskStore, user_id: str, last: Task | None = None) -> list[Task]:
+    if tasks._is_on_redis:  # which has an index of no metadata
+        return tasks.find(where={USER_ID: user_id}, limit=PAGE, after=last.cursor if last else None)
+    values = {**_of(user_id, (last.created_at, last.id) if last else None), "view": tasks._view}
+    return tasks._read_all(task_from_row, "list_user_tasks", values)
 
 
 def export_tasks(tasks: TaskStore, user_id: str) -> Iterator[str]:
     """Yield the tasks of a user as JSON lines, newest first."""
-    where, after = _of(user_id), None
-    while page := tasks.find(where=where, limit=PAGE, after=after):
+    user, last = check_id("user_id", user_id), None
+    while page := _tasks(tasks, user, last):
         for task in page:
             yield task_line(task)
-        after = page[-1].cursor
+        last = page[-1]
 
 
 def erase_tasks(tasks: TaskStore, user_id: str) -> dict[str, int]:
     """Delete the tasks of a user and what is below them; open ones are cancelled first."""
-    where, count = _of(user_id), 0
-    while page := tasks.find(where=where, limit=PAGE):
+    user, count = check_id("user_id", user_id), 0
+    while page := _tasks(tasks, user):
         for task in page:
             count += _erase_tree(tasks, task.id or "")
     return {"tasks": count}

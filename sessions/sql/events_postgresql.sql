@@ -76,6 +76,18 @@ FROM holdfast_events AS e
 WHERE e.tenant_id = :tenant AND e.at >= :since AND e.at < :until AND /* filter */ true
 ORDER BY e.at, e.id LIMIT :limit;
 
+-- name: list_user_events
+-- By the index of users, in every partition; the hash finds them, the name itself is compared.
+SELECT e.at, e.id, e.retention, e.kind, e.service, e.name, e.value, e.level, e.message, e.correlation, e.tags, e.samples,
+    e.valued, e.low, e.high, e.chain, e.chain_seq, e.hash
+FROM holdfast_events AS e
+WHERE e.tenant_id = :tenant
+    AND hashtextextended((e.tags ->> 'user_id') COLLATE "C", 0) = hashtextextended(CAST(:user AS text) COLLATE "C", 0)
+    AND e.tags -> 'user_id' = to_jsonb(CAST(:user AS text))
+    AND (CAST(:after_time AS timestamptz) IS NULL
+        OR (e.at, e.id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS bigint)))
+ORDER BY e.at DESC, e.id DESC LIMIT :limit;
+
 -- name: sum_events
 -- A rolled-up event counts as those that it stands for.
 SELECT /* groups */ NULL, date_bin(CAST(:bucket AS interval), e.at, CAST(:origin AS timestamptz)) AS start,

@@ -51,6 +51,15 @@ FROM holdfast_events AS e
 WHERE e.tenant_id = :tenant AND e.at >= :since AND e.at < :until AND /* filter */ true
 ORDER BY e.at, e.id LIMIT :limit;
 
+-- name: list_user_events
+-- hot: by the index of users.
+SELECT e.at, e.id, e.retention, e.kind, e.service, e.name, e.value, e.level, e.message, e.correlation, e.tags, e.samples,
+    e.valued, e.low, e.high, e.chain, e.chain_seq, e.hash
+FROM holdfast_events AS e
+WHERE e.tenant_id = :tenant AND e.tags ->> '$.user_id' = :user AND json_type(e.tags, '$.user_id') = 'text'
+    AND (:after_time IS NULL OR (e.at, e.id) < (:after_time, :after_id))
+ORDER BY e.at DESC, e.id DESC LIMIT :limit;
+
 -- name: sum_events
 -- hot: a rolled-up event counts as those that it stands for. No event lies before the origin.
 SELECT /* groups */ NULL, e.at - (e.at - :origin) % :bucket AS start,

@@ -287,6 +287,18 @@ WHERE n.tenant_id = :tenant AND n.scope = :scope AND (CAST(:type AS text) IS NUL
     AND (CAST(:where AS jsonb) IS NULL OR n.attributes @> CAST(:where AS jsonb))
 ORDER BY n.updated_at DESC, n.id DESC LIMIT :limit;
 
+-- name: list_user_nodes
+-- hot: by the index of users; the hash finds them, the name itself is compared.
+SELECT n.id, n.scope, n.type, CAST(n.attributes AS text) AS attributes, n.version, n.created_by, n.updated_by,
+    n.approved_by, n.approval_reason, n.created_at, n.updated_at
+FROM holdfast_graph_nodes AS n
+WHERE n.tenant_id = :tenant AND n.scope = :scope
+    AND hashtextextended((n.attributes ->> 'user_id') COLLATE "C", 0) = hashtextextended(CAST(:user AS text) COLLATE "C", 0)
+    AND n.attributes -> 'user_id' = to_jsonb(CAST(:user AS text))
+    AND (CAST(:after_time AS timestamptz) IS NULL
+        OR (n.updated_at, n.id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS text)))
+ORDER BY n.updated_at DESC, n.id DESC LIMIT :limit;
+
 -- name: graph_count
 -- Counts the rows of an index.
 SELECT count(*) FROM holdfast_graph_nodes AS n
@@ -511,10 +523,11 @@ WHERE f.score IS NOT NULL
 ORDER BY f.score DESC, f.id LIMIT :limit;
 
 -- name: graph_erase_history
--- Versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
+-- hot: versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
 DELETE FROM holdfast_graph_history AS h
 USING (SELECT DISTINCT o.id FROM holdfast_graph_history AS o
        WHERE o.tenant_id = :tenant AND o.scope = :scope AND o.relationship = '' AND o.target = ''
+           AND hashtextextended((o.attributes ->> 'user_id') COLLATE "C", 0) = hashtextextended(CAST(:user AS text) COLLATE "C", 0)
            AND o.attributes -> 'user_id' = to_jsonb(CAST(:user AS text))
        ORDER BY o.id LIMIT :limit) AS g
 WHERE h.tenant_id = :tenant AND h.scope = :scope AND h.relationship = '' AND h.target = '' AND h.id = g.id

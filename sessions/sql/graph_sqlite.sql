@@ -297,6 +297,16 @@ WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.type = :type
     ))
 ORDER BY n.updated_at DESC, n.id DESC LIMIT :limit;
 
+-- name: list_user_nodes
+-- hot: by the index of users.
+SELECT n.id, n.scope, n.type, n.attributes, n.version, n.created_by, n.updated_by, n.approved_by, n.approval_reason,
+    n.created_at, n.updated_at
+FROM holdfast_graph_nodes AS n
+WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.attributes ->> '$.user_id' = :user
+    AND json_type(n.attributes, '$.user_id') = 'text'
+    AND (:after_time IS NULL OR (n.updated_at, n.id) < (:after_time, :after_id))
+ORDER BY n.updated_at DESC, n.id DESC LIMIT :limit;
+
 -- name: graph_count
 -- Counts the rows of an index.
 SELECT count(*) FROM holdfast_graph_nodes AS n
@@ -439,7 +449,7 @@ WHERE v.tenant_id = :tenant AND v.scope = :scope AND (:type IS NULL OR n.type = 
 ORDER BY v.id;
 
 -- name: graph_erase_history
--- Versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
+-- hot: versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
 DELETE FROM holdfast_graph_history
 WHERE tenant_id = :tenant AND scope = :scope AND relationship = '' AND target = ''
     AND (deleted OR attributes ->> '$.user_id' = :user)

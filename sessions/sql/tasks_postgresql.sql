@@ -61,6 +61,19 @@ WHERE tenant_id = :tenant
     ))
 ORDER BY created_at DESC, id DESC LIMIT :limit;
 
+-- name: list_user_tasks
+-- hot: by the index of users; the hash finds them, the name itself is compared.
+SELECT id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
+    wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at
+FROM holdfast_tasks
+WHERE tenant_id = :tenant
+    AND hashtextextended((metadata ->> 'user_id') COLLATE "C", 0) = hashtextextended(CAST(:user AS text) COLLATE "C", 0)
+    AND metadata -> 'user_id' = to_jsonb(CAST(:user AS text))
+    AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
+    AND (CAST(:after_time AS timestamptz) IS NULL
+        OR (created_at, id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS text)))
+ORDER BY created_at DESC, id DESC LIMIT :limit;
+
 -- name: task_latest
 -- hot: the newest end of one kind. It is found whoever holds it: a task that was handed on is still shared.
 SELECT id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,

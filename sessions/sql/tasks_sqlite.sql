@@ -81,6 +81,16 @@ WHERE tenant_id = :tenant AND parent_id = :parent
     ))
 ORDER BY +created_at DESC, +id DESC LIMIT :limit;
 
+-- name: list_user_tasks
+-- hot: by the index of users.
+SELECT id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
+    wake_at, payload, result, error, metadata, created_at, updated_at, finished_at
+FROM holdfast_tasks
+WHERE tenant_id = :tenant AND metadata ->> '$.user_id' = :user AND json_type(metadata, '$.user_id') = 'text'
+    AND (:view IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
+    AND (:after_time IS NULL OR (created_at, id) < (:after_time, :after_id))
+ORDER BY created_at DESC, id DESC LIMIT :limit;
+
 -- name: task_latest
 -- hot: the newest end of one kind.
 SELECT id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,

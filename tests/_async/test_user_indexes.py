@@ -1,0 +1,108 @@
+"""What one user has among five thousand records of others: found by an index, never by reading the tenant."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
+from persistence import AsyncDatabase, AsyncDatabaseManager, StatementEvent
+from persistence.dialect import compile_statement, split_statements
+from sessions import AsyncEventLog, AsyncMemoryGraph, AsyncTaskStore, AsyncUserData, Event, Node, Task
+from tests.test_queries import is_by_index, scans
+
+OTHERS = 5000
+KINDS = ["checkpoint", "event", "node", "task"]
+
+# Each row is copied with another id and user, beside the one of the user that is looked for.
+COPIED = {
+    "holdfast_graph_nodes": ("id", "attributes"),
+    "holdfast_graph_history": ("id", "attributes"),
+    "holdfast_events": ("id", "tags"),
+    "holdfast_tasks": ("id", "metadata"),
+    "holdfast_checkpoint_threads": ("thread_id", None),
+    "holdfast_checkpoints": ("thread_id", "metadata"),
+}
+
+
+async def filled(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncUserData:
+    """Return the data of ``ada``, who has one record of each kind among OTHERS of other users."""
+    checkpoints, log = AsyncDatabaseCheckpointer(manager, "main"), AsyncEventLog(manager, "main")
+    graph, tasks = AsyncMemoryGraph(manager, "main"), AsyncTaskStore(manager, "main")
+    for user in ("ada", "other"):
+        await checkpoints.save_checkpoint(Checkpoint(f"of {user}", {}, metadata={"user_id": user}))
+        await log.append(Event(kind="log", message="m", tags={"user_id": user}))
+        await graph.add_node(Node(f"of {user}", "USER", {"user_id": user}))
+        await tasks.add(Task(kind="k", metadata={"user_id": user}))
+    for table, (key, body) in COPIED.items():
+        if database.kind == "sqlite" and table == "holdfast_graph_history":
+            continue  # a trigger writes it there
+        await copy_others(database, table, key, body)
+    if database.kind == "postgresql":
+        await database.execute("ANALYZE")
+    return AsyncUserData(manager, "main", stores=[checkpoints, log, graph, tasks])
+
+
+async def copy_others(database: AsyncDatabase, table: str, key: str, body: str | None) -> None:
+    found = f"SELECT * FROM {table} WHERE CAST({body or key} AS text) LIKE '%other%' ORDER BY {key} LIMIT 1"
+    row = (await database.fetch_all(found))[0]
+    places = {name: name for name in row if name not in ("seq", "search")}
+    places[key] = f"{key} + n.n" if isinstance(row[key], int) else f"{key} || ' ' || n.n"
+    build, numbers = "jsonb_build_object", f"generate_series(1, {OTHERS}) AS n (n)"
+    if database.kind == "sqlite":
+        series = f"WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n LIMIT {OTHERS}) SELECT n FROM n"
+        build, numbers = "json_object", f"({series}) AS n"
+    if body:
+        places[body] = f"{build}('user_id', 'other ' || n.n)"
+    copy = f"SELECT {', '.join(places.values())} FROM {table} CROSS JOIN {numbers} WHERE {key} = :key"
+    await database.execute(f"INSERT INTO {table} ({', '.join(places)}) {copy}", {"key": row[key]})
+
+
+async def read_whole(database: AsyncDatabase, sql: str) -> list[str]:
+    """Return what a statement reads from end to end, or all of a tenant's, whatever it is called with."""
+    statement = compile_statement(sql, database.kind)
+    if database.kind == "postgresql":
+        (row,) = await database.fetch_all(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement.text}")
+        found = scans(row["QUERY PLAN"][0]["Plan"])
+        return [str(scan) for scan in found if scan["Total Cost"] > 50 and not is_by_index(scan)]
+    rows = await database.fetch_all(f"EXPLAIN QUERY PLAN {sql}", dict.fromkeys(statement.names))
+    details = [row["detail"] for row in rows if "VIRTUAL TABLE" not in row["detail"]]
+    return [each for each in details if each.endswith("(tenant_id=?)") or re.match("SCAN (?!.* USING INDEX)", each)]
+
+
+async def test_neither_an_export_nor_an_erasure_reads_a_tenant_from_end_to_end(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    users = await filled(manager, database)
+    events: list[StatementEvent] = []
+    manager.on_statement.append(events.append)
+    lines = [json.loads(line) async for line in users.export_user("ada")]
+    assert sorted(line["kind"] for line in lines) == KINDS
+    assert len(events) <= 20
+    counts = await users.erase_user("ada")
+    manager.on_statement.clear()
+    assert {kind: count for kind, count in counts.items() if count} == {
+        "checkpoints": 1,
+        "events": 1,
+        "nodes": 1,
+        "tasks": 1,
+    }
+    statements = dict.fromkeys(part for event in events for part in split_statements(event.statement))
+    read = [each for each in statements if "'user_id'" in each or "$.user_id" in each]
+    assert len(read) == 5
+    for statement in read:
+        assert (statement, await read_whole(database, statement)) == (statement, [])
+    assert [line async for line in users.export_user("ada")] == []
+    assert len([line async for line in users.export_user("other 7")]) == 4
+
+
+async def test_a_name_is_a_text_and_of_any_length(manager: AsyncDatabaseManager, database: AsyncDatabase) -> None:
+    log, graph = AsyncEventLog(manager, "main"), AsyncMemoryGraph(manager, "main")
+    for number, user in enumerate(("5", 5, None, ["5"], {"5": 5}, "x" * 100_000, "5 ")):
+        await log.append(Event(kind="log", message="m", tags={"user_id": user}))
+        await graph.add_node(Node(f"n{number}", "USER", {"user_id": user}))
+    users = AsyncUserData(manager, "main", stores=[log, graph])
+    assert len([line async for line in users.export_user("5")]) == 2
+    counts = await users.erase_user("5")
+    assert (counts["events"], counts["nodes"]) == (1, 1)
+    assert len(await log.query()) == len(await graph.find()) == 6
