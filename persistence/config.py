@@ -39,9 +39,10 @@ class Config:
             except ValueError as exc:
                 shown = "" if "password" in name else f" {value!r}"
                 problems.append(f"{name}{shown} {exc}")
-        threshold = getattr(self, "slow_threshold", None)
-        if not problems and threshold is not None and threshold <= 0:
-            problems.append(f"slow_threshold {threshold} is not above 0")
+        for name in ("slow_threshold", "leak_after"):
+            limit = getattr(self, name, None)
+            if not problems and limit is not None and limit <= 0:
+                problems.append(f"{name} {limit} is not above 0")
         if not problems:
             problems.extend(self._problems())
         if problems:
@@ -109,7 +110,8 @@ class PostgreSQLConfig(Config):
     ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for every other host.
     ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out). ``timeout`` bounds
     each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling of each host.
-    A statement that takes ``slow_threshold`` or longer is logged, without its values.
+    A statement that takes ``slow_threshold`` or longer is logged, without its values; a connection that is held for
+    ``leak_after`` or longer is, with the line of the program that took it.
 
     ``replicas`` are streaming replicas, as configurations or URLs; what a URL leaves out is as here. One that is down
     or lags by more than ``max_replica_lag`` is not read from. They are looked at by reads, ``replica_check_interval``
@@ -148,6 +150,7 @@ class PostgreSQLConfig(Config):
     replica_check_interval: Duration = 1.0
     replica_wait: Duration = 0.2
     slow_threshold: Duration | None = None
+    leak_after: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
     aliases: ClassVar[Mapping[str, str]] = {
@@ -352,6 +355,7 @@ class RedisConfig(Config):
     min_replicas: int = 0
     replica_timeout: Duration = 1.0
     slow_threshold: Duration | None = None
+    leak_after: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "redis+unix", "unix")
     aliases: ClassVar[Mapping[str, str]] = {
@@ -467,6 +471,7 @@ class SQLiteConfig(Config):
     cache_size: int = 16384
     read_only: bool = False
     slow_threshold: Duration | None = None
+    leak_after: Duration | None = None
 
     schemes: ClassVar[tuple[str, ...]] = ("sqlite", "sqlite3")
     aliases: ClassVar[Mapping[str, str]] = {"db_path": "path", "name": "path", "database": "path"}

@@ -12,6 +12,7 @@
     │   ├── ConnectError            no connection could be made
     │   ├── ConnectionLostError     the connection broke while the statement ran
     │   ├── PoolTimeoutError        every connection stayed in use until the deadline
+    │   │   └── NestedCheckoutError those who have the connections wait for one themselves
     │   ├── DeadlineError           the operation did not end within its timeout
     │   ├── NotReplicatedError      a write to Redis took effect, but too few replicas have it
     │   ├── StorageFullError        no room left, or the server's memory limit is reached
@@ -111,6 +112,10 @@ class ConnectionLostError(UnavailableError):
 
 class PoolTimeoutError(UnavailableError):
     """Every connection of the pool stayed in use until the deadline."""
+
+
+class NestedCheckoutError(PoolTimeoutError):
+    """Every connection is held by who waits for another one, so that none would come back; told at once."""
 
 
 class DeadlineError(UnavailableError):

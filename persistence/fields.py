@@ -55,6 +55,11 @@ _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*")
 
 
+def seconds_or_none(value: Duration | None) -> float | None:
+    """Return a duration that was checked in seconds, None where none was given."""
+    return None if value is None else seconds(value)
+
+
 def seconds(value: Duration) -> float:
     """Return a duration that was checked in seconds: a field of a configuration, or what ``validation`` lets pass."""
     return value.total_seconds() if isinstance(value, timedelta) else float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
@@ -35,7 +36,9 @@ class Mutex:
 class Waiter(Generic[T]):
     """A one-shot hand-over of a value from one task to another."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object = None) -> None:
+        self.owner = owner
+        """Who waits, as ``current_owner`` says."""
         self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def hand_over(self, value: T) -> bool:
@@ -76,6 +79,12 @@ def check_home(home: object, name: str) -> None:
             hint="give each event loop an AsyncDatabaseManager of its own, or use DatabaseManager",
             connection=name,
         )
+
+
+def when_free(home: Any, mutex: Mutex, call: Callable[[], object]) -> None:
+    """Make a call soon, on the loop that it belongs to; a destructor may ask for it, in any thread."""
+    if not (home.is_closed() or sys.is_finalizing()):
+        home.call_soon_threadsafe(call)
 
 
 class _Job:

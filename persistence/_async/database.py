@@ -7,6 +7,7 @@ don't. A connection whose state is in doubt (a deadline, a broken socket, a fail
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ from persistence.errors import (
 from persistence.fields import Duration
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
+from persistence.places import Place, calling_place
 from persistence.retry import Backoff, is_transient
 from persistence.validation import check_timeout
 
@@ -74,7 +76,8 @@ class AsyncDatabase(AsyncExecutor):
         """The partitions known to be there, each by its table and its suffix, so that a store asks only once."""
         self._timeout = timeout
         self._pool_timeout = pool_timeout
-        self._joined: dict[object, AsyncTransaction] = {}
+        self._joined: dict[object, weakref.ref[AsyncTransaction]] = {}
+        """The innermost transaction of each owner, which alone keeps it: one that is dropped ends itself."""
 
     @abstractmethod
     def _pool_for(self, statement: Statement) -> AsyncPool[Any]:
@@ -143,13 +146,16 @@ class AsyncDatabase(AsyncExecutor):
 
     def _current(self) -> AsyncTransaction | None:
         """Return the innermost transaction of this task."""
-        current = self._joined.get(current_owner()) if self._joined else None
+        found = self._joined.get(current_owner()) if self._joined else None
+        current = None if found is None else found()
         # In a forked child the parent's transactions are not ours to join.
         return None if current is None or current.is_foreign else current
 
-    async def _acquire(self, pool: AsyncPool[Any], deadline: float, seen: Observation | None = None) -> Any:
+    async def _acquire(
+        self, pool: AsyncPool[Any], deadline: float, seen: Observation | None = None, place: Place | None = None
+    ) -> Any:
         try:
-            return await pool.acquire(min(deadline, monotonic() + self._pool_timeout))
+            return await pool.acquire(min(deadline, monotonic() + self._pool_timeout), place)
         except BaseException as exc:
             if seen is not None:
                 seen.failed(exc)
@@ -261,7 +267,12 @@ class AsyncDatabase(AsyncExecutor):
         pool, deadline = self._transaction_pool(Options()), self._deadline(timeout)
         seen = self.observers.begin("copy_into", f"COPY {table} ({', '.join(columns)})")
         count: int = await self._lend(
-            "copy_into", pool, deadline, lambda link: link.copy_into(table, columns, rows, True, deadline), seen
+            "copy_into",
+            pool,
+            deadline,
+            lambda link: link.copy_into(table, columns, rows, True, deadline),
+            seen,
+            calling_place(),
         )
         if seen is not None:
             seen.done(count)
@@ -274,9 +285,10 @@ class AsyncDatabase(AsyncExecutor):
         deadline: float,
         work: Callable[[Any], Awaitable[T]],
         seen: Observation | None = None,
+        place: Place | None = None,
     ) -> T:
-        """Return what ``work`` does with a connection of its own."""
-        link = await self._acquire(pool, deadline, seen)
+        """Return what ``work`` does with a connection of its own; ``place`` is for what may call the program."""
+        link = await self._acquire(pool, deadline, seen, place)
         try:
             result = await work(link)
         except BaseException as exc:
@@ -336,7 +348,7 @@ class AsyncDatabase(AsyncExecutor):
     async def _begin(self, options: Options, deadline: float) -> tuple[AsyncPool[Any], Link]:
         """Return a connection on which a transaction was begun, and the pool that it is to be given back to."""
         pool = self._transaction_pool(options)
-        link = await self._acquire(pool, deadline)
+        link = await self._acquire(pool, deadline, place=options.place)
         try:
             await link.script(self._begin_statements(options), deadline)
         except BaseException as exc:
@@ -431,7 +443,8 @@ class AsyncDatabase(AsyncExecutor):
                 f"{isolation!r} is no isolation level", hint="read committed, repeatable read or serializable"
             )
         limit = None if timeout is None else check_timeout("timeout", timeout)
-        return AsyncTransaction(self, Options(isolation, read_only, limit, read_after(read_only, after)))
+        position, place = read_after(read_only, after), calling_place()
+        return AsyncTransaction(self, Options(isolation, read_only, limit, position, place))
 
     async def run_transaction(
         self,

@@ -39,6 +39,9 @@ class AsyncFeed(Protocol):
     def interrupt(self) -> None:
         """Make a read under way fail now."""
 
+    def hang_up(self) -> None:
+        """Close the connection at once; nobody uses it."""
+
     async def discard(self) -> None:
         """Close the connection."""
 
@@ -101,9 +104,12 @@ class AsyncPostgreSQLFeed:
     def interrupt(self) -> None:
         self._link.interrupt()
 
-    async def discard(self) -> None:
+    def hang_up(self) -> None:
         self._watch.stop()
         self._link.discard()
+
+    async def discard(self) -> None:
+        self.hang_up()
 
 
 class AsyncRedisFeed:
@@ -156,6 +162,10 @@ class AsyncRedisFeed:
         descriptor = descriptor_of(self._connection)
         if descriptor is not None:
             shut_down(descriptor)
+
+    def hang_up(self) -> None:
+        self._connection._close()  # async-only
+        # sync-only: self._connection.disconnect()
 
     async def discard(self) -> None:
         await self._connection.disconnect()

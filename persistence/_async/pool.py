@@ -1,33 +1,43 @@
 """A pool of driver connections with the behaviour of Go's ``sql.DB``.
 
 It has no thread or task of its own: a connection is opened by the caller that needs it, checked when it is taken and
-thrown away when it is dead, too old or idle for too long. Waiters are served first in, first out.
+thrown away when it is dead, too old or idle for too long. Waiters are served first in, first out; who would wait for
+ever, because those who have the connections wait for one themselves, is told so at once.
 
 Protocol: ``_mutex`` guards every field and is never held across a wait. A slot (``_open``) is taken before a
 connection is dialled and given back if that fails. A released connection, or a freed slot, goes straight to the
-oldest waiter, so nobody can overtake it.
+oldest waiter, so nobody can overtake it. A destructor may run at any moment, also while its thread has ``_mutex``: it
+only leaves a note in ``_lost``, which is seen to right after.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-from persistence._async.compat import Mutex, Waiter, check_home, current_home
-from persistence.errors import ClosedError, PoolTimeoutError
+from persistence._async.compat import Mutex, Waiter, check_home, current_home, current_owner, when_free
+from persistence.errors import ClosedError, NestedCheckoutError, PoolTimeoutError
 from persistence.health import PoolStats
+from persistence.places import Place, show_place
 
 SURPLUS_SECONDS = 10.0
 """How long a connection beyond ``max_idle`` may stay idle: a burst that comes back finds it open."""
+LOOK_SECONDS = 0.5
+"""How often who waits looks for connections that were lost, or are out for too long."""
+SHOWN_PLACES = 3
+"""How many places an error names."""
+
+_log = logging.getLogger("persistence.leaks")
 
 
 class Poolable(Protocol):
-    """What the pool asks of a driver connection; both calls return at once."""
+    """What the pool asks of a driver connection; its calls return at once."""
 
     def is_alive(self) -> bool:
         """Tell whether the server still holds the other end, without a round trip."""
@@ -37,6 +47,9 @@ class Poolable(Protocol):
 
     def interrupt(self) -> None:
         """Make what another thread or task does on it fail now."""
+
+    def recover(self) -> bool:
+        """Undo what a call that was cut short left open, where that needs no wait; tell whether it is free then."""
 
 
 class AsyncDedicated(Protocol):
@@ -50,12 +63,16 @@ C = TypeVar("C", bound=Poolable)
 
 
 class _Entry(Generic[C]):
-    __slots__ = ("connection", "expires_at", "idle_since")
+    __slots__ = ("connection", "expires_at", "idle_since", "owner", "place", "reported", "taken_at")
 
     def __init__(self, connection: C, expires_at: float) -> None:
         self.connection = connection
         self.expires_at = expires_at
         self.idle_since = 0.0
+        self.taken_at = 0.0
+        self.owner: object = None
+        self.place: Place | None = None
+        self.reported = False
 
 
 class AsyncPool(Generic[C]):
@@ -70,6 +87,7 @@ class AsyncPool(Generic[C]):
         max_idle: int,
         max_lifetime: float = float("inf"),
         max_idle_time: float = float("inf"),
+        leak_after: float | None = None,
     ) -> None:
         self._name = name
         self._connect = connect
@@ -77,6 +95,9 @@ class AsyncPool(Generic[C]):
         self._max_idle = max_idle
         self._max_lifetime = max_lifetime
         self._max_idle_time = max_idle_time
+        self._leak_after = leak_after
+        self._look_at = 0.0
+        """When to look for connections that are out for too long (monotonic seconds)."""
         self._requests = self._errors = self._waits = self._opened = self._discarded = 0
         self._wait_seconds = 0.0
         self._closed = False
@@ -91,6 +112,7 @@ class AsyncPool(Generic[C]):
         self._idle: deque[_Entry[C]] = deque()
         self._busy: dict[int, _Entry[C]] = {}
         self._waiters: deque[Waiter[_Entry[C] | bool]] = deque()
+        self._lost: deque[C] = deque()
         self._open = 0
 
     def forget(self) -> None:
@@ -99,15 +121,19 @@ class AsyncPool(Generic[C]):
         self.generation += 1
         self._reset()
 
-    async def acquire(self, deadline: float) -> C:
-        """Return a connection that was alive just now.
+    async def acquire(self, deadline: float, place: Place | None = None) -> C:
+        """Return a connection that was alive just now; ``place`` says where, if it is to be held beyond one call.
 
         Raises:
             PoolTimeoutError: all are in use and none came back before ``deadline`` (monotonic seconds).
+            NestedCheckoutError: all are in use, and those who have them wait for one themselves.
             ClosedError: the pool was closed.
             ConnectError: a new connection could not be made.
         """
         check_home(self._home, self._name)
+        if self._lost or self._leak_after is not None:
+            self._look()
+        owner = current_owner()
         dead: list[_Entry[C]] = []
         waiter: Waiter[_Entry[C] | bool] | None = None
         with self._mutex:
@@ -118,14 +144,35 @@ class AsyncPool(Generic[C]):
                 if self._open < self._max_open:
                     self._open += 1
                 else:
-                    waiter = Waiter()
+                    self._check_waiting(owner)
+                    waiter = Waiter(owner)
                     self._waiters.append(waiter)
                     self._waits += 1
         for other in dead:
             other.connection.discard()
         if waiter is not None:
             entry = await self._wait(waiter, deadline)
-        return entry.connection if entry is not None else await self._dial(deadline)
+        if entry is None:
+            entry = await self._dial(deadline)
+        entry.owner, entry.place = owner, place
+        if self._leak_after is not None:
+            entry.taken_at, entry.reported = monotonic(), False
+        return entry.connection
+
+    def _check_waiting(self, owner: object) -> None:
+        """Refuse to wait where no connection can come back: each one's owner waits for one."""
+        held = [entry for entry in self._busy.values() if entry.owner == owner]
+        if not held or len(self._busy) < self._open:
+            return  # it has none, or one is being made
+        waiting = {waiter.owner for waiter in self._waiters}
+        if all(entry.owner in waiting for entry in self._busy.values() if entry.owner != owner):
+            raise NestedCheckoutError(
+                f"a connection is needed by who has {'one' if len(held) == 1 else len(held)} already, and "
+                + ("there is no other" if self._max_open == 1 else f"all {self._max_open} are held by such")
+                + _places(held),
+                hint="use the transaction that is open, end it first, or raise the pool size",
+                connection=self._name,
+            )
 
     def _take_idle(self, dead: list[_Entry[C]]) -> _Entry[C] | None:
         now = monotonic()
@@ -144,7 +191,10 @@ class AsyncPool(Generic[C]):
         started = monotonic()
         got: _Entry[C] | bool | None = None
         try:
-            got = await waiter.wait(deadline - started)
+            while got is None and (left := deadline - monotonic()) > 0:
+                got = await waiter.wait(min(left, LOOK_SECONDS))
+                if got is None:
+                    self._look()
         finally:
             if got is None:
                 with self._mutex:
@@ -156,8 +206,10 @@ class AsyncPool(Generic[C]):
             with self._mutex:
                 self._wait_seconds += monotonic() - started
         if got is None:
+            with self._mutex:
+                held = list(self._busy.values())
             raise PoolTimeoutError(
-                f"all {self._max_open} connections stayed in use for {monotonic() - started:.1f} s",
+                f"all {self._max_open} connections stayed in use for {monotonic() - started:.1f} s{_places(held)}",
                 hint="raise the pool size, shorten transactions, or look for a connection that is never given back",
                 connection=self._name,
             )
@@ -173,7 +225,7 @@ class AsyncPool(Generic[C]):
             with self._mutex:
                 self._free_slot()
 
-    async def _dial(self, deadline: float) -> C:
+    async def _dial(self, deadline: float) -> _Entry[C]:
         """Open a connection in a slot that is already ours."""
         try:
             connection = await self._connect(deadline)
@@ -186,8 +238,8 @@ class AsyncPool(Generic[C]):
         with self._mutex:
             if not self._closed:
                 self._opened += 1
-                self._busy[id(connection)] = _Entry(connection, monotonic() + lifetime)
-                return connection
+                entry = self._busy[id(connection)] = _Entry(connection, monotonic() + lifetime)
+                return entry
         connection.discard()
         raise self._closed_error()
 
@@ -204,6 +256,7 @@ class AsyncPool(Generic[C]):
             entry = self._busy.pop(id(connection), None)
             if entry is None:
                 return  # the pool was closed, or forgotten by a fork, meanwhile
+            entry.owner = entry.place = None
             now = monotonic()
             if broken or self._closed or now >= entry.expires_at:
                 self._discarded += 1
@@ -219,8 +272,11 @@ class AsyncPool(Generic[C]):
     def _hand_over(self, entry: _Entry[C]) -> bool:
         while self._waiters:
             self._busy[id(entry.connection)] = entry
-            if self._waiters.popleft().hand_over(entry):
+            waiter = self._waiters.popleft()
+            entry.owner = waiter.owner  # until it wakes up and says so itself
+            if waiter.hand_over(entry):
                 return True
+            entry.owner = None
             del self._busy[id(entry.connection)]
         return False
 
@@ -247,6 +303,37 @@ class AsyncPool(Generic[C]):
         for entry in idle:
             entry.connection.discard()
 
+    def lose(self, connection: C) -> None:
+        """Take back a connection whose holder was dropped with it; a destructor may call this."""
+        self._lost.append(connection)
+        when_free(self._home, self._mutex, self._look)
+
+    def _look(self) -> None:
+        """See to the connections that were lost, and report those that are out for too long."""
+        while self._lost:
+            self._reclaim(self._lost.popleft())
+        if self._leak_after is not None and monotonic() >= self._look_at:
+            self._report_leaks(self._leak_after)
+
+    def _reclaim(self, connection: C) -> None:
+        with self._mutex:
+            entry = self._busy.get(id(connection))
+        if entry is None:
+            return  # the pool was forgotten by a fork
+        _log.warning("%s: a connection was dropped without being given back%s", self._name, _places([entry]))
+        self.release(connection, broken=not connection.recover())
+
+    def _report_leaks(self, limit: float) -> None:
+        now = monotonic()
+        with self._mutex:
+            self._look_at = now + limit / 10
+            found = [each for each in self._busy.values() if each.place and now - each.taken_at >= limit]
+            leaks = [each for each in found if not each.reported]
+            for each in leaks:
+                each.reported = True
+        for each in leaks:
+            _log.warning("%s: a connection has been out for %.1f s%s", self._name, now - each.taken_at, _places([each]))
+
     def count_error(self) -> None:
         """Count a failed operation in the statistics."""
         with self._mutex:
@@ -254,6 +341,7 @@ class AsyncPool(Generic[C]):
 
     def stats(self) -> PoolStats:
         """Return the pool's state now."""
+        self._look()
         with self._mutex:
             return PoolStats(
                 open=self._open,
@@ -308,6 +396,14 @@ class AsyncPool(Generic[C]):
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed
+
+
+def _places(entries: Iterable[_Entry[Any]]) -> str:
+    """Return where connections were taken that are held beyond one call, for a message."""
+    found = dict.fromkeys(show_place(entry.place) for entry in entries if entry.place is not None)
+    shown = ", ".join(list(found)[:SHOWN_PLACES])
+    more = len(found) - SHOWN_PLACES
+    return (f"; taken at {shown}" if shown else "") + (f" and {more} other places" if more > 0 else "")
 
 
 _pools: weakref.WeakSet[AsyncPool[Any]] = weakref.WeakSet()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -36,7 +37,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
-from persistence.fields import Duration, scrub, seconds
+from persistence.fields import Duration, scrub, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.vectors import vector_adapters
@@ -55,14 +56,14 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             "postgresql",
             timeout=seconds(config.timeout),
             pool_timeout=seconds(config.pool_timeout),
-            slow_threshold=None if config.slow_threshold is None else seconds(config.slow_threshold),
+            slow_threshold=seconds_or_none(config.slow_threshold),
         )
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()
         self._first_host = 0
         self._home = current_home()
-        self.dedicated: set[AsyncDedicated] = set()
+        self.dedicated: WeakSet[AsyncDedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._pool: AsyncPool[PostgreSQLLink] = AsyncPool(
             name,
@@ -71,6 +72,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             max_idle=config.max_idle_connections,
             max_lifetime=seconds(config.conn_max_lifetime),
             max_idle_time=seconds(config.conn_max_idle_time),
+            leak_after=seconds_or_none(config.leak_after),
         )
         self.replicas: AsyncReplicas | None = None
         """Its replicas, which reads may be sent to; None where it was told of none."""

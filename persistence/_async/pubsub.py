@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import random
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from redis.exceptions import RedisError
 
-from persistence._async.compat import sleep
+from persistence._async.compat import Mutex, current_home, sleep, when_free
 from persistence._async.feeds import FEED_ERRORS, AsyncFeed, AsyncPostgreSQLFeed, AsyncRedisFeed
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
@@ -24,6 +25,7 @@ from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
 from persistence.fields import Duration, seconds
 from persistence.notices import Notice, NoticeQueue, check_channel, check_payload, identifier_of
+from persistence.places import Place, calling_place, show_place
 from persistence.validation import check_duration, check_text, check_timeout, check_whole
 
 ASK_SECONDS = 5.0
@@ -34,6 +36,7 @@ ITERATE_SECONDS = 60.0
 """How long an iteration bears a server that is away."""
 
 _log = logging.getLogger(__name__)
+_leaks = logging.getLogger("persistence.leaks")
 _Connection = AsyncPostgreSQLDatabase | AsyncRedisConnection
 
 
@@ -118,6 +121,8 @@ class AsyncSubscription:
         self._pid = os.getpid()
         self._heard = 0.0
         self._reading = self._closed = False
+        self._home = current_home()
+        self._place = calling_place()
 
     async def __aenter__(self) -> Self:
         if self._closed:
@@ -130,6 +135,11 @@ class AsyncSubscription:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def __del__(self) -> None:
+        feed = getattr(self, "_feed", None)
+        if feed is not None and self._pid == os.getpid():
+            when_free(self._home, Mutex(), partial(_drop, feed, self._connection.name, self._place))
 
     async def _open(self, deadline: float) -> None:
         """Dial and listen."""
@@ -276,3 +286,9 @@ class AsyncSubscription:
         else:
             self._feed = None
             await feed.discard()
+
+
+def _drop(feed: AsyncFeed, name: str, place: Place) -> None:
+    """Close the connection of a subscription that was dropped without being closed."""
+    _leaks.warning("%s: a subscription was dropped without being closed; made at %s", name, show_place(place))
+    feed.hang_up()

@@ -11,9 +11,10 @@ import dataclasses
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import redis.asyncio as driver
-from redis.asyncio.client import Pipeline
+from redis.asyncio.client import Pipeline, PubSub
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ConnectionError as DroppedError
 from redis.exceptions import NoScriptError, RedisError, WatchError
@@ -33,7 +34,7 @@ from persistence.errors import (
     QueryError,
     from_redis,
 )
-from persistence.fields import Duration, scrub, seconds
+from persistence.fields import Duration, scrub, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
 from persistence.resp import pack
@@ -76,6 +77,10 @@ class AsyncRedisClient(driver.Redis):
             return answer
         return self.response_callbacks[name](answer, **options)
 
+    def pubsub(self, **options: Any) -> AsyncRedisPubSub:
+        """Return redis-py's subscription, which borrows a connection until it is closed."""
+        return AsyncRedisPubSub(self.connection_pool, **options)
+
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> AsyncRedisPipeline:
         """Return a pipeline: commands sent in one round trip, atomically unless ``transaction`` is false."""
         made = AsyncRedisPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -83,10 +88,27 @@ class AsyncRedisClient(driver.Redis):
         return made
 
 
+class AsyncRedisPubSub(PubSub):
+    """redis-py's subscription; one that is dropped without being closed gives its connection back."""
+
+    connection: Any
+    connection_pool: Any
+
+    def __del__(self) -> None:
+        if getattr(self, "connection", None) is not None:
+            self.connection_pool.lose(self.connection)
+
+
 class AsyncRedisPipeline(Pipeline):
     """redis-py's pipeline; its errors are ours. It is sent once. WatchError stays redis-py's own."""
 
     owner: AsyncRedisConnection
+    connection: Any
+    connection_pool: Any
+
+    def __del__(self, *unused: Any) -> None:
+        if getattr(self, "connection", None) is not None:  # it was watching, and was dropped
+            self.connection_pool.lose(self.connection)
 
     async def _send_command_parse_response(self, conn: Any, command_name: str, *args: Any, **options: Any) -> Any:
         wait, send = self.owner.replica_wait, super()._send_command_parse_response
@@ -135,14 +157,13 @@ class AsyncRedisConnection:
         self.name = name
         self.config = config
         self.requests = self.errors = 0
-        threshold = config.slow_threshold
-        self.observers = Observers(name, self.kind, None if threshold is None else seconds(threshold))
+        self.observers = Observers(name, self.kind, seconds_or_none(config.slow_threshold))
         self.is_closed = False
         self.replica_wait: AsyncReplicaWait | None = None
         """What follows each write, where replicas are to have it before it is acknowledged."""
         if config.min_replicas:
             self.replica_wait = AsyncReplicaWait(config.min_replicas, seconds(config.replica_timeout))
-        self.dedicated: set[AsyncDedicated] = set()
+        self.dedicated: WeakSet[AsyncDedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._version: str | None = None
         self._home = current_home()

@@ -43,6 +43,9 @@ class _Turn:
     def interrupt(self) -> None:
         return None
 
+    def recover(self) -> bool:
+        return True
+
 
 class AsyncClusterClient(driver.RedisCluster):
     """redis-py's client of a cluster; its errors are ours, and only reads are retried."""

@@ -28,7 +28,7 @@ from persistence.config import SQLiteConfig
 from persistence.copying import check_rows
 from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
 from persistence.errors import ConnectError, CorruptError, PersistenceError, from_sqlite
-from persistence.fields import Duration, seconds
+from persistence.fields import Duration, seconds, seconds_or_none
 from persistence.health import PoolStats
 
 _PLAIN = frozenset((str, int, bytes, type(None), bool))
@@ -244,15 +244,24 @@ class AsyncSQLiteDatabase(AsyncDatabase):
             "sqlite",
             timeout=seconds(config.timeout),
             pool_timeout=seconds(config.pool_timeout),
-            slow_threshold=None if config.slow_threshold is None else seconds(config.slow_threshold),
+            slow_threshold=seconds_or_none(config.slow_threshold),
         )
         self.config = config
         self._in_memory = config.path == ":memory:"
         self._threads = Threads(config.max_readers + 1, f"holdfast-{name}")
-        self._writer: AsyncPool[SQLiteLink] = AsyncPool(name, self._open_writer, max_open=1, max_idle=1)
+        leak_after = seconds_or_none(config.leak_after)
+        self._writer: AsyncPool[SQLiteLink] = AsyncPool(
+            name, self._open_writer, max_open=1, max_idle=1, leak_after=leak_after
+        )
         self._readers = self._writer
         if not self._in_memory:
-            self._readers = AsyncPool(name, self._open_reader, max_open=config.max_readers, max_idle=config.max_readers)
+            self._readers = AsyncPool(
+                name,
+                self._open_reader,
+                max_open=config.max_readers,
+                max_idle=config.max_readers,
+                leak_after=leak_after,
+            )
 
     async def open(self) -> None:
         """Create the file if it is new, or open it.

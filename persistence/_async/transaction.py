@@ -1,11 +1,13 @@
 """Transactions: commit on success, roll back on any exception, nest as savepoints on the same connection.
 
 Protocol: the task that enters a transaction is its owner, and the database keeps the innermost one of each owner, so
-that stores called in the ``with`` block join it. A transaction runs statements only while no nested one is open.
+that stores called in the ``with`` block join it. A transaction runs statements only while no nested one is open. One
+that is dropped without being ended gives its connection back to be rolled back.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from types import TracebackType
@@ -65,6 +67,9 @@ class AsyncTransaction(AsyncExecutor):
         self._link: Link
         self._pool: AsyncPool[Any]
         self._generation = 0
+        self._holds = False
+        """Whether the connection is its to give back."""
+        self._own = weakref.ref(self)
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
@@ -79,13 +84,26 @@ class AsyncTransaction(AsyncExecutor):
         else:
             await self._savepoint(self._parent)
         self._state = "active"
-        self._database._joined[self._owner] = self
+        self._database._joined[self._owner] = self._own
         return self
 
     async def _begin(self) -> None:
         database = self._database
         self._pool, self._link = await database._begin(self._options, self._limit(None))
         self._generation = self._pool.generation
+        self._holds = True
+
+    def __del__(self) -> None:
+        if self._state == "new":
+            return
+        if self._database._joined.get(self._owner) is self._own:
+            del self._database._joined[self._owner]
+        if self._holds and not self.is_foreign:
+            self._pool.lose(self._link)
+
+    def _give_back(self, *, broken: bool = False) -> None:
+        self._holds = False
+        self._pool.release(self._link, broken=broken)
 
     async def _savepoint(self, parent: AsyncTransaction) -> None:
         parent._check_active()
@@ -254,6 +272,7 @@ class AsyncTransaction(AsyncExecutor):
             raise SavepointError(f"the transaction is {self._state}", connection=self.name)
         if self._child is not None:
             self._state, self._cause = "failed", SavepointError("a nested transaction was left open")
+            self._child._end_early()
         self._leave()
         if exc is None and self._state == "active":
             await (self._commit() if self._parent is None else self._release(self._parent))
@@ -267,14 +286,21 @@ class AsyncTransaction(AsyncExecutor):
                 connection=self.name,
             ) from self._cause
 
+    def _end_early(self) -> None:
+        """End with the enclosing transaction, and those within first."""
+        if self._child is not None:
+            self._child._end_early()
+        self._state = "ended"
+        self._leave()
+
     def _leave(self) -> None:
         """Give the owner's place back to the enclosing transaction."""
         if self._parent is not None and self._parent._child is self:
             self._parent._child = None
         joined = self._database._joined
-        if joined.get(self._owner) is self:
+        if joined.get(self._owner) is self._own:
             if self._parent is not None and self._parent._owner == self._owner:
-                joined[self._owner] = self._parent
+                joined[self._owner] = self._parent._own
             else:
                 del joined[self._owner]
 
@@ -300,7 +326,7 @@ class AsyncTransaction(AsyncExecutor):
                 "the transaction's timeout passed before COMMIT; it was rolled back", connection=self.name
             )
         if self._link.is_free():
-            self._pool.release(self._link)
+            self._give_back()
             raise TransactionError(
                 "a statement in the transaction had ended it",
                 hint="leave that to its 'with' block",
@@ -317,12 +343,12 @@ class AsyncTransaction(AsyncExecutor):
                 # The server refused it and said so. SQLite, when busy, keeps the transaction open.
                 await self._roll_back()
             else:
-                self._pool.release(self._link, broken=True)
+                self._give_back(broken=True)
                 failure = self._unknown(failure)
             if failure is exc:
                 raise
             raise failure from exc
-        self._pool.release(self._link)
+        self._give_back()
         if seen is not None:
             seen.done(None)
 
@@ -348,4 +374,4 @@ class AsyncTransaction(AsyncExecutor):
             # The first error is on its way to the caller and says more than this one.
             self._pool.count_error()
         finally:
-            self._pool.release(self._link, broken=not done and not self._link.recover())
+            self._give_back(broken=not done and not self._link.recover())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,9 @@ current_owner = threading.get_ident
 class Waiter(Generic[T]):
     """A one-shot hand-over of a value from one thread to another."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object = None) -> None:
+        self.owner = owner
+        """Who waits, as ``current_owner`` says."""
         self._arrived = threading.Lock()
         self._arrived.acquire()
         self._guard = threading.Lock()
@@ -61,6 +64,16 @@ def current_home() -> object:
 
 def check_home(home: object, name: str) -> None:
     """Do nothing: every thread may use the pool."""
+
+
+def when_free(home: Any, mutex: threading.Lock, call: Callable[[], object]) -> None:
+    """Make a call that takes the mutex, unless somebody has it: a destructor's own thread may, and would wait for ever.
+
+    Then it is left to those who come next.
+    """
+    if not sys.is_finalizing() and mutex.acquire(blocking=False):
+        mutex.release()
+        call()
 
 
 class Threads:

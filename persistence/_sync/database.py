@@ -8,6 +8,7 @@ don't. A connection whose state is in doubt (a deadline, a broken socket, a fail
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ from persistence.errors import (
 from persistence.fields import Duration
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
+from persistence.places import Place, calling_place
 from persistence.retry import Backoff, is_transient
 from persistence.validation import check_timeout
 
@@ -75,7 +77,8 @@ class Database(Executor):
         """The partitions known to be there, each by its table and its suffix, so that a store asks only once."""
         self._timeout = timeout
         self._pool_timeout = pool_timeout
-        self._joined: dict[object, Transaction] = {}
+        self._joined: dict[object, weakref.ref[Transaction]] = {}
+        """The innermost transaction of each owner, which alone keeps it: one that is dropped ends itself."""
 
     @abstractmethod
     def _pool_for(self, statement: Statement) -> Pool[Any]:
@@ -144,13 +147,16 @@ class Database(Executor):
 
     def _current(self) -> Transaction | None:
         """Return the innermost transaction of this task."""
-        current = self._joined.get(current_owner()) if self._joined else None
+        found = self._joined.get(current_owner()) if self._joined else None
+        current = None if found is None else found()
         # In a forked child the parent's transactions are not ours to join.
         return None if current is None or current.is_foreign else current
 
-    def _acquire(self, pool: Pool[Any], deadline: float, seen: Observation | None = None) -> Any:
+    def _acquire(
+        self, pool: Pool[Any], deadline: float, seen: Observation | None = None, place: Place | None = None
+    ) -> Any:
         try:
-            return pool.acquire(min(deadline, monotonic() + self._pool_timeout))
+            return pool.acquire(min(deadline, monotonic() + self._pool_timeout), place)
         except BaseException as exc:
             if seen is not None:
                 seen.failed(exc)
@@ -262,7 +268,12 @@ class Database(Executor):
         pool, deadline = self._transaction_pool(Options()), self._deadline(timeout)
         seen = self.observers.begin("copy_into", f"COPY {table} ({', '.join(columns)})")
         count: int = self._lend(
-            "copy_into", pool, deadline, lambda link: link.copy_into(table, columns, rows, True, deadline), seen
+            "copy_into",
+            pool,
+            deadline,
+            lambda link: link.copy_into(table, columns, rows, True, deadline),
+            seen,
+            calling_place(),
         )
         if seen is not None:
             seen.done(count)
@@ -275,9 +286,10 @@ class Database(Executor):
         deadline: float,
         work: Callable[[Any], T],
         seen: Observation | None = None,
+        place: Place | None = None,
     ) -> T:
-        """Return what ``work`` does with a connection of its own."""
-        link = self._acquire(pool, deadline, seen)
+        """Return what ``work`` does with a connection of its own; ``place`` is for what may call the program."""
+        link = self._acquire(pool, deadline, seen, place)
         try:
             result = work(link)
         except BaseException as exc:
@@ -337,7 +349,7 @@ class Database(Executor):
     def _begin(self, options: Options, deadline: float) -> tuple[Pool[Any], Link]:
         """Return a connection on which a transaction was begun, and the pool that it is to be given back to."""
         pool = self._transaction_pool(options)
-        link = self._acquire(pool, deadline)
+        link = self._acquire(pool, deadline, place=options.place)
         try:
             link.script(self._begin_statements(options), deadline)
         except BaseException as exc:
@@ -432,7 +444,8 @@ class Database(Executor):
                 f"{isolation!r} is no isolation level", hint="read committed, repeatable read or serializable"
             )
         limit = None if timeout is None else check_timeout("timeout", timeout)
-        return Transaction(self, Options(isolation, read_only, limit, read_after(read_only, after)))
+        position, place = read_after(read_only, after), calling_place()
+        return Transaction(self, Options(isolation, read_only, limit, position, place))
 
     def run_transaction(
         self,

@@ -11,6 +11,7 @@ from persistence._sync.pool import Poolable
 from persistence.dialect import Dialect, Kind, Statement, chunked, compile_statement, quote_identifier
 from persistence.errors import DeadlineError, QueryError, ReadOnlyError, TransactionError, ValidationError
 from persistence.fields import Duration
+from persistence.places import Place
 from persistence.routing import parse_position
 from persistence.validation import check_text, check_whole
 
@@ -25,12 +26,13 @@ Isolation = Literal["read committed", "repeatable read", "serializable"]
 
 
 class Options(NamedTuple):
-    """How a transaction was asked for; ``timeout`` in seconds, ``after`` a position in the log."""
+    """How a transaction was asked for, and where; ``timeout`` in seconds, ``after`` a position in the log."""
 
     isolation: Isolation | None = None
     read_only: bool = False
     timeout: float | None = None
     after: int = 0
+    place: Place | None = None
 
 
 class Hints(NamedTuple):
@@ -102,9 +104,6 @@ class Link(Poolable, Protocol):
 
     def is_free(self) -> bool:
         """Tell whether no transaction is open on it, so that anybody may have it next."""
-
-    def recover(self) -> bool:
-        """Undo what a call that was cut short left open, where that needs no wait; tell whether it is free then."""
 
     def run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints

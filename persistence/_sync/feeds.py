@@ -40,6 +40,9 @@ class Feed(Protocol):
     def interrupt(self) -> None:
         """Make a read under way fail now."""
 
+    def hang_up(self) -> None:
+        """Close the connection at once; nobody uses it."""
+
     def discard(self) -> None:
         """Close the connection."""
 
@@ -102,9 +105,12 @@ class PostgreSQLFeed:
     def interrupt(self) -> None:
         self._link.interrupt()
 
-    def discard(self) -> None:
+    def hang_up(self) -> None:
         self._watch.stop()
         self._link.discard()
+
+    def discard(self) -> None:
+        self.hang_up()
 
 
 class RedisFeed:
@@ -154,6 +160,9 @@ class RedisFeed:
         descriptor = descriptor_of(self._connection)
         if descriptor is not None:
             shut_down(descriptor)
+
+    def hang_up(self) -> None:
+        self._connection.disconnect()
 
     def discard(self) -> None:
         self._connection.disconnect()

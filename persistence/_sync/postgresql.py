@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -37,7 +38,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
-from persistence.fields import Duration, scrub, seconds
+from persistence.fields import Duration, scrub, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 from persistence.vectors import vector_adapters
@@ -56,14 +57,14 @@ class PostgreSQLDatabase(Database):
             "postgresql",
             timeout=seconds(config.timeout),
             pool_timeout=seconds(config.pool_timeout),
-            slow_threshold=None if config.slow_threshold is None else seconds(config.slow_threshold),
+            slow_threshold=seconds_or_none(config.slow_threshold),
         )
         self.config = config
         self._capabilities: Capabilities | None = None
         self._adapters = _adapters()
         self._first_host = 0
         self._home = current_home()
-        self.dedicated: set[Dedicated] = set()
+        self.dedicated: WeakSet[Dedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._pool: Pool[PostgreSQLLink] = Pool(
             name,
@@ -72,6 +73,7 @@ class PostgreSQLDatabase(Database):
             max_idle=config.max_idle_connections,
             max_lifetime=seconds(config.conn_max_lifetime),
             max_idle_time=seconds(config.conn_max_idle_time),
+            leak_after=seconds_or_none(config.leak_after),
         )
         self.replicas: Replicas | None = None
         """Its replicas, which reads may be sent to; None where it was told of none."""

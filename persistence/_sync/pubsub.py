@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import random
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from redis.exceptions import RedisError
 
-from persistence._sync.compat import sleep
+from persistence._sync.compat import Mutex, current_home, sleep, when_free
 from persistence._sync.feeds import FEED_ERRORS, Feed, PostgreSQLFeed, RedisFeed
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.postgresql import PostgreSQLDatabase
@@ -25,6 +26,7 @@ from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
 from persistence.fields import Duration, seconds
 from persistence.notices import Notice, NoticeQueue, check_channel, check_payload, identifier_of
+from persistence.places import Place, calling_place, show_place
 from persistence.validation import check_duration, check_text, check_timeout, check_whole
 
 ASK_SECONDS = 5.0
@@ -35,6 +37,7 @@ ITERATE_SECONDS = 60.0
 """How long an iteration bears a server that is away."""
 
 _log = logging.getLogger(__name__)
+_leaks = logging.getLogger("persistence.leaks")
 _Connection = PostgreSQLDatabase | RedisConnection
 
 
@@ -119,6 +122,8 @@ class Subscription:
         self._pid = os.getpid()
         self._heard = 0.0
         self._reading = self._closed = False
+        self._home = current_home()
+        self._place = calling_place()
 
     def __enter__(self) -> Self:
         if self._closed:
@@ -131,6 +136,11 @@ class Subscription:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        feed = getattr(self, "_feed", None)
+        if feed is not None and self._pid == os.getpid():
+            when_free(self._home, Mutex(), partial(_drop, feed, self._connection.name, self._place))
 
     def _open(self, deadline: float) -> None:
         """Dial and listen."""
@@ -277,3 +287,9 @@ class Subscription:
         else:
             self._feed = None
             feed.discard()
+
+
+def _drop(feed: Feed, name: str, place: Place) -> None:
+    """Close the connection of a subscription that was dropped without being closed."""
+    _leaks.warning("%s: a subscription was dropped without being closed; made at %s", name, show_place(place))
+    feed.hang_up()

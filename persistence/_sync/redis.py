@@ -12,9 +12,10 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import redis as driver
-from redis.client import Pipeline
+from redis.client import Pipeline, PubSub
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ConnectionError as DroppedError
 from redis.exceptions import NoScriptError, RedisError, WatchError
@@ -34,7 +35,7 @@ from persistence.errors import (
     QueryError,
     from_redis,
 )
-from persistence.fields import Duration, scrub, seconds
+from persistence.fields import Duration, scrub, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
 from persistence.resp import pack
@@ -77,6 +78,10 @@ class RedisClient(driver.Redis):
             return answer
         return self.response_callbacks[name](answer, **options)
 
+    def pubsub(self, **options: Any) -> RedisPubSub:
+        """Return redis-py's subscription, which borrows a connection until it is closed."""
+        return RedisPubSub(self.connection_pool, **options)
+
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> RedisPipeline:
         """Return a pipeline: commands sent in one round trip, atomically unless ``transaction`` is false."""
         made = RedisPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -84,10 +89,27 @@ class RedisClient(driver.Redis):
         return made
 
 
+class RedisPubSub(PubSub):
+    """redis-py's subscription; one that is dropped without being closed gives its connection back."""
+
+    connection: Any
+    connection_pool: Any
+
+    def __del__(self) -> None:
+        if getattr(self, "connection", None) is not None:
+            self.connection_pool.lose(self.connection)
+
+
 class RedisPipeline(Pipeline):
     """redis-py's pipeline; its errors are ours. It is sent once. WatchError stays redis-py's own."""
 
     owner: RedisConnection
+    connection: Any
+    connection_pool: Any
+
+    def __del__(self, *unused: Any) -> None:
+        if getattr(self, "connection", None) is not None:  # it was watching, and was dropped
+            self.connection_pool.lose(self.connection)
 
     def _send_command_parse_response(self, conn: Any, command_name: str, *args: Any, **options: Any) -> Any:
         wait, send = self.owner.replica_wait, super()._send_command_parse_response
@@ -136,14 +158,13 @@ class RedisConnection:
         self.name = name
         self.config = config
         self.requests = self.errors = 0
-        threshold = config.slow_threshold
-        self.observers = Observers(name, self.kind, None if threshold is None else seconds(threshold))
+        self.observers = Observers(name, self.kind, seconds_or_none(config.slow_threshold))
         self.is_closed = False
         self.replica_wait: ReplicaWait | None = None
         """What follows each write, where replicas are to have it before it is acknowledged."""
         if config.min_replicas:
             self.replica_wait = ReplicaWait(config.min_replicas, seconds(config.replica_timeout))
-        self.dedicated: set[Dedicated] = set()
+        self.dedicated: WeakSet[Dedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._version: str | None = None
         self._home = current_home()

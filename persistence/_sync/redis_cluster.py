@@ -44,6 +44,9 @@ class _Turn:
     def interrupt(self) -> None:
         return None
 
+    def recover(self) -> bool:
+        return True
+
 
 class ClusterClient(driver.RedisCluster):
     """redis-py's client of a cluster; its errors are ours, and only reads are retried."""

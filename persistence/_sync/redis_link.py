@@ -90,6 +90,9 @@ class RedisLink:
     def discard(self) -> None:
         self._stream.close(self.connection)
 
+    def recover(self) -> bool:
+        return False  # nobody knows what it was used for
+
     def interrupt(self) -> None:
         descriptor = descriptor_of(self.connection)
         if descriptor is not None:

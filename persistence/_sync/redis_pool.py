@@ -22,7 +22,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from persistence._sync.pool import Pool
 from persistence._sync.redis_link import RedisLink
 from persistence.config import RedisConfig
-from persistence.fields import reveal, seconds
+from persistence.fields import reveal, seconds, seconds_or_none
+from persistence.places import calling_place
 
 _DRIVER = DriverInfo(lib_version=driver_version)
 """What the server is told of who we are; redis-py would look its own version up on disk for each connection."""
@@ -80,7 +81,7 @@ class LendingPool(ConnectionPool):
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         """Lend a connection."""
-        link = self.links.acquire(self.deadline())
+        link = self.links.acquire(self.deadline(), calling_place())
         connection = link.lend()
         self._lent[id(connection)] = link
         return connection
@@ -95,6 +96,12 @@ class LendingPool(ConnectionPool):
             link.take_back()
         finally:
             self.links.release(link, broken=link.is_broken)
+
+    def lose(self, connection: Any) -> None:
+        """Take back a connection whose borrower was dropped with it; a destructor may call this."""
+        link = self._lent.pop(id(connection), None)
+        if link is not None:
+            self.links.lose(link)
 
     def forget(self) -> None:
         """Close what isn't in the pool."""
@@ -160,5 +167,6 @@ def make_pool(name: str, config: RedisConfig) -> LendingPool:
         max_open=config.pool_size,
         max_idle=config.pool_size,
         max_idle_time=seconds(config.idle_timeout),
+        leak_after=seconds_or_none(config.leak_after),
     )
     return pool

@@ -29,7 +29,7 @@ from persistence import (
     UnknownConnectionError,
     WrongKindError,
 )
-from tests._async.side import Started, sleep, together
+from tests._async.side import Started, elsewhere, sleep, together
 
 
 async def add_all(
@@ -215,11 +215,15 @@ async def test_a_full_pool_is_unhealthy_and_says_so(
     database = await manager.add_postgresql("main", replace(postgresql_config, max_connections=1))
     async with database.transaction():
         started = monotonic()
-        status = (await manager.health_check(timeout=0.3))["main"]
+        status = (await elsewhere(lambda: manager.health_check(timeout=0.3)))["main"]
         assert 0.25 < monotonic() - started < 0.8
         assert not status
         assert status.error is not None
         assert "all 1 connections stayed in use" in status.error
+        started = monotonic()
+        own = (await manager.health_check(timeout=0.3))["main"]  # who has the connection need not wait to be told
+        assert monotonic() - started < 0.2
+        assert "needed by who has one already" in str(own.error)
         assert status.pool is not None
         assert (status.pool.in_use, status.pool.idle) == (1, 0)
     assert (await manager.health_check())["main"]

@@ -1,0 +1,234 @@
+# Generated from ../_async/test_leaks.py by tests/unasync.py: edit that one.
+"""Connections that are held: wanted again by who has one, held for too long, dropped without being given back."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import pytest
+
+from persistence import (
+    Database,
+    DatabaseManager,
+    PubSub,
+    ConfigError,
+    NestedCheckoutError,
+    PoolTimeoutError,
+    PostgreSQLConfig,
+    RedisConfig,
+    SavepointError,
+    SQLiteConfig,
+    TransactionError,
+)
+from tests._sync.side import Started, sleep, together
+
+HERE = Path(__file__).name
+
+
+@pytest.fixture(params=["postgresql", "sqlite", "memory"])
+def small(request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path) -> Database:
+    """A database that has one connection to write on, and the table ``t``."""
+    made: Database
+    if request.param == "postgresql":
+        config = request.getfixturevalue("postgresql_config")
+        made = manager.add_postgresql("main", replace(config, max_connections=1, leak_after=0.1))
+    else:
+        path = ":memory:" if request.param == "memory" else str(tmp_path / "main.db")
+        made = manager.add_sqlite("main", SQLiteConfig(path=path, leak_after=0.1))
+    made.execute("CREATE TABLE t (id integer)")
+    return made
+
+
+def until(found: Any, seconds: float = 10) -> None:
+    """Collect what was dropped, and wait until something is so."""
+    end = monotonic() + seconds
+    gc.collect()
+    while not found():
+        assert monotonic() < end
+        sleep(0.01)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was said of connections that are not given back."""
+    return [record.getMessage() for record in caplog.records if record.name == "persistence.leaks"]
+
+
+def test_a_second_connection_for_who_has_the_only_one_is_refused_at_once_with_the_place(
+    small: Database,
+) -> None:
+    started = monotonic()
+    with small.transaction():
+        small.execute("INSERT INTO t VALUES (1)")
+        assert small.fetch_value("SELECT count(*) FROM t") == 1  # joins, and needs none
+        with pytest.raises(NestedCheckoutError, match=f"there is no other; taken at .*{HERE}:[0-9]+ in test_a_second"):
+            small.run_apart("CREATE TABLE u (id integer)", answers=False)
+        assert small.fetch_value("SELECT count(*) FROM t") == 1
+
+    def rows() -> Any:
+        yield (2,)
+        small.execute("INSERT INTO t VALUES (3)")
+
+    with pytest.raises(NestedCheckoutError, match=f"taken at .*{HERE}:[0-9]+ in test_a_second"):
+        small.copy_into("t", ["id"], rows())
+    assert small.fetch_all("SELECT id FROM t") == [{"id": 1}]
+    assert (small.stats().in_use, small.stats().waiting) == (0, 0)
+    assert monotonic() - started < 2
+
+
+def test_holders_who_all_want_another_connection_are_told_and_the_rest_goes_on(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    config = replace(postgresql_config, max_connections=4, pool_timeout=8)
+    main = manager.add_postgresql("main", config)
+    inside = 0
+
+    def nested() -> object:
+        nonlocal inside
+        with main.transaction():
+            inside += 1
+            while inside < 4:
+                sleep(0.001)
+            return (main.run_apart("SELECT 7 AS seven", answers=True))[0]["seven"]
+
+    started = monotonic()
+    found = together(nested, nested, nested, nested)
+    assert monotonic() - started < 4
+    refused = [each for each in found if isinstance(each, NestedCheckoutError)]
+    assert len(refused) >= 1
+    assert "all 4 are held by such" in str(refused[0])
+    assert [each for each in found if each not in refused] == [7] * (4 - len(refused))
+    assert (main.stats().in_use, main.stats().waiting) == (0, 0)
+
+
+def test_who_has_one_waits_for_another_that_comes_free(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    main = manager.add_postgresql("main", replace(postgresql_config, max_connections=2, pool_timeout=5))
+    with main.transaction():
+        busy = Started(lambda: main.fetch_value("SELECT 1 FROM pg_sleep(0.2)"))
+        until(lambda: main.stats().in_use == 2)
+        assert main.run_apart("SELECT 2 AS two", answers=True) == [{"two": 2}]
+        assert busy.result() == 1
+
+
+def test_a_full_pool_says_where_its_connections_were_taken(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    main = manager.add_postgresql("main", replace(postgresql_config, max_connections=1, pool_timeout=0.1))
+    with main.transaction():
+        with pytest.raises(PoolTimeoutError, match=f"stayed in use for 0.1 s; taken at .*{HERE}:.* in test_a_full"):
+            Started(lambda: main.fetch_value("SELECT 1")).result()
+
+
+def test_a_transaction_that_is_open_for_too_long_is_reported_once_with_its_place(
+    small: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small.transaction():
+        small.execute("INSERT INTO t VALUES (1)")
+        until(lambda: small.stats() and said(caplog))
+        small.stats()
+        (message,) = said(caplog)
+        assert message.startswith("main: a connection has been out for 0.")
+        assert f"{HERE}:" in message
+        assert "test_a_transaction_that_is_open_for_too_long" in message
+    assert small.fetch_value("SELECT count(*) FROM t") == 1
+    assert len(said(caplog)) == 1
+
+
+def test_a_transaction_that_is_dropped_is_rolled_back_and_its_place_is_free_again(
+    small: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    for cyclic in (False, True):
+        dropped = small.transaction().__enter__()
+        small.execute("INSERT INTO t VALUES (1)")
+        if cyclic:
+            inner = dropped.transaction().__enter__()  # each knows the other
+            del inner
+        assert small.in_transaction
+        del dropped
+        until(lambda: said(caplog) and small.stats().in_use == 0)
+        assert not small.in_transaction
+        assert small.fetch_value("SELECT count(*) FROM t") == 0
+        (message,) = said(caplog)
+        assert message.startswith("main: a connection was dropped without being given back; taken at ")
+        assert f"{HERE}:" in message
+        caplog.clear()
+    small.execute("INSERT INTO t VALUES (2)")
+    assert small.fetch_all("SELECT id FROM t") == [{"id": 2}]
+
+
+def test_who_waits_gets_the_place_of_a_transaction_that_is_dropped(small: Database) -> None:
+    held = [small.transaction().__enter__()]
+    waiting = Started(lambda: small.execute("INSERT INTO t VALUES (3)"))
+    until(lambda: small.stats().waiting == 1)
+    held.clear()
+    until(lambda: small.stats().waiting == 0)
+    assert waiting.result() == 1
+
+
+def test_a_nested_transaction_that_was_left_open_ends_with_the_one_around_it(small: Database) -> None:
+    with pytest.raises(TransactionError) as caught:
+        with small.transaction() as outer:
+            inner = outer.transaction().__enter__()
+            innermost = inner.transaction().__enter__()
+            small.execute("INSERT INTO t VALUES (1)")
+    assert isinstance(caught.value.__cause__, SavepointError)
+    assert not small.in_transaction
+    assert small.fetch_value("SELECT count(*) FROM t") == 0
+    for ended in (inner, innermost):
+        with pytest.raises(TransactionError, match="is ended"):
+            ended.execute("INSERT INTO t VALUES (1)")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "redis"])
+def test_a_subscription_that_is_dropped_is_reported_and_its_connection_closed(
+    kind: str, request: pytest.FixtureRequest, manager: DatabaseManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = request.getfixturevalue(f"{kind}_config")
+    main = getattr(manager, f"add_{kind}")("main", config)
+    dropped = PubSub(manager, "main").subscribe("c").__enter__()
+    PubSub(manager, "main").publish("c", "x")
+    notice = dropped.get(timeout=5)
+    assert notice is not None
+    assert main.stats().dedicated == 1
+    del dropped
+    until(lambda: said(caplog) and main.stats().dedicated == 0)
+    (message,) = said(caplog)
+    assert message.startswith("main: a subscription was dropped without being closed; made at ")
+    assert f"{HERE}:" in message
+
+
+def test_what_redis_py_borrowed_and_dropped_comes_back(
+    manager: DatabaseManager, redis_config: RedisConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(redis_config, pool_size=1, min_idle_connections=1, leak_after=0.05)
+    cache = manager.add_redis("cache", config)
+    watching = cache.client.pipeline()
+    watching.watch("k")
+    with pytest.raises(NestedCheckoutError, match=f"there is no other; taken at .*{HERE}:.* in test_what_redis_py"):
+        cache.client.get("k")
+    until(lambda: cache.stats() and said(caplog))
+    assert said(caplog)[0].startswith("cache: a connection has been out for 0.")
+    del watching
+    until(lambda: cache.stats().in_use == 0)
+    assert cache.client.get("k") is None
+
+    listening = cache.client.pubsub()
+    listening.subscribe("c")
+    del listening
+    until(lambda: cache.stats().in_use == 0)
+    assert cache.client.set("k", "v")
+    dropped = [message for message in said(caplog) if "dropped without being given back" in message]
+    assert len(dropped) == 2
+    assert all(f"{HERE}:" in message for message in dropped)
+
+
+def test_a_time_after_which_nothing_leaks_is_refused() -> None:
+    for kind in (PostgreSQLConfig, RedisConfig, SQLiteConfig):
+        with pytest.raises(ConfigError, match=r"leak_after 0.0 is not above 0"):
+            kind(leak_after=0)
