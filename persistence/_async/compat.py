@@ -156,10 +156,11 @@ class Threads:
             result: T = await job.future
             return result
         except asyncio.CancelledError:
-            if not job.ended:
+            while not job.ended:
                 interrupt()
                 job.left = job.loop.create_future()
-                await job.left
+                with suppress(asyncio.CancelledError):  # what the thread works on is nobody else's before it let go
+                    await job.left
             raise
         finally:
             self._under_way -= 1
