@@ -459,12 +459,15 @@ class SQLiteConfig(Config):
     """One SQLite file (or memory, ``path=":memory:"``), with one writer and readers beside it.
 
     ``synchronous="FULL"`` makes each commit survive a power cut; ``NORMAL`` may lose the last ones.
-    ``busy_timeout`` bounds the wait for another process's write. A new file is readable by its owner alone.
+    ``busy_timeout`` bounds the wait for another process's write. A new file is readable by its owner alone. What is
+    deleted stays in the file's free pages until their room is used again, unless ``secure_delete`` has it overwritten
+    with zeros, which writes as much as was deleted.
     """
 
     path: str = "holdfast.db"
     busy_timeout: Duration = 10.0
     synchronous: Literal["FULL", "NORMAL", "EXTRA", "OFF"] = "FULL"
+    secure_delete: bool = False
     max_readers: int = 4
     pool_timeout: Duration = 10.0
     timeout: Duration = 30.0

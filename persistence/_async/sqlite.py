@@ -320,6 +320,8 @@ class AsyncSQLiteDatabase(AsyncDatabase):
             if not self._in_memory and not self.config.read_only:
                 _use_write_ahead_log(raw, min(deadline, monotonic() + busy))
             raw.execute(f"PRAGMA synchronous = {self.config.synchronous}")
+            # Libraries are built with either, and ours shouldn't depend on whose it is.
+            raw.execute(f"PRAGMA secure_delete = {'ON' if self.config.secure_delete else 'OFF'}")
             raw.execute("PRAGMA foreign_keys = ON")
             raw.execute("PRAGMA temp_store = MEMORY")
             raw.execute(f"PRAGMA cache_size = -{self.config.cache_size}")

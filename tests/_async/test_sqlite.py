@@ -24,6 +24,20 @@ async def test_the_settings_that_make_commits_durable_are_on(manager: AsyncDatab
         assert await database.fetch_value("PRAGMA query_only") == 1
 
 
+@pytest.mark.parametrize("overwritten", [False, True])
+async def test_what_is_deleted_is_overwritten_where_that_was_asked_for(
+    manager: AsyncDatabaseManager, tmp_path: Path, overwritten: bool
+) -> None:
+    path = tmp_path / "x.db"
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(path), secure_delete=overwritten))
+    assert await database.fetch_value("PRAGMA secure_delete") == int(overwritten)
+    await database.execute("CREATE TABLE t (n integer, body blob)")
+    await database.execute("INSERT INTO t VALUES (1, :body)", {"body": b"a secret of many pages " * 1000})
+    await database.execute("DELETE FROM t")
+    await manager.aclose()  # the log is folded into the file
+    assert (b"a secret of many pages" in path.read_bytes()) is not overwritten
+
+
 async def test_a_new_file_is_its_owners_alone(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
     database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db")))
     await database.execute("CREATE TABLE t (n integer)")

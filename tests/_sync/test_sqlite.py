@@ -25,6 +25,20 @@ def test_the_settings_that_make_commits_durable_are_on(manager: DatabaseManager,
         assert database.fetch_value("PRAGMA query_only") == 1
 
 
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_what_is_deleted_is_overwritten_where_that_was_asked_for(
+    manager: DatabaseManager, tmp_path: Path, overwritten: bool
+) -> None:
+    path = tmp_path / "x.db"
+    database = manager.add_sqlite("main", SQLiteConfig(path=str(path), secure_delete=overwritten))
+    assert database.fetch_value("PRAGMA secure_delete") == int(overwritten)
+    database.execute("CREATE TABLE t (n integer, body blob)")
+    database.execute("INSERT INTO t VALUES (1, :body)", {"body": b"a secret of many pages " * 1000})
+    database.execute("DELETE FROM t")
+    manager.close()  # the log is folded into the file
+    assert (b"a secret of many pages" in path.read_bytes()) is not overwritten
+
+
 def test_a_new_file_is_its_owners_alone(manager: DatabaseManager, tmp_path: Path) -> None:
     database = manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "x.db")))
     database.execute("CREATE TABLE t (n integer)")
