@@ -12,8 +12,10 @@ from persistence import AsyncDatabase, AsyncDatabaseManager
 from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
 from persistence.dialect import compile_statement
 from persistence.errors import ConstraintError
+from persistence.fields import Duration
 from persistence.queries import fill, load_queries
 from sessions._async.store import AsyncSessionsStore
+from sessions._async.wake_ups import AsyncWakeUps
 from sessions.event_chains import GENESIS, chained, content_of
 from sessions.event_partitions import suffixes_of
 from sessions.events import AUDIT, COLUMNS, Event, EventRetention, event_row, row_values
@@ -30,6 +32,7 @@ class AsyncEventsBase(AsyncSessionsStore):
 
     ``secrets`` says what becomes of secrets in messages and tags: a ``SecretVault`` keeps them, under the context
     ``events``, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a ValidationError.
+    ``notify`` (PostgreSQL) has an append wake followers of the log, at most once in so many seconds for this store.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class AsyncEventsBase(AsyncSessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         secrets: AsyncSecretsOption = None,
+        notify: Duration | None = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._secrets = check_secrets(secrets)
+        self._wake_ups = None if notify is None else AsyncWakeUps(manager, name, "events", tenant=tenant, every=notify)
 
     async def _rows(self, events: Sequence[Event], rows: list[tuple[Any, ...]]) -> tuple[list[Event], list[Any]]:
         """Return events and their rows, already checked, as they are to be kept."""
@@ -86,6 +91,12 @@ class AsyncEventsBase(AsyncSessionsStore):
         A partition that another program dropped since this one saw it is made again, and the write repeated.
         """
         database = await self._database()
+        given = await self._write_into(database, rows)
+        if self._wake_ups is not None:
+            await self._wake_ups.tell("", in_transaction=database.in_transaction)
+        return given
+
+    async def _write_into(self, database: AsyncDatabase, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         await self._make_partitions(database, rows)
         try:
             return await self._write_rows(database, rows)

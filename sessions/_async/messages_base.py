@@ -60,7 +60,9 @@ class AsyncMessagesBase(AsyncSessionsStore):
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._searchable = searchable
-        self._wake_ups = None if notify is None else AsyncWakeUps(manager, name, tenant=tenant, every=notify)
+        self._wake_ups = (
+            None if notify is None else AsyncWakeUps(manager, name, "messages", tenant=tenant, every=notify)
+        )
 
     def for_user(self, user_id: str) -> Self:
         """Return the same store, bound to a user: threads of others are not there for it.

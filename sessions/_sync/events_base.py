@@ -13,8 +13,10 @@ from persistence import Database, DatabaseManager
 from persistence._sync.guards import SecretsOption, check_secrets, guarded
 from persistence.dialect import compile_statement
 from persistence.errors import ConstraintError
+from persistence.fields import Duration
 from persistence.queries import fill, load_queries
 from sessions._sync.store import SessionsStore
+from sessions._sync.wake_ups import WakeUps
 from sessions.event_chains import GENESIS, chained, content_of
 from sessions.event_partitions import suffixes_of
 from sessions.events import AUDIT, COLUMNS, Event, EventRetention, event_row, row_values
@@ -31,6 +33,7 @@ class EventsBase(SessionsStore):
 
     ``secrets`` says what becomes of secrets in messages and tags: a ``SecretVault`` keeps them, under the context
     ``events``, and references stand in their place; ``"redact"`` takes them out; ``"refuse"`` is a ValidationError.
+    ``notify`` (PostgreSQL) has an append wake followers of the log, at most once in so many seconds for this store.
     """
 
     def __init__(
@@ -41,9 +44,11 @@ class EventsBase(SessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         secrets: SecretsOption = None,
+        notify: Duration | None = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._secrets = check_secrets(secrets)
+        self._wake_ups = None if notify is None else WakeUps(manager, name, "events", tenant=tenant, every=notify)
 
     def _rows(self, events: Sequence[Event], rows: list[tuple[Any, ...]]) -> tuple[list[Event], list[Any]]:
         """Return events and their rows, already checked, as they are to be kept."""
@@ -87,6 +92,12 @@ class EventsBase(SessionsStore):
         A partition that another program dropped since this one saw it is made again, and the write repeated.
         """
         database = self._database()
+        given = self._write_into(database, rows)
+        if self._wake_ups is not None:
+            self._wake_ups.tell("", in_transaction=database.in_transaction)
+        return given
+
+    def _write_into(self, database: Database, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         self._make_partitions(database, rows)
         try:
             return self._write_rows(database, rows)

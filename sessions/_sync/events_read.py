@@ -222,8 +222,9 @@ class EventQueries(EventsBase):
         An event whose time lies more than ``lateness`` (seconds or a timedelta) before its commit may be left out on
         PostgreSQL; None gives it too, and looks into every partition for it.
 
-        It asks right after an event, then less and less often, down to every ``poll`` seconds, and ends ``timeout``
-        seconds after the last event (None: never). No connection is held in between.
+        It asks right after an event, then less and less often, down to every ``poll`` seconds; a log with ``notify``
+        asks at once when a notice comes. It ends ``timeout`` seconds after the last event (None: never). No connection
+        of the pool is held in between.
 
         Raises:
             UnavailableError: the database has been away for ``patience`` seconds.
@@ -234,11 +235,14 @@ class EventQueries(EventsBase):
             database.kind, kinds=kinds, name=name, service=service, correlation=correlation, level=level, tags=tags
         )
         slack = None if lateness is None else micros_of("lateness", lateness)
-        place = Position.decode(self.position() if after is None else after)
-        reader = Follower(self, place, condition, slack)
-        with closing(following.pages(reader.read, Waiting(None))) as events:
-            for event in events:
-                yield event
+        begin = None if after is None else Position.decode(after)
+        # It listens first, so that no notice falls between the first question and that.
+        with Waiting(None) if self._wake_ups is None else self._wake_ups.listen("") as waiting:
+            place = Position.decode(self.position()) if begin is None else begin
+            reader = Follower(self, place, condition, slack)
+            with closing(following.pages(reader.read, waiting)) as events:
+                for event in events:
+                    yield event
 
 
 class Follower:

@@ -61,7 +61,9 @@ class MessagesBase(SessionsStore):
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._searchable = searchable
-        self._wake_ups = None if notify is None else WakeUps(manager, name, tenant=tenant, every=notify)
+        self._wake_ups = (
+            None if notify is None else WakeUps(manager, name, "messages", tenant=tenant, every=notify)
+        )
 
     def for_user(self, user_id: str) -> Self:
         """Return the same store, bound to a user: threads of others are not there for it.

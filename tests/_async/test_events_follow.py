@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabaseManager, ClosedError, PostgreSQLConfig, ValidationError
+from persistence import AsyncDatabaseManager, CapabilityError, ClosedError, PostgreSQLConfig, ValidationError
 from sessions import AsyncEventLog, Event
+from sessions._async import following
 from tests._async.events import BACKENDS, HOUR, metric, open_log
-from tests._async.side import Started
+from tests._async.side import Started, sleep
 
 
 @pytest_asyncio.fixture(params=BACKENDS)
@@ -60,10 +61,10 @@ async def test_what_is_committed_while_it_waits_is_followed(log: AsyncEventLog, 
                 break
         return found
 
-    following = Started(two)
+    follower = Started(two)
     first = await log.append(metric(1, now()))
     second = await log.audit("x")
-    assert [event.id for event in await following.result()] == [first.id, second.id]
+    assert [event.id for event in await follower.result()] == [first.id, second.id]
 
 
 async def test_an_event_that_a_slow_transaction_commits_late_is_not_skipped(
@@ -120,13 +121,13 @@ async def test_many_writers_at_different_paces_are_followed_without_a_gap(
                     await log.append(metric(number * 1000 + part * 10 + piece, now()))
                     await log.query(limit=part + 1)
 
-    following = Started(follow)
+    follower = Started(follow)
     writing = [Started(lambda number=number: write(number)) for number in (1, 2, 3)]  # type: ignore[misc]
     for each in writing:
         await each.result()
     more = [metric(n, now()) for n in range(60)]
     await logs[0].append_many(more)
-    found = await following.result()
+    found = await follower.result()
     assert sorted(found) == sorted(  # type: ignore[type-var]
         [n * 1000 + part * 10 + piece for n in (1, 2, 3) for part in range(10) for piece in range(n)]
         + [event.value or 0 for event in more]
@@ -143,6 +144,49 @@ async def test_old_partitions_are_left_alone_unless_asked_for(
     assert await values(log, start) == [2]
     assert await values(log, start, lateness=timedelta(days=10)) == [1, 2]
     assert await values(log, start, lateness=None) == [1, 2]
+
+
+async def test_with_notify_an_append_ends_the_wait_of_a_follower(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("main", "elsewhere"):
+        await manager.add_postgresql(name, postgresql_config)
+    # Whoever asked first has nothing to find, and would ask again in 20 s.
+    monkeypatch.setattr(following, "SHORTEST_WAIT", 20.0)
+    log = AsyncEventLog(manager, "main", notify=60)
+    start = await log.position()
+
+    async def followed() -> list[float | None]:
+        found: list[float | None] = []
+        async for event in AsyncEventLog(manager, "elsewhere", notify=60).follow(after=start, poll=60, timeout=20):
+            found.append(event.value)
+            if len(found) == 3:
+                break
+        return found
+
+    follower = Started(followed)
+    while not manager.stats()["elsewhere"].dedicated:
+        await sleep(0.01)
+    async with manager.get_database("main").transaction():
+        await log.append(metric(1, now()))
+        await log.append_many([metric(2, now()), metric(3, now())])
+    assert await follower.result(timeout=15) == [1, 2, 3]
+
+
+async def test_a_log_tells_once_in_a_while_and_one_without_notify_tells_nobody(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    await manager.add_postgresql("main", postgresql_config)
+    quiet, rare = AsyncEventLog(manager, "main"), AsyncEventLog(manager, "main", notify=60)
+    await quiet.append(metric(0, now()))
+    for log, more in ((quiet, 0), (rare, 1), (AsyncEventLog(manager, "main", notify=1e-6), 5)):
+        before = manager.stats()["main"].requests
+        for number in range(5):
+            await log.append(metric(number, now()))
+        assert manager.stats()["main"].requests - before == 5 + more
+    await manager.add_sqlite("file", "sqlite://")
+    with pytest.raises(CapabilityError, match="no notices"):
+        AsyncEventLog(manager, "file", notify=1)
 
 
 async def test_what_cannot_be_followed_is_refused(log: AsyncEventLog, manager: AsyncDatabaseManager) -> None:

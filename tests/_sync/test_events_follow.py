@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import pytest
 
-from persistence import DatabaseManager, ClosedError, PostgreSQLConfig, ValidationError
+from persistence import DatabaseManager, CapabilityError, ClosedError, PostgreSQLConfig, ValidationError
 from sessions import EventLog, Event
+from sessions._sync import following
 from tests._sync.events import BACKENDS, HOUR, metric, open_log
-from tests._sync.side import Started
+from tests._sync.side import Started, sleep
 
 
 @pytest.fixture(params=BACKENDS)
@@ -61,10 +62,10 @@ def test_what_is_committed_while_it_waits_is_followed(log: EventLog, manager: Da
                 break
         return found
 
-    following = Started(two)
+    follower = Started(two)
     first = log.append(metric(1, now()))
     second = log.audit("x")
-    assert [event.id for event in following.result()] == [first.id, second.id]
+    assert [event.id for event in follower.result()] == [first.id, second.id]
 
 
 def test_an_event_that_a_slow_transaction_commits_late_is_not_skipped(
@@ -121,13 +122,13 @@ def test_many_writers_at_different_paces_are_followed_without_a_gap(
                     log.append(metric(number * 1000 + part * 10 + piece, now()))
                     log.query(limit=part + 1)
 
-    following = Started(follow)
+    follower = Started(follow)
     writing = [Started(lambda number=number: write(number)) for number in (1, 2, 3)]  # type: ignore[misc]
     for each in writing:
         each.result()
     more = [metric(n, now()) for n in range(60)]
     logs[0].append_many(more)
-    found = following.result()
+    found = follower.result()
     assert sorted(found) == sorted(  # type: ignore[type-var]
         [n * 1000 + part * 10 + piece for n in (1, 2, 3) for part in range(10) for piece in range(n)]
         + [event.value or 0 for event in more]
@@ -144,6 +145,49 @@ def test_old_partitions_are_left_alone_unless_asked_for(
     assert values(log, start) == [2]
     assert values(log, start, lateness=timedelta(days=10)) == [1, 2]
     assert values(log, start, lateness=None) == [1, 2]
+
+
+def test_with_notify_an_append_ends_the_wait_of_a_follower(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("main", "elsewhere"):
+        manager.add_postgresql(name, postgresql_config)
+    # Whoever asked first has nothing to find, and would ask again in 20 s.
+    monkeypatch.setattr(following, "SHORTEST_WAIT", 20.0)
+    log = EventLog(manager, "main", notify=60)
+    start = log.position()
+
+    def followed() -> list[float | None]:
+        found: list[float | None] = []
+        for event in EventLog(manager, "elsewhere", notify=60).follow(after=start, poll=60, timeout=20):
+            found.append(event.value)
+            if len(found) == 3:
+                break
+        return found
+
+    follower = Started(followed)
+    while not manager.stats()["elsewhere"].dedicated:
+        sleep(0.01)
+    with manager.get_database("main").transaction():
+        log.append(metric(1, now()))
+        log.append_many([metric(2, now()), metric(3, now())])
+    assert follower.result(timeout=15) == [1, 2, 3]
+
+
+def test_a_log_tells_once_in_a_while_and_one_without_notify_tells_nobody(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    manager.add_postgresql("main", postgresql_config)
+    quiet, rare = EventLog(manager, "main"), EventLog(manager, "main", notify=60)
+    quiet.append(metric(0, now()))
+    for log, more in ((quiet, 0), (rare, 1), (EventLog(manager, "main", notify=1e-6), 5)):
+        before = manager.stats()["main"].requests
+        for number in range(5):
+            log.append(metric(number, now()))
+        assert manager.stats()["main"].requests - before == 5 + more
+    manager.add_sqlite("file", "sqlite://")
+    with pytest.raises(CapabilityError, match="no notices"):
+        EventLog(manager, "file", notify=1)
 
 
 def test_what_cannot_be_followed_is_refused(log: EventLog, manager: DatabaseManager) -> None:
