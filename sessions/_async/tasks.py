@@ -26,6 +26,8 @@ from sessions.tasks import (
     task_row,
 )
 
+AUDIT_CHAIN = "tasks"
+"""The chain of audit events that tells of tasks that changed hands."""
 UPKEEP = 1000
 """How many tasks one statement of the upkeep changes or deletes."""
 
@@ -168,6 +170,15 @@ class AsyncTaskStore(AsyncTaskClaims):
         }
         if values["from_owner"] == values["to_owner"]:
             raise ValidationError("from_owner and to_owner are the same")
+        if self._audit is None:
+            return await self._moved(task_id, values)
+        async with (await self._database()).transaction():
+            task = await self._moved(task_id, values)
+            tags = {"task": task_id, "kind": task.kind, "from": from_owner, "to": to_owner}
+            await self._audit.audit("task.transfer", chain=AUDIT_CHAIN, tags={**tags, "with_children": with_children})
+        return task
+
+    async def _moved(self, task_id: str, values: dict[str, Any]) -> Task:
         rows = await self._read_all(task_from_row, "task_transfer", values)
         stored = next((task for task in rows if task.id == task_id), None)
         if stored is not None:
@@ -197,7 +208,14 @@ class AsyncTaskStore(AsyncTaskClaims):
         }
         if values["owner"] == to:
             raise ValidationError("owner and to are the same")
-        return await self._repeated("task_hand_over", values, UPKEEP)
+        if self._audit is None:
+            return await self._repeated("task_hand_over", values, UPKEEP)
+        async with (await self._database()).transaction():
+            count = await self._repeated("task_hand_over", values, UPKEEP)
+            if count:
+                tags = {"from": values["owner"], "to": to, "tasks": count}
+                await self._audit.audit("task.hand_over", chain=AUDIT_CHAIN, tags=tags)
+        return count
 
     async def release_expired(self, *, batch: int = UPKEEP) -> int:
         """Make claimable what the clock has freed, ``batch`` tasks a statement, and return how many they were.

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, AsyncPubSub, AsyncRedisConnection, Row
 from persistence.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
@@ -31,6 +31,9 @@ from sessions.tasks import (
     task_from_row,
     utc_now,
 )
+
+if TYPE_CHECKING:
+    from sessions._async.events import AsyncEventLog
 
 SHARED = ""
 """What a column holds for an owner where there is none."""
@@ -58,17 +61,28 @@ class AsyncTasksBase(AsyncSessionsStore):
         backoff: Backoff = BACKOFF,
         clock: Callable[[], datetime] = utc_now,
         notices: AsyncPubSub | None = None,
+        audit: AsyncEventLog | None = None,
     ) -> None:
         """``backoff`` says when a failed task is tried again; its ``retries`` don't count, ``max_attempts`` does.
 
         ``clock`` names the periods of ``claim`` and nothing else: the server's clock decides about leases.
         With ``notices`` the store tells workers when there is something to claim, which polling would find later; on
         PostgreSQL that costs each writer the lock that all notices share.
+
+        With ``audit``, a log on the same connection, each ``transfer`` and ``hand_over`` is an event of its chain
+        ``tasks``, in the transaction that moves the tasks.
         """
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._backoff = backoff
         self._clock = clock
         self._notices = notices
+        if audit is not None and (audit._manager is not manager or audit._name != name):
+            raise ValidationError(
+                "the audit log lies on another connection than the tasks: they can't be one transaction",
+                hint=f"EventLog(manager, {name!r})",
+                connection=name,
+            )
+        self._audit = audit
 
     async def _database(self) -> AsyncDatabase:
         connection = self._manager.get(self._name)

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from persistence import ConflictError, NotFoundError
-from sessions import AsyncTaskStore, LeaseLostError, Task
+from persistence import AsyncDatabase, AsyncDatabaseManager, ConflictError, NotFoundError, ValidationError
+from sessions import AsyncEventLog, AsyncTaskStore, LeaseLostError, Task
 from tests._async import taskstores
 from tests._async.taskstores import Backend
 
@@ -54,6 +54,34 @@ async def test_tenants_are_apart(backend: Backend, tasks: AsyncTaskStore) -> Non
     assert (await other.claim("WAKEUP", "i1", key="d"))[1] is True
     assert await other.find() == [await other.get("WAKEUP:d")]
     assert await other.delete_finished(1) == await other.hand_over("i2") == 0
+
+
+async def test_who_was_given_what_is_audited_in_the_transaction_that_moves_it(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    log = AsyncEventLog(manager, "main")
+    tasks = AsyncTaskStore(manager, "main", audit=log)
+    await tasks.for_owner("i1").add(Task(id="t", kind="work"))
+    await tasks.transfer("t", "i1", "i2")
+    with pytest.raises(ConflictError):
+        await tasks.transfer("t", "i1", "i3")
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction():
+            await tasks.for_owner("i2").transfer("t", "i2", None, with_children=False)
+            raise ZeroDivisionError
+    assert await tasks.hand_over("i2", "i4") == 1
+    assert await tasks.hand_over("i2", "i4") == 0
+    assert (await tasks.all_owners().get("t")).owner == "i4"
+    found = [(event.name, event.chain, event.tags) for event in await log.query(kinds=["audit"], order="oldest")]
+    moved = {"task": "t", "kind": "work", "from": "i1", "to": "i2", "with_children": True}
+    assert found == [
+        ("task.transfer", "tasks", moved),
+        ("task.hand_over", "tasks", {"from": "i2", "to": "i4", "tasks": 1}),
+    ]
+    assert await log.verify("tasks")
+    await manager.add_sqlite("elsewhere", "sqlite://")
+    with pytest.raises(ValidationError, match="another connection"):
+        AsyncTaskStore(manager, "main", audit=AsyncEventLog(manager, "elsewhere"))
 
 
 async def test_a_transfer_takes_place_if_the_owner_still_is_the_one(tasks: AsyncTaskStore) -> None:

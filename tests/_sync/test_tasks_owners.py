@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from persistence import ConflictError, NotFoundError
-from sessions import TaskStore, LeaseLostError, Task
+from persistence import Database, DatabaseManager, ConflictError, NotFoundError, ValidationError
+from sessions import EventLog, TaskStore, LeaseLostError, Task
 from tests._sync import taskstores
 from tests._sync.taskstores import Backend
 
@@ -55,6 +55,34 @@ def test_tenants_are_apart(backend: Backend, tasks: TaskStore) -> None:
     assert (other.claim("WAKEUP", "i1", key="d"))[1] is True
     assert other.find() == [other.get("WAKEUP:d")]
     assert other.delete_finished(1) == other.hand_over("i2") == 0
+
+
+def test_who_was_given_what_is_audited_in_the_transaction_that_moves_it(
+    manager: DatabaseManager, database: Database
+) -> None:
+    log = EventLog(manager, "main")
+    tasks = TaskStore(manager, "main", audit=log)
+    tasks.for_owner("i1").add(Task(id="t", kind="work"))
+    tasks.transfer("t", "i1", "i2")
+    with pytest.raises(ConflictError):
+        tasks.transfer("t", "i1", "i3")
+    with pytest.raises(ZeroDivisionError):
+        with database.transaction():
+            tasks.for_owner("i2").transfer("t", "i2", None, with_children=False)
+            raise ZeroDivisionError
+    assert tasks.hand_over("i2", "i4") == 1
+    assert tasks.hand_over("i2", "i4") == 0
+    assert (tasks.all_owners().get("t")).owner == "i4"
+    found = [(event.name, event.chain, event.tags) for event in log.query(kinds=["audit"], order="oldest")]
+    moved = {"task": "t", "kind": "work", "from": "i1", "to": "i2", "with_children": True}
+    assert found == [
+        ("task.transfer", "tasks", moved),
+        ("task.hand_over", "tasks", {"from": "i2", "to": "i4", "tasks": 1}),
+    ]
+    assert log.verify("tasks")
+    manager.add_sqlite("elsewhere", "sqlite://")
+    with pytest.raises(ValidationError, match="another connection"):
+        TaskStore(manager, "main", audit=EventLog(manager, "elsewhere"))
 
 
 def test_a_transfer_takes_place_if_the_owner_still_is_the_one(tasks: TaskStore) -> None:
