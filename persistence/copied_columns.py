@@ -53,7 +53,8 @@ class Derived:
 class CopiedColumn:
     """A column on its way: the expressions that read it on both sides and write it, and what becomes of its value.
 
-    ``asked`` are the casts under which a key is looked for on either side, and what it is made into there.
+    ``asked`` are the casts under which a key is looked for on either side, and what it is made into there; ``types``
+    are those of both sides, empty where one hasn't the column.
     """
 
     name: str
@@ -64,21 +65,23 @@ class CopiedColumn:
     made: Callable[[RawRow], Any]
     same: Value
     asked: tuple[tuple[str | None, Value], tuple[str | None, Value]]
+    types: tuple[str, str]
 
 
-def derived_column(column: Column, derived: Derived, route: Route, *, is_read: bool) -> CopiedColumn:
-    """Return a column that is made in a way of its own; ``is_read``: the source has one of this name."""
+def derived_column(column: Column, derived: Derived, route: Route, *, source: Column | None) -> CopiedColumn:
+    """Return a column that is made in a way of its own; ``source`` is the source's of this name."""
     place = f"copied.{quote_identifier(column.name)}"
     cast = column.type if route[1] == "postgresql" else None
     return CopiedColumn(
         column.name,
-        derived.read.replace("…", place) if is_read else None,
+        derived.read.replace("…", place) if source is not None else None,
         derived.make,
         cast,
         derived.shown.replace("…", place),
         derived.make,
         derived.same,
         ((None, _as_it_is), (cast, _as_it_is)),
+        ("" if source is None else source.type, column.type),
     )
 
 
@@ -112,6 +115,7 @@ def same_column(source: Column, target: Column, route: Route) -> CopiedColumn:
         lambda row: row[name],
         lambda found: None if found is None else same(found),
         ((cast, value) if route[0] == "postgresql" else (None, _as_it_is), (cast, value)),
+        (source.type, target.type),
     )
 
 
@@ -170,7 +174,22 @@ def _to_sqlite(source: Column, target: Column) -> CopiedColumn:
         raise CapabilityError(f"SQLite has nothing for the type {type} of the column {name}")
     asked = (type, from_micros if type == _TIME else _as_it_is)
     make: Callable[[RawRow], Any] = lambda row: None if row[name] is None else value(row[name])  # noqa: E731
-    return CopiedColumn(name, read, make, None, place, make, _as_it_is, (asked, (None, _as_it_is)))
+    types = (type, target.type)
+    return CopiedColumn(name, read, make, None, place, make, _as_it_is, (asked, (None, _as_it_is)), types)
+
+
+def measure(name: str, type: str, kind: Kind) -> str | None:
+    """Return the expression for how many bytes a value has, or about; None: never more than a few.
+
+    None of them makes the server unpack or send the value.
+    """
+    place = f"copied.{quote_identifier(name)}"
+    if kind == "sqlite":
+        return f"coalesce(length({place}), 0)" if type in ("text", "blob") else None
+    if type in (*_NUMBERS, _TIME, "boolean", "interval", ""):
+        return None
+    function = "octet_length" if type in ("text", "character varying", "bytea") else "pg_column_size"
+    return f"coalesce({function}({place}), 0)"
 
 
 def unfit(column: Column) -> str | None:

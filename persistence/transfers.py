@@ -21,6 +21,7 @@ from persistence.copied_columns import (
     RawRow,
     Route,
     derived_column,
+    measure,
     same_column,
     unfit,
 )
@@ -243,16 +244,32 @@ class TableCopy:
             for each in self.columns
             if (expression := each.shown if shown else each.read) is not None
         ]
-        order = ", ".join(f"copied.{quote_identifier(name)}" for name in self.key)
+        return f"SELECT {', '.join(columns)} {self._behind(shown, after)} ORDER BY {self._order()} LIMIT :size"
+
+    def measure(self, *, shown: bool = False, after: bool = False) -> str | None:
+        """Return the statement that tells how many of the next rows have ``:bytes`` together; None: they are small."""
+        side = 1 if shown else 0
+        sizes = [measure(each.name, each.types[side], self.route[side]) for each in self.columns]
+        found = [size for size in sizes if size is not None]
+        if not found:
+            return None
+        sums = f"sum({' + '.join(found)}) OVER (ORDER BY {self._order()} ROWS UNBOUNDED PRECEDING) AS bytes"
+        rows = f"SELECT {sums} {self._behind(shown, after)} ORDER BY {self._order()} LIMIT :size"
+        return f"SELECT count(*) FROM ({rows}) AS measured WHERE measured.bytes <= :bytes"
+
+    def _order(self) -> str:
+        return ", ".join(f"copied.{quote_identifier(name)}" for name in self.key)
+
+    def _behind(self, shown: bool, after: bool) -> str:
+        """Return FROM and WHERE of a statement on rows of one side, which may be those behind a key."""
         conditions = [] if self.chosen is None else [self.chosen]
         if after:
-            conditions.append(f"({order}) > ({', '.join(self._key_parameters(shown))})")
+            conditions.append(f"({self._order()}) > ({', '.join(self._key_parameters(shown))})")
         if self.second:
             links = [each.shown if shown else each.read for each in self.columns if each.name in self.links]
             conditions.append(f"({' OR '.join(f'{link} IS NOT NULL' for link in links)})")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        source = self.pair.read_again if shown else self.pair.source
-        return f"SELECT {', '.join(columns)} FROM {source} AS copied{where} ORDER BY {order} LIMIT :size"
+        return f"FROM {self.pair.read_again if shown else self.pair.source} AS copied{where}"
 
     def _asked(self, shown: bool) -> list[tuple[str | None, Callable[[Any], Any]]]:
         by_name = {each.name: each for each in self.columns}
@@ -379,7 +396,7 @@ def table_copy(
             hint=f"{pair.package}/copy_plans.py must say what becomes of them",
         )
     copied = [
-        derived_column(each, derived[name], route, is_read=name in pair.columns)
+        derived_column(each, derived[name], route, source=pair.columns.get(name))
         if name in derived
         else same_column(pair.columns[name], each, route)
         for name, each in written.items()

@@ -220,7 +220,7 @@ async def number_rows(
 
 
 class AsyncRowReader:
-    """Reads the rows of a table behind a key, on one side, in batches that hold about as many bytes.
+    """Reads the rows of a table behind a key, on one side, in batches of bounded bytes, or of one row that has more.
 
     ``given`` are the parameters of the condition that chooses the rows.
     """
@@ -241,20 +241,27 @@ class AsyncRowReader:
         self._most = most
         self._shown = shown
         self._given = given or {}
-        self._size = min(50, most)
         self._left: Iterator[Row] = iter(())
 
     async def batch(self) -> list[Row]:
         """Return the next rows, none at the end."""
         parameters = {} if self._last is None else self._copied.key_values(self._last, shown=self._shown)
-        text = self._copied.select(shown=self._shown, after=self._last is not None)
-        values = {**wanted(text, self._database.kind, self._given), **parameters, "size": self._size}
+        after, size = self._last is not None, self._most
+        measured = self._copied.measure(shown=self._shown, after=after)
+        if measured is not None:
+            values = {**parameters, "size": size, "bytes": BATCH_BYTES}
+            size = max(
+                1, await self._database.fetch_value(measured, self._with(measured, values), timeout=SCAN_SECONDS)
+            )
+        text = self._copied.select(shown=self._shown, after=after)
+        values = self._with(text, {**parameters, "size": size})
         rows = await self._database.fetch_all(text, values, timeout=SCAN_SECONDS)
         if rows:
             self._last = self._copied.key_of(rows[-1])
-            size = BATCH_BYTES * len(rows) // sum(map(_bytes_of, rows))
-            self._size = max(1, min(self._most, 4 * self._size, size))
         return rows
+
+    def _with(self, text: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**wanted(text, self._database.kind, self._given), **values}
 
     async def row(self) -> Row | None:
         """Return the next row, None at the end."""
@@ -263,7 +270,3 @@ class AsyncRowReader:
             self._left = iter(await self.batch())
             row = next(self._left, None)
         return row
-
-
-def _bytes_of(row: Row) -> int:
-    return 8 + sum(len(value) if isinstance(value, str | bytes) else 8 for value in row.values())

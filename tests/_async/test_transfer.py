@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,19 @@ async def test_a_copy_that_was_ended_goes_on_where_it_was(source: AsyncDatabase,
     assert {each.name: each.rows for each in copied}["holdfast_key_values"] == 25
     assert await transfer.verify() == ()
     assert {each.name: (each.rows, each.kept) for each in await transfer.copy()}["holdfast_key_values"] == (25, 0)
+
+
+async def test_a_batch_holds_few_bytes_whatever_came_before(
+    manager: AsyncDatabaseManager, source: AsyncDatabase, target: AsyncDatabase
+) -> None:
+    values = AsyncKeyValueStore(manager, "source")
+    for number in range(9):
+        await values.put(f"z{number}", bytes(1_000_000))
+    seen = [0]
+    await AsyncTransfer(source, target).copy(
+        progress=lambda each: seen.append(each.rows) if "values" in each.table else 0
+    )
+    assert [after - before for before, after in pairwise(seen)] == [29, 4, 1, 0]
 
 
 async def test_a_copy_into_a_file_goes_on_and_leaves_alone_what_is_there(
