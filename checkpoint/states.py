@@ -58,6 +58,10 @@ class Base(NamedTuple):
     size: int
     """How much memory it takes, about."""
 
+    def is_of(self, stamp: int, version: int) -> bool:
+        """Tell whether it is this version, the latest of a thread whose head has this stamp."""
+        return self.stamp == stamp and self.latest == version
+
     def after_delete(self, stamp: int) -> Base:
         """Return what is left of it when others of its thread were deleted, and the head got a new stamp for it."""
         mine = {part.name for stored in (self.names, *self.channels.values()) for part in stored.parts}

@@ -328,7 +328,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         if not rows:
             return None
         row = rows[0]
-        if base is not None and row["stamp"] == base.stamp and row["version"] == base.latest:
+        if base is not None and base.is_of(row["stamp"], row["version"]):
             # Nobody has saved to or deleted from the thread since: its state is what is remembered.
             state = restore_state(base.channels, self._serializer)
             return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
@@ -361,7 +361,9 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 connection=self._place,
             ) from exc
         if row["stamp"] is not None:
-            self._remember(thread_id, namespace, decoded.as_base(row["stamp"], row["counter"], row["version"]))
+            base = self._recall(thread_id, namespace)
+            if base is None or not base.is_of(row["stamp"], row["version"]):
+                self._remember(thread_id, namespace, decoded.as_base(row["stamp"], row["counter"], row["version"]))
         return Checkpoint(thread_id, decoded.state, namespace=namespace, writes=pending, **described(database, row))
 
     def _unsealed(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from checkpoint._async.sql_base import clock, described
@@ -93,13 +95,25 @@ class AsyncSQLListing(AsyncSQLWrites):
         found = []
         async with database.transaction(read_only=not database.in_transaction):
             rows = await self._list_rows(database, thread_id, limit, before, wanted, namespace)
-            for row, pieces in zip(rows, await self._pieces(database, keys, rows), strict=True):
-                pending: tuple[PendingWrite, ...] = ()
-                if writes and row["key"] is not None:
-                    named = {**keys, "key": row["key"]}
-                    pending = tuple(self._opened(await database.fetch_all(queries.pending_writes, named), named))
-                found.append(self._loaded(database, thread_id, namespace, pieces, pending, shared))
+            listed = await self._pieces(database, keys, rows)
+            pending = await self._listed_writes(database, keys, rows) if writes else {}
+        for row, pieces in zip(rows, listed, strict=True):
+            found.append(self._loaded(database, thread_id, namespace, pieces, pending.get(row["key"], ()), shared))
         return found
+
+    async def _listed_writes(
+        self, database: AsyncDatabase, keys: dict[str, Any], rows: list[Row]
+    ) -> dict[str, tuple[PendingWrite, ...]]:
+        """Return the pending writes of listed checkpoints of SQLite by their keys."""
+        place = {name: keys[name] for name in ("tenant", "thread", "namespace")}
+        named = json.dumps([row["key"] for row in rows if row["key"] is not None])
+        found = await database.fetch_all(
+            load_queries("checkpoint", "sqlite").writes_of, {**place, "keys": named}, binary=True
+        )
+        return {
+            key: tuple(self._opened([*writes], {**place, "key": key}))
+            for key, writes in groupby(found, key=itemgetter("key"))
+        }
 
     async def _pieces(self, database: AsyncDatabase, keys: dict[str, Any], rows: list[Row]) -> list[list[Row]]:
         """Return for each listed checkpoint of SQLite what ``load_version`` does: a row for each of its blocks."""

@@ -84,7 +84,9 @@ class RedisListing(RedisWrites):
         except CorruptError as exc:
             raise self._damaged(exc, row.version, thread_id, namespace) from exc
         if row.stamp is not None:
-            self._remember(thread_id, namespace, decoded.as_base(row.stamp, row.counter, row.version))
+            base = self._recall(thread_id, namespace)
+            if base is None or not base.is_of(row.stamp, row.version):
+                self._remember(thread_id, namespace, decoded.as_base(row.stamp, row.counter, row.version))
         pending = tuple(self._opened(row.pending, thread_id, namespace, record.key or ""))
         return Checkpoint(thread_id, decoded.state, namespace=namespace, writes=pending, **record.described())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from checkpoint._sync.sql_base import clock, described
@@ -94,13 +96,25 @@ class SQLListing(SQLWrites):
         found = []
         with database.transaction(read_only=not database.in_transaction):
             rows = self._list_rows(database, thread_id, limit, before, wanted, namespace)
-            for row, pieces in zip(rows, self._pieces(database, keys, rows), strict=True):
-                pending: tuple[PendingWrite, ...] = ()
-                if writes and row["key"] is not None:
-                    named = {**keys, "key": row["key"]}
-                    pending = tuple(self._opened(database.fetch_all(queries.pending_writes, named), named))
-                found.append(self._loaded(database, thread_id, namespace, pieces, pending, shared))
+            listed = self._pieces(database, keys, rows)
+            pending = self._listed_writes(database, keys, rows) if writes else {}
+        for row, pieces in zip(rows, listed, strict=True):
+            found.append(self._loaded(database, thread_id, namespace, pieces, pending.get(row["key"], ()), shared))
         return found
+
+    def _listed_writes(
+        self, database: Database, keys: dict[str, Any], rows: list[Row]
+    ) -> dict[str, tuple[PendingWrite, ...]]:
+        """Return the pending writes of listed checkpoints of SQLite by their keys."""
+        place = {name: keys[name] for name in ("tenant", "thread", "namespace")}
+        named = json.dumps([row["key"] for row in rows if row["key"] is not None])
+        found = database.fetch_all(
+            load_queries("checkpoint", "sqlite").writes_of, {**place, "keys": named}, binary=True
+        )
+        return {
+            key: tuple(self._opened([*writes], {**place, "key": key}))
+            for key, writes in groupby(found, key=itemgetter("key"))
+        }
 
     def _pieces(self, database: Database, keys: dict[str, Any], rows: list[Row]) -> list[list[Row]]:
         """Return for each listed checkpoint of SQLite what ``load_version`` does: a row for each of its blocks."""

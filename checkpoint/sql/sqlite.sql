@@ -199,7 +199,8 @@ ORDER BY c.version DESC
 LIMIT :limit;
 
 -- name: list_blocks
--- Then their blocks, each once, though neighbours have most in common; :places are pairs of version and ordinal.
+-- Then their blocks, each once, though neighbours have most in common; :places are pairs of version and ordinal. They
+-- are put in order before their bytes are read: sorting afterwards would move all of them.
 SELECT p.version, p.ordinal, coalesce(
     (SELECT c.data FROM holdfast_checkpoints AS c WHERE p.ordinal = 0 AND c.tenant_id = :tenant
      AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = p.version),
@@ -207,9 +208,17 @@ SELECT p.version, p.ordinal, coalesce(
      AND b.namespace = :namespace AND b.version = p.version AND b.ordinal = p.ordinal)
 ) AS data
 FROM (SELECT json_extract(w.value, '$[0]') AS version, json_extract(w.value, '$[1]') AS ordinal
-      FROM json_each(:places) AS w) AS p
-ORDER BY p.version, p.ordinal
-LIMIT :limit;
+      FROM json_each(:places) AS w
+      ORDER BY version, ordinal
+      LIMIT :limit) AS p;
+
+-- name: writes_of
+-- And their pending writes, in the order of pending_writes for each; :keys is a JSON array.
+SELECT w.key, w.task_id, w.channel, w.idx, w.task_path, w.data
+FROM holdfast_checkpoint_writes AS w
+WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespace
+  AND w.key IN (SELECT k.value FROM json_each(:keys) AS k)
+ORDER BY w.key, w.task_path, w.task_id, w.idx;
 
 -- name: list_threads
 -- By the primary key in order: namespaces of one thread lie together, so grouping needs no sort. With :filtered the

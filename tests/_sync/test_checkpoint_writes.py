@@ -293,6 +293,23 @@ def test_threads_are_found_by_the_metadata_of_their_latest_checkpoint(checkpoint
 # What those on a SQL database promise besides
 
 
+def test_ten_states_with_their_writes_take_no_more_statements_than_two(
+    stored: DatabaseCheckpointer, manager: DatabaseManager
+) -> None:
+    for n in range(10):
+        stored.save_checkpoint(Checkpoint("t", {"n": n, "long": LONG * n}, key=f"k{n}"))
+        stored.put_writes("t", f"k{n}", "a", [("x", n)])
+    statements: list[str] = []
+    manager.on_statement.append(lambda event: statements.append(event.statement))
+    counts = []
+    for limit in (2, 10):
+        found = stored.list_checkpoints("t", states=True, writes=True, limit=limit)
+        assert [[write.value for write in one.writes] for one in found] == [[9 - n] for n in range(limit)]
+        counts.append(len(statements))
+        statements.clear()
+    assert counts[0] == counts[1] <= 6  # on SQLite with BEGIN and COMMIT
+
+
 def test_each_call_is_one_request(stored: DatabaseCheckpointer, manager: DatabaseManager) -> None:
     def requests(call: Callable[[], Any]) -> int:
         before = manager.stats()["main"].requests
