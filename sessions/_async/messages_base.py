@@ -38,6 +38,8 @@ _SELDOM = (
     "words",
 )
 """What append_plain does without."""
+_ALWAYS = {"role", "content"}
+"""All that append_plain_messages takes of a message."""
 TRIES = 16
 """How often a change that somebody else overtook is tried on what is there then."""
 
@@ -126,9 +128,13 @@ class AsyncMessagesBase(AsyncSessionsStore):
         rows: list[dict[str, Any]],
         values: dict[str, Any],
     ) -> list[Message]:
-        self._add_words(await self._database(), messages, rows)
+        database = await self._database()
+        self._add_words(database, messages, rows)
         values = {**values, "count": len(rows), "rows": rows_json(rows), "through": None}
-        return (await self._appended(operation, thread_id, messages, "append_messages", values))[0]
+        name = "append_messages"
+        if database.kind == "sqlite" and all(row[field] is None for row in rows for field in row.keys() - _ALWAYS):
+            name = "append_plain_messages"
+        return (await self._appended(operation, thread_id, messages, name, values))[0]
 
     async def _appended(
         self, operation: str, thread_id: str, messages: list[Message], name: str, values: dict[str, Any]

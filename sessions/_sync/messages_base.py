@@ -39,6 +39,8 @@ _SELDOM = (
     "words",
 )
 """What append_plain does without."""
+_ALWAYS = {"role", "content"}
+"""All that append_plain_messages takes of a message."""
 TRIES = 16
 """How often a change that somebody else overtook is tried on what is there then."""
 
@@ -127,9 +129,13 @@ class MessagesBase(SessionsStore):
         rows: list[dict[str, Any]],
         values: dict[str, Any],
     ) -> list[Message]:
-        self._add_words(self._database(), messages, rows)
+        database = self._database()
+        self._add_words(database, messages, rows)
         values = {**values, "count": len(rows), "rows": rows_json(rows), "through": None}
-        return (self._appended(operation, thread_id, messages, "append_messages", values))[0]
+        name = "append_messages"
+        if database.kind == "sqlite" and all(row[field] is None for row in rows for field in row.keys() - _ALWAYS):
+            name = "append_plain_messages"
+        return (self._appended(operation, thread_id, messages, name, values))[0]
 
     def _appended(
         self, operation: str, thread_id: str, messages: list[Message], name: str, values: dict[str, Any]

@@ -48,6 +48,23 @@ WHERE t.tenant_id = :tenant AND t.id = :thread AND (:user IS NULL OR t.user_id =
     )
 RETURNING seq, version, created_at;
 
+-- name: append_plain_messages
+-- hot: as append_messages, for messages of which only roles and contents are told, as most are: SQLite looks through the
+-- whole of a message's JSON for each field.
+INSERT INTO holdfast_messages (tenant_id, thread_id, seq, version, created_at, role, content, key)
+SELECT :tenant, t.id, t.last_seq + (value ->> 'place'), t.message_version + 1, max(t.updated_at, :now),
+    value ->> 'role', value ->> 'content', CASE value ->> 'place' WHEN 1 THEN :key END
+FROM holdfast_threads AS t CROSS JOIN json_each(:rows)
+WHERE t.tenant_id = :tenant AND t.id = :thread AND (:user IS NULL OR t.user_id = :user) AND NOT EXISTS (
+        SELECT 1 FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= :now
+    )
+    AND (:expected IS NULL OR t.message_version = :expected)
+    AND NOT EXISTS (
+        SELECT 1 FROM holdfast_messages AS k WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = :key
+    )
+RETURNING seq, version, created_at;
+
 -- name: conversation
 -- hot: one probe of each primary key; the message that has the key is looked for where one is given.
 SELECT t.id, t.message_version, t.last_seq, t.window_seq, t.summary_seq, t.parent_id, t.parent_seq,
