@@ -25,9 +25,9 @@ from persistence import (
     ValidationError,
 )
 from tests.unasync import ROOT
+from vectorstore import FileVectorIndex, IndexMatch
 from vectorstore import index_files as files
 from vectorstore.distance import METRICS, distances, score
-from vectorstore.file_index import FileVectorIndex, IndexMatch
 
 X, Y, Z = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
 
@@ -351,6 +351,31 @@ def test_threads_write_and_search_at_the_same_time(index: FileVectorIndex, root:
         thread.join(60)
     assert problems == []
     assert set(content(opened(root))) == {*ALL, *(f"{n}-{turn}" for n in range(1, 4) for turn in range(0, 20, 2))}
+
+
+LIMITED = """
+import resource, signal, sys
+from persistence import UnavailableError
+from vectorstore import FileVectorIndex
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+index = FileVectorIndex(sys.argv[1], dimensions=3)
+index.add(["a"], [[1, 0, 0]])
+index.save()
+index.add(["b"], [[0, 1, 0]])
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (index.journal_bytes + 20, unlimited[1]))
+try:
+    index.add(["c"], [[0, 0, 1]])
+except UnavailableError:
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert index.ids == ["a", "b"]
+    index.add(["d"], [[0, 0, 1]])
+"""
+
+
+def test_a_change_that_found_no_room_is_taken_back_and_the_next_one_goes_on(root: Path) -> None:
+    subprocess.run([sys.executable, "-c", LIMITED, str(root)], cwd=ROOT, check=True, timeout=60)
+    assert opened(root).ids == ["a", "b", "d"]
 
 
 WRITER = """

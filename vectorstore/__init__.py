@@ -51,9 +51,10 @@ from vectorstore._sync.sqlite import SQLiteVectorStore
 from vectorstore._sync.store import VectorStore
 from vectorstore.adoption import AdoptedTable
 from vectorstore.embedders import EmbedderAdapter
-from vectorstore.file_index import FileVectorIndex, IndexMatch
+from vectorstore.file_index import FileVectorIndex
 from vectorstore.filters import Filter
 from vectorstore.index import BuildProgress
+from vectorstore.index_entries import IndexMatch
 from vectorstore.index_files import IndexVersion
 from vectorstore.progress import ProgressBar
 from vectorstore.records import (

@@ -2,16 +2,14 @@
 
 Protocol: what is searched is in memory, or mapped; ``save`` writes all of it as a new version, ``add`` and ``remove``
 append what changed to the journal of the version that was loaded or saved last. Who writes holds the index's lock, and
-is refused when another program has written since. ``_mutex`` guards the fields; a matrix never changes.
+is refused when another program has written since.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -20,37 +18,18 @@ from persistence.config import Metric
 from persistence.errors import ConflictError, CorruptError, DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_text, check_whole, shown
 from vectorstore import index_files as files
-from vectorstore.distance import (
-    Matrix,
-    Numbers,
-    Positions,
-    as_vector,
-    as_vectors,
-    check_dimensions,
-    check_metric,
-    score,
-)
-from vectorstore.filters import Filter, matches, parse_filter
-from vectorstore.graph import Graph, required_faiss
-from vectorstore.index_files import Change, IndexVersion, Snapshot
+from vectorstore.distance import check_dimensions
+from vectorstore.graph import required_faiss
+from vectorstore.index_entries import IndexEntries, checked_vectors, listed, stored_metadata
+from vectorstore.index_files import IndexVersion
+from vectorstore.index_journal import Change, append_change, journal_size, read_journal
 from vectorstore.matrix import NEVER, VectorMatrix
-from vectorstore.records import Vector, Vectors, check_ids, metadata_text, metadata_value
-from vectorstore.requests import check_min_score
+from vectorstore.records import Vectors, check_ids, metadata_text
 
 _BLOCK_ROWS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class IndexMatch:
-    """An entry that a search found; ``score`` and ``distance`` are those of ``SearchResult``."""
-
-    id: str
-    score: float
-    distance: float
-    metadata: dict[str, Any]
-
-
-class FileVectorIndex:
+class FileVectorIndex(IndexEntries):
     """Ids with their vectors and metadata, in a folder of versions below ``root``.
 
     ::
@@ -77,46 +56,18 @@ class FileVectorIndex:
         keep: int = 3,
     ) -> None:
         self.root = Path(root)
-        self._given_dimensions = None if dimensions is None else check_dimensions(dimensions)
-        self._given_metric: Metric | None = None if metric is None else check_metric(metric)
+        super().__init__(dimensions, metric)
         self._given_model = None if model is None else check_text("model", model)
         self._keep = check_whole("keep", keep)
-        self._mutex = RLock()
         self._clear()
 
     def _clear(self) -> None:
-        self.dimensions: int | None = self._given_dimensions
-        self.metric: Metric = self._given_metric or "cosine"
+        self._empty()
         self.model: str | None = self._given_model
         self.name: str | None = None
         self.version: int | None = None
-        self._matrix: VectorMatrix | None = None
-        self._ids: list[str] = []
-        self._rows: dict[str, int] | None = {}
-        self._saved: Snapshot | None = None
-        self._graph: Graph | None = None
-        self._metadata: dict[int, str] = {}
         self._journal_end = self._journal_size = 0
         self._current: int | None = None
-
-    def __len__(self) -> int:
-        return 0 if self._matrix is None else self._matrix.size - self._matrix.gone
-
-    def __contains__(self, id: object) -> bool:
-        with self._mutex:
-            return id in self._by_id()
-
-    def _by_id(self) -> dict[str, int]:
-        """Return the place of each id; made when it is first asked for, since a search needs none."""
-        if self._rows is None:
-            self._rows = {id: place for place, id in enumerate(self._ids)}
-        return self._rows
-
-    @property
-    def ids(self) -> list[str]:
-        """All ids, in the order in which they were added."""
-        with self._mutex:
-            return list(self._by_id())
 
     @property
     def journal_bytes(self) -> int:
@@ -133,20 +84,20 @@ class FileVectorIndex:
             ValidationError: the counts differ, or a vector is none; the message names its id.
             ConflictError: another program has written to the index since it was loaded.
         """
-        given = [check_id("the id", each) for each in _listed("ids", ids)]
+        given = [check_id("the id", each) for each in listed("ids", ids)]
         rows = list(vectors)
-        told = [{}] * len(given) if metadata is None else _listed("metadata", metadata)
+        told = [{}] * len(given) if metadata is None else listed("metadata", metadata)
         if not len(given) == len(rows) == len(told):
             raise ValidationError(f"there are {len(given)} ids, {len(rows)} vectors and {len(told)} metadata")
         if not given:
             return 0
         with self._mutex:
             dimensions = len(rows[0]) if self.dimensions is None else self.dimensions
-            checked = _checked(given, rows, check_dimensions(dimensions), self.metric)
+            checked = checked_vectors(given, rows, check_dimensions(dimensions), self.metric)
             texts = [metadata_text(each, f"entry {shown(id)}") for id, each in zip(given, told, strict=True)]
             last = {id: place for place, id in enumerate(given)}
             kept = list(last.values())
-            change = Change(list(last), checked[kept], [_stored(texts[place]) for place in kept])
+            change = Change(list(last), checked[kept], [stored_metadata(texts[place]) for place in kept])
             self._record(change)
             self.dimensions = dimensions
             self._apply(change)
@@ -178,96 +129,21 @@ class FileVectorIndex:
                 files.set_current(folder, self.version)
                 self._current = self.version
             path = folder / files.version_name(self.version)
-            self._journal_end = self._journal_size = files.append_change(path, self._journal_end, change)
+            try:
+                self._journal_end = append_change(path, self._journal_end, change)
+            finally:
+                self._journal_size = self._journal_end
 
     def _check_unchanged(self, folder: Path) -> None:
         """Make sure that nobody else has written; the lock is held."""
         now = files.current_version(folder)
         path = folder / files.version_name(self.version or 0)
-        if now != self._current or not path.is_dir() or files.journal_size(path) != self._journal_size:
+        if now != self._current or not path.is_dir() or journal_size(path) != self._journal_size:
             raise ConflictError(
                 f"another program has changed the index {self.name!r} since it was loaded",
                 hint="load it again, and repeat the change",
                 operation="write",
             )
-
-    def _apply(self, change: Change) -> None:
-        """Make a change in memory."""
-        matrix = self._matrix
-        if matrix is None:
-            matrix = VectorMatrix(self.dimensions or 0, self.metric)
-        places = self._by_id()
-        gone = [places.pop(id) for id in change.ids if id in places]
-        if gone:
-            matrix = matrix.without(np.array(gone, np.int64))
-        if change.vectors is not None:
-            first = len(self._ids)
-            added = np.arange(first, first + len(change.ids))
-            matrix = matrix.appended(added, change.vectors, np.full(len(added), NEVER))
-            self._ids += change.ids
-            for place, id, text in zip(added.tolist(), change.ids, change.metadata, strict=True):
-                places[id] = place
-                if text:
-                    self._metadata[place] = text
-        self._matrix = matrix
-
-    def get(self, id: str) -> tuple[Matrix, dict[str, Any]] | None:
-        """Return an entry's vector and metadata, or None when there is none of that id."""
-        with self._mutex:
-            place = self._by_id().get(check_id("the id", id))
-            if place is None or self._matrix is None:
-                return None
-            return self._matrix.vectors_at(np.array([place]))[0].copy(), metadata_value(self._texts()(place))
-
-    def _texts(self) -> Callable[[int], str]:
-        """Return what gives the metadata at a place, whatever is loaded later."""
-        saved, later = self._saved, self._metadata
-        known = 0 if saved is None else len(saved.ids)
-
-        def text(place: int) -> str:
-            return (saved.metadata[place] if saved is not None and place < known else later.get(place)) or "{}"
-
-        return text
-
-    def search(
-        self,
-        query: Vector,
-        k: int = 10,
-        *,
-        filter: Filter | None = None,
-        min_score: float | None = None,
-        exact: bool = False,
-    ) -> list[IndexMatch]:
-        """Return the ``k`` entries that are most similar to a vector, best first, equal ones by id.
-
-        ``filter`` reads the metadata of each entry (see ``vectorstore.filters``), ``min_score`` leaves out those below.
-        A graph, where the version has one and FAISS is installed, finds nearly all of the nearest among those that
-        were saved; what was added since, and what passes a filter, is compared. ``exact=True`` compares all.
-
-        Raises:
-            ValidationError: the query is no such vector, ``k`` is below 1, or the filter is wrong.
-        """
-        k = check_whole("k", k)
-        least = check_min_score(min_score)
-        node = None if filter is None else parse_filter(filter)
-        with self._mutex:
-            matrix = self._matrix
-            if matrix is None:
-                return []
-            vector = as_vector(query, matrix.vectors.shape[1], self.metric, "the query")
-            ids, text = self._ids, self._texts()
-            among: Positions | None = None
-            graph = None if exact or node is not None else self._graph
-            if node is not None:
-                places = sorted(self._by_id().values())
-                among = np.array([each for each in places if matches(node, metadata_value(text(each)))], np.int64)
-        positions, distances = _nearest(matrix, graph, vector, k, among)
-        found = [
-            IndexMatch(ids[place], score(distance, self.metric), distance, metadata_value(text(place)))
-            for place, distance in zip(positions.tolist(), distances.tolist(), strict=True)
-        ]
-        found.sort(key=lambda each: (each.distance, each.id))
-        return [each for each in found[:k] if least is None or each.score >= least]
 
     def save(self, name: str = "default", *, graph: bool = False) -> int:
         """Write all entries as a new version of a name, durably, and return its number.
@@ -303,18 +179,13 @@ class FileVectorIndex:
                 self.model,
                 self._blocks(places),
                 [self._ids[place] for place in places],
-                [_stored(text(place)) for place in places],
+                [stored_metadata(text(place)) for place in places],
                 self.dimensions,
                 graph=graph and bool(places),
             )
             files.drop_old(folder, self._keep)
             self._take(name, version, verify=False)
             return version
-
-    def _blocks(self, places: list[int]) -> Iterator[Matrix]:
-        if self._matrix is not None:
-            for start in range(0, len(places), _BLOCK_ROWS):
-                yield self._matrix.vectors_at(np.array(places[start : start + _BLOCK_ROWS], np.int64))
 
     def load(self, name: str = "default", *, version: int | None = None, verify: bool = True) -> bool:
         """Take what was saved under a name, and what was changed since; False when nothing was.
@@ -365,8 +236,8 @@ class FileVectorIndex:
         files.check_same(told, self._given_dimensions, self._given_metric, self._given_model, name)
         saved = files.read_version(path, verify=verify)
         graph = files.read_graph(path, told)
-        changes, end = ([], 0) if alone else files.read_journal(path, told.dimensions)
-        size = 0 if alone else files.journal_size(path)
+        changes, end = ([], 0) if alone else read_journal(path, told.dimensions)
+        size = 0 if alone else journal_size(path)
         self._clear()
         self.dimensions, self.metric, self.model = told.dimensions, told.metric, told.model or self._given_model
         self.name, self.version = (None, version) if alone else (name, version)
@@ -450,42 +321,5 @@ class FileVectorIndex:
         path = folder / files.version_name(current)
         told = files.describe(path)
         files.read_version(path, verify=True)
-        files.read_journal(path, told.dimensions)
+        read_journal(path, told.dimensions)
         return told
-
-
-def _nearest(
-    matrix: VectorMatrix, graph: Graph | None, vector: Matrix, k: int, among: Positions | None
-) -> tuple[Positions, Numbers]:
-    """Return positions and distances of the nearest, by the graph and what isn't in it, or by comparing all."""
-    if graph is not None:
-        near = graph.nearest(vector, k)
-        among = near[matrix.has(near)]
-        if len(among) >= min(k, graph.rows):
-            later = matrix.positions[np.searchsorted(matrix.positions, graph.rows) :]
-            among = np.concatenate([among, later])
-        else:  # much of what it knows is gone
-            among = None
-    positions, distances, _ = matrix.search(vector, k, 0, among)
-    return positions, distances
-
-
-def _checked(ids: list[str], rows: list[Any], dimensions: int, metric: Metric) -> Matrix:
-    if all(type(row) is np.ndarray and row.dtype.kind == "f" and row.shape == (dimensions,) for row in rows):
-        found = as_vectors(rows, metric)
-        if found is not None:
-            return found
-    checked = [
-        as_vector(row, dimensions, metric, f"the vector of {shown(id)}") for id, row in zip(ids, rows, strict=True)
-    ]
-    return np.stack(checked)
-
-
-def _listed(what: str, given: Any) -> list[Any]:
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise ValidationError(f"{what} is one {type(given).__name__}", hint=f"give a list of {what}")
-    return list(given)
-
-
-def _stored(text: str) -> str:
-    return "" if text == "{}" else text

@@ -14,9 +14,7 @@ import json
 import os
 import re
 import shutil
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,19 +28,17 @@ from persistence.config import Metric
 from persistence.errors import (
     CapabilityError,
     ConfigError,
-    CorruptError,
     StorageFullError,
     UnavailableError,
     ValidationError,
 )
 from vectorstore.distance import Matrix, check_dimensions, check_metric
+from vectorstore.durable import copy_file, private, sync_file, sync_folder, write_file
 from vectorstore.graph import Graph
+from vectorstore.index_journal import EMPTY_JOURNAL, damaged
 
 _FORMAT = "holdfast vector index 1"
 GRAPH = "graph.faiss"
-_JOURNAL = b"holdfast journal 1\n"
-_RECORD = struct.Struct("<QII")  # the payload's length and crc, and the crc of these two
-_BLOCK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -67,14 +63,6 @@ class Snapshot(NamedTuple):
     vectors: Matrix
     ids: list[str]
     metadata: Texts
-
-
-class Change(NamedTuple):
-    """One change of a journal: ids that were added, with vectors and metadata, or removed, without."""
-
-    ids: list[str]
-    vectors: Matrix | None
-    metadata: list[str]
 
 
 class Texts:
@@ -126,9 +114,9 @@ def current_version(folder: Path) -> int | None:
 def set_current(folder: Path, version: int) -> None:
     """Have a version count from now on."""
     draft = folder / "CURRENT.draft"
-    _write(draft, f"{version_name(version)}\n".encode())
+    write_file(draft, f"{version_name(version)}\n".encode())
     os.replace(draft, folder / "CURRENT")
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 @contextmanager
@@ -174,16 +162,16 @@ def write_version(
     """Write a version, with a graph if wanted, and have it count, durably; the lock is held."""
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
     try:
-        with open(draft / "vectors.npy", "xb", opener=_private) as file:
+        with open(draft / "vectors.npy", "xb", opener=private) as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), dimensions)}
             np.lib.format.write_array_header_1_0(file, header)
             for block in vectors:
                 file.write(np.ascontiguousarray(block, "<f4").data)
-            _sync(file)
-        _write(draft / "ids.json", json.dumps(ids, ensure_ascii=False).encode())
+            sync_file(file)
+        write_file(draft / "ids.json", json.dumps(ids, ensure_ascii=False).encode())
         texts = [text.encode() for text in metadata]
         ends = np.cumsum([len(text) for text in texts], dtype="<i8")
-        _write(draft / "metadata.bin", ends.tobytes() + b"".join(texts))
+        write_file(draft / "metadata.bin", ends.tobytes() + b"".join(texts))
         names = ["vectors.npy", "ids.json", "metadata.bin"]
         if graph:
             _write_graph(draft, metric)
@@ -199,14 +187,14 @@ def write_version(
             "created_at": datetime.now(UTC).isoformat(),
             "files": {name: _told(draft / name) for name in names},
         }
-        _write(draft / "manifest.json", _sealed(manifest))
-        _write(draft / "journal", _JOURNAL)
-        _sync_folder(draft)
+        write_file(draft / "manifest.json", _sealed(manifest))
+        write_file(draft / "journal", EMPTY_JOURNAL)
+        sync_folder(draft)
         os.rename(draft, folder / version_name(version))
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
     set_current(folder, version)
 
 
@@ -233,16 +221,16 @@ def copy_version(source: Path, target: Path, version: int, parent: int | None) -
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target))
     try:
         for name in told["files"]:
-            _copy(source / name, draft / name)
+            copy_file(source / name, draft / name)
         manifest = {**told, "version": version, "parent": parent, "created_at": datetime.now(UTC).isoformat()}
-        _write(draft / "manifest.json", _sealed(manifest))
-        _write(draft / "journal", _JOURNAL)
-        _sync_folder(draft)
+        write_file(draft / "manifest.json", _sealed(manifest))
+        write_file(draft / "journal", EMPTY_JOURNAL)
+        sync_folder(draft)
         os.rename(draft, target / version_name(version))
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync_folder(target)
+    sync_folder(target)
     set_current(target, version)
 
 
@@ -253,8 +241,8 @@ def copy_whole(source: Path, target: Path, version: int) -> None:
     inside.mkdir(mode=0o700)
     whole = source / version_name(version)
     for name in (*read_manifest(whole)["files"], "manifest.json", "journal"):
-        _copy(whole / name, inside / name)
-    _sync_folder(inside)
+        copy_file(whole / name, inside / name)
+    sync_folder(inside)
     set_current(target, version)
 
 
@@ -279,17 +267,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         text = (path / "manifest.json").read_bytes()
     except OSError as exc:
-        raise _damaged(path, f"its manifest can't be read: {exc.strerror}") from exc
+        raise damaged(path, f"its manifest can't be read: {exc.strerror}") from exc
     try:
         told = json.loads(text)
         seal = told.pop("seal")
         known = told["format"] == _FORMAT
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _damaged(path, "its manifest is no manifest") from None
+        raise damaged(path, "its manifest is no manifest") from None
     if not known:
-        raise _damaged(path, f"its format is {str(told['format'])[:40]!r}, not {_FORMAT!r}")
+        raise damaged(path, f"its format is {str(told['format'])[:40]!r}, not {_FORMAT!r}")
     if seal != _seal(told):
-        raise _damaged(path, "its manifest was changed")
+        raise damaged(path, "its manifest was changed")
     return cast("dict[str, Any]", told)
 
 
@@ -326,9 +314,9 @@ def read_version(path: Path, *, verify: bool) -> Snapshot:
         vectors = np.load(path / "vectors.npy", mmap_mode="r" if told["count"] else None, allow_pickle=False)
         ids = json.loads((path / "ids.json").read_bytes())
     except (OSError, ValueError) as exc:
-        raise _damaged(path, f"it can't be read: {exc}") from exc
+        raise damaged(path, f"it can't be read: {exc}") from exc
     if vectors.shape != (told["count"], told["dimensions"]) or len(ids) != told["count"]:
-        raise _damaged(path, "its vectors and its ids are not of one count")
+        raise damaged(path, "its vectors and its ids are not of one count")
     stored = (path / "metadata.bin").read_bytes()
     size = 8 * told["count"]
     ends = np.frombuffer(stored[:size], "<i8").tolist()
@@ -339,68 +327,11 @@ def _check_file(path: Path, name: str, told: Mapping[str, Any], whole: bool) -> 
     try:
         size = (path / name).stat().st_size
         if size != told["bytes"]:
-            raise _damaged(path, f"{name} has {size:,} bytes, and had {told['bytes']:,}")
+            raise damaged(path, f"{name} has {size:,} bytes, and had {told['bytes']:,}")
         if whole and _told(path / name) != told:
-            raise _damaged(path, f"{name} is not the file that was written")
+            raise damaged(path, f"{name} is not the file that was written")
     except OSError as exc:
-        raise _damaged(path, f"{name} can't be read: {exc.strerror}") from exc
-
-
-def read_journal(path: Path, dimensions: int) -> tuple[list[Change], int]:
-    """Return the changes of a version's journal, and where it ends; what a killed writer left behind that is no change.
-
-    Raises:
-        CorruptError: it is damaged before its end.
-    """
-    try:
-        data = (path / "journal").read_bytes()
-    except OSError as exc:
-        raise _damaged(path, f"its journal can't be read: {exc.strerror}") from exc
-    if not data.startswith(_JOURNAL):
-        raise _damaged(path, "its journal is no journal")
-    found, place = list[Change](), len(_JOURNAL)
-    while place < len(data):
-        begin = place + _RECORD.size
-        if begin > len(data) or not data[place:].strip(b"\0"):
-            break
-        length, crc, own = _RECORD.unpack_from(data, place)
-        if own != zlib.crc32(data[place : place + 12]):
-            raise _damaged(path, f"its journal is damaged at byte {place:,}")
-        payload = data[begin : begin + length]
-        if len(payload) < length or zlib.crc32(payload) != crc:
-            if begin + length < len(data):
-                raise _damaged(path, f"its journal is damaged at byte {begin:,}")
-            break
-        found.append(_change(payload, dimensions))
-        place = begin + length
-    return found, place
-
-
-def append_change(path: Path, end: int, change: Change) -> int:
-    """Append a change to a version's journal behind the last whole one, durably, and return where it ends then."""
-    head = {"ids": change.ids, "metadata": change.metadata, "added": change.vectors is not None}
-    payload = json.dumps(head, ensure_ascii=False).encode() + b"\n"
-    if change.vectors is not None:
-        payload += change.vectors.astype("<f4").tobytes()
-    told = struct.pack("<QI", len(payload), zlib.crc32(payload))
-    with open(path / "journal", "r+b") as file:
-        file.truncate(end)
-        file.seek(end)
-        file.write(told + struct.pack("<I", zlib.crc32(told)) + payload)
-        _sync(file)
-        return file.tell()
-
-
-def journal_size(path: Path) -> int:
-    """Return how many bytes a version's journal has."""
-    return (path / "journal").stat().st_size
-
-
-def _change(payload: bytes, dimensions: int) -> Change:
-    head, _, numbers = payload.partition(b"\n")
-    told = json.loads(head)
-    vectors = np.frombuffer(numbers, "<f4").reshape(-1, dimensions) if told["added"] else None
-    return Change(told["ids"], vectors, told["metadata"])
+        raise damaged(path, f"{name} can't be read: {exc.strerror}") from exc
 
 
 def _told(path: Path) -> dict[str, Any]:
@@ -415,14 +346,6 @@ def _sealed(manifest: Mapping[str, Any]) -> bytes:
 
 def _seal(told: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _damaged(path: Path, why: str) -> CorruptError:
-    return CorruptError(
-        f"{path} is no whole version of a vector index: {why}",
-        hint="load an older version, or restore a backup",
-        operation="load",
-    )
 
 
 def check_same(told: IndexVersion, dimensions: int | None, metric: Metric | None, model: str | None, name: str) -> None:
@@ -444,33 +367,3 @@ def check_same(told: IndexVersion, dimensions: int | None, metric: Metric | None
             problems=tuple(problems),
             hint="open it as it was made, or save under another name",
         )
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as given, open(target, "xb", opener=_private) as file:
-        shutil.copyfileobj(given, file, _BLOCK)
-        _sync(file)
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that, when it is new, its owner alone can read, whatever the umask."""
-    return os.open(path, flags, 0o600)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb", opener=_private) as file:
-        file.write(data)
-        _sync(file)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
