@@ -184,6 +184,8 @@ class _Local(threading.local):
 
 
 _local = _Local()
+_NOT_PLAIN = (TypeError, ValueError, OverflowError, RuntimeError)
+"""What msgpack raises of a value that it doesn't know, that is too large or too deep, or that changes meanwhile."""
 
 
 def _is_small(stored: Stored) -> bool:
@@ -195,7 +197,7 @@ def pack_plain(value: object) -> bytes | None:
     """Return a value as msgpack alone packs it; None where the serializer has to, or has to say what is wrong."""
     try:
         packed: bytes = _local.small.pack(value)
-    except Exception:
+    except _NOT_PLAIN:
         return None
     return packed
 
@@ -231,7 +233,7 @@ def _store_quietly(value: Any, before: Stored) -> Stored | None:
     packer = _local.packer
     try:
         packer.pack([value])  # in a list, as in Packing.pack
-    except Exception:
+    except _NOT_PLAIN:
         packer.reset()
         return None  # the serializer knows more types, or says what is wrong
     with memoryview(packer) as whole, whole[1:] as packed:

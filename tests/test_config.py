@@ -166,6 +166,8 @@ def test_every_problem_is_reported_at_once() -> None:
         (lambda: PostgreSQLConfig(max_idle_connections=-1), "max_idle_connections -1"),
         (lambda: PostgreSQLConfig(timeout=0), "timeout 0.0"),
         (lambda: PostgreSQLConfig(timeout=float("nan")), "timeout nan"),
+        (lambda: PostgreSQLConfig(tcp_user_timeout=-1), "tcp_user_timeout -1.0"),
+        (lambda: PostgreSQLConfig(keepalives_count=-1), "keepalives_count -1"),
         (lambda: PostgreSQLConfig(sslcert="c.pem"), "sslcert and sslkey"),
         (lambda: PostgreSQLConfig(database="a\0b"), "NUL"),
         (lambda: PgVectorConfig(dimensions=0), "dimensions 0"),
