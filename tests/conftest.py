@@ -8,6 +8,12 @@ from dataclasses import fields
 import pytest
 
 from persistence import PgVectorConfig, PostgreSQLConfig, RedisConfig
+from tests.canary import (  # noqa: F401 - pytest's hooks
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_runtest_teardown,
+    pytest_warning_recorded,
+)
 from tests.servers import TestServers
 
 

@@ -18,6 +18,7 @@ from persistence._binaries import package_folder
 from persistence.config import RedisConfig
 from persistence.embedded import EmbeddedRedis
 from persistence.fields import reveal
+from tests.canary import CANARY
 from tests.proxy import FaultyProxy
 
 SLOTS = 16384
@@ -49,7 +50,7 @@ class RedisServers:
         if new:
             (self._folder / "ports").write_text(" ".join(map(str, free_ports(self._count))))
         self.ports = [int(port) for port in (self._folder / "ports").read_text().split()]
-        password = secrets.token_urlsafe(24)
+        password = CANARY
         for number, port in enumerate(self.ports):
             path = self._folder / f"redis-{number}"
             if new:

@@ -19,6 +19,7 @@ from persistence._binaries import package_folder
 from persistence.config import PostgreSQLConfig
 from persistence.embedded import EmbeddedPostgreSQL
 from persistence.fields import reveal
+from tests.canary import give_password
 
 _SETTINGS = {
     "fsync": "off",
@@ -45,6 +46,7 @@ class ReplicaSet:
         """Start them, or attach to them."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with self._locked("making"):
+            give_password(self._folder / "primary")
             self.servers.append(self._server("primary", **self._primary).start())
             self.servers += [self._replica(f"replica-{number}") for number in range(1, self._count + 1)]
         return self

@@ -29,6 +29,7 @@ from psycopg import sql
 from persistence.config import PostgreSQLConfig, RedisConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis
 from persistence.fields import Secret, reveal
+from tests.canary import give_password
 from tests.redis_servers import RedisClusterServers
 from tests.replication import ReplicaSet
 
@@ -77,6 +78,7 @@ class TestServers:
         if url is not None:
             return PostgreSQLConfig.from_url(url)
         version: Any = int(os.environ.get("HOLDFAST_TEST_POSTGRES_VERSION", "18"))
+        give_password(self._folder / "postgresql")
         server = EmbeddedPostgreSQL(self._folder / "postgresql", version=version, settings=_POSTGRESQL_SETTINGS)
         self._postgresql_server = server.start()
         return server.config()
@@ -99,6 +101,7 @@ class TestServers:
         url = os.environ.get("HOLDFAST_TEST_REDIS")
         if url is not None:
             return RedisConfig.from_url(url)
+        give_password(self._folder / "redis")
         self._redis_server = EmbeddedRedis(self._folder / "redis", settings={"databases": "256"}).start()
         return self._redis_server.config()
 

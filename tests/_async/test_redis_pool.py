@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from persistence import AsyncDatabaseManager, PoolTimeoutError, QueryError, RedisConfig, StatementEvent
+from persistence import (
+    AsyncDatabaseManager,
+    NestedCheckoutError,
+    PoolTimeoutError,
+    QueryError,
+    RedisConfig,
+    StatementEvent,
+)
 from persistence._async.redis import AsyncRedisConnection
+from tests._async.side import elsewhere
 
 
 async def _single(
@@ -44,11 +52,14 @@ async def test_what_redis_py_holds_counts_towards_the_pool(
         await pipe.watch("k")
         assert cache.stats().in_use == 1
         for call in (lambda: cache.client.get("k"), other.execute):
+            with pytest.raises(NestedCheckoutError, match="cache: a connection is needed by who has one already"):
+                await call()  # who has it would wait for itself
             with pytest.raises(PoolTimeoutError, match="cache: all 1 connections stayed in use"):
-                await call()
+                await elsewhere(call)
     assert await cache.client.get("k") is None
-    assert (cache.errors, cache.stats().in_use) == (2, 0)
-    assert [type(event.error) for event in events] == [PoolTimeoutError, PoolTimeoutError, type(None)]
+    assert (cache.errors, cache.stats().in_use) == (4, 0)
+    refused = [NestedCheckoutError, PoolTimeoutError]
+    assert [type(event.error) for event in events] == [*refused, *refused, type(None)]
 
 
 async def test_a_subscription_of_redis_py_leaves_nothing_to_the_next_command(

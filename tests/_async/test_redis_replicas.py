@@ -65,10 +65,11 @@ async def test_a_write_that_no_replica_has_is_an_error_and_reads_go_on(
     manager: AsyncDatabaseManager, pair: RedisPair
 ) -> None:
     cache = await manager.add_redis("cache", pair.config(min_replicas=1, replica_timeout=0.1, pool_size=2))
+    patient = await manager.add_redis("patient", pair.config(min_replicas=1, replica_timeout=2.5))
     client, writes = cache.client, script_of("return redis.call('INCR', KEYS[1])")
     reads = script_of("return redis.call('GET', KEYS[1])")
-    await client.set("k", "before")
-    await cache.run_script(writes, ["n"])
+    await patient.client.set("k", "before")
+    await patient.run_script(writes, ["n"])
     errors = cache.errors
     pair.between.mode = "black hole"
 
@@ -112,7 +113,7 @@ async def test_a_write_that_no_replica_has_is_an_error_and_reads_go_on(
     pair.between.mode = "pass"
     pair.promote()  # or it might wait for an answer on a connection that it made just before
     pair.follow(1, pair.between.port)
-    assert await client.incr("n") == 6
+    assert await patient.client.incr("n") == 6
     assert pair.run(1, "GET", "n") == "6"
 
 
@@ -120,10 +121,11 @@ async def test_every_store_is_told_and_a_repeated_write_is_not_taken_for_replica
     manager: AsyncDatabaseManager, pair: RedisPair
 ) -> None:
     await manager.add_redis("main", pair.config(min_replicas=1, replica_timeout=0.05))
+    await manager.add_redis("patient", pair.config(min_replicas=1, replica_timeout=2.5))
     checkpoints, values = AsyncDatabaseCheckpointer(manager, "main"), AsyncKeyValueStore(manager, "main")
     sessions, tasks = AsyncSessionManager(manager, "main"), AsyncTaskStore(manager, "main")
-    await checkpoints.save_checkpoint(Checkpoint("t", {"n": 1}))
-    await values.put("k", b"1")
+    await AsyncDatabaseCheckpointer(manager, "patient").save_checkpoint(Checkpoint("t", {"n": 1}))
+    await AsyncKeyValueStore(manager, "patient").put("k", b"1")
     pair.between.mode = "black hole"
     for write in (
         lambda: checkpoints.save_checkpoint(Checkpoint("t", {"n": 2}, key="once")),

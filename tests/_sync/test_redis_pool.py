@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from persistence import DatabaseManager, PoolTimeoutError, QueryError, RedisConfig, StatementEvent
+from persistence import (
+    DatabaseManager,
+    NestedCheckoutError,
+    PoolTimeoutError,
+    QueryError,
+    RedisConfig,
+    StatementEvent,
+)
 from persistence._sync.redis import RedisConnection
+from tests._sync.side import elsewhere
 
 
 def _single(
@@ -45,11 +53,14 @@ def test_what_redis_py_holds_counts_towards_the_pool(
         pipe.watch("k")
         assert cache.stats().in_use == 1
         for call in (lambda: cache.client.get("k"), other.execute):
+            with pytest.raises(NestedCheckoutError, match="cache: a connection is needed by who has one already"):
+                call()  # who has it would wait for itself
             with pytest.raises(PoolTimeoutError, match="cache: all 1 connections stayed in use"):
-                call()
+                elsewhere(call)
     assert cache.client.get("k") is None
-    assert (cache.errors, cache.stats().in_use) == (2, 0)
-    assert [type(event.error) for event in events] == [PoolTimeoutError, PoolTimeoutError, type(None)]
+    assert (cache.errors, cache.stats().in_use) == (4, 0)
+    refused = [NestedCheckoutError, PoolTimeoutError]
+    assert [type(event.error) for event in events] == [*refused, *refused, type(None)]
 
 
 def test_a_subscription_of_redis_py_leaves_nothing_to_the_next_command(

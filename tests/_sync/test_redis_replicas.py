@@ -66,10 +66,11 @@ def test_a_write_that_no_replica_has_is_an_error_and_reads_go_on(
     manager: DatabaseManager, pair: RedisPair
 ) -> None:
     cache = manager.add_redis("cache", pair.config(min_replicas=1, replica_timeout=0.1, pool_size=2))
+    patient = manager.add_redis("patient", pair.config(min_replicas=1, replica_timeout=2.5))
     client, writes = cache.client, script_of("return redis.call('INCR', KEYS[1])")
     reads = script_of("return redis.call('GET', KEYS[1])")
-    client.set("k", "before")
-    cache.run_script(writes, ["n"])
+    patient.client.set("k", "before")
+    patient.run_script(writes, ["n"])
     errors = cache.errors
     pair.between.mode = "black hole"
 
@@ -113,7 +114,7 @@ def test_a_write_that_no_replica_has_is_an_error_and_reads_go_on(
     pair.between.mode = "pass"
     pair.promote()  # or it might wait for an answer on a connection that it made just before
     pair.follow(1, pair.between.port)
-    assert client.incr("n") == 6
+    assert patient.client.incr("n") == 6
     assert pair.run(1, "GET", "n") == "6"
 
 
@@ -121,10 +122,11 @@ def test_every_store_is_told_and_a_repeated_write_is_not_taken_for_replicated(
     manager: DatabaseManager, pair: RedisPair
 ) -> None:
     manager.add_redis("main", pair.config(min_replicas=1, replica_timeout=0.05))
+    manager.add_redis("patient", pair.config(min_replicas=1, replica_timeout=2.5))
     checkpoints, values = DatabaseCheckpointer(manager, "main"), KeyValueStore(manager, "main")
     sessions, tasks = SessionManager(manager, "main"), TaskStore(manager, "main")
-    checkpoints.save_checkpoint(Checkpoint("t", {"n": 1}))
-    values.put("k", b"1")
+    DatabaseCheckpointer(manager, "patient").save_checkpoint(Checkpoint("t", {"n": 1}))
+    KeyValueStore(manager, "patient").put("k", b"1")
     pair.between.mode = "black hole"
     for write in (
         lambda: checkpoints.save_checkpoint(Checkpoint("t", {"n": 2}, key="once")),

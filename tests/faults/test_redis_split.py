@@ -70,7 +70,7 @@ def split(pair: RedisPair, write: Callable[[int, int], object]) -> tuple[list[li
 def through_a_split(pair: RedisPair, min_replicas: int) -> tuple[int, int]:
     """Return how many values and checkpoints were acknowledged, and how many of them are gone."""
     with DatabaseManager() as manager:
-        manager.add_redis("main", pair.config(min_replicas=min_replicas, replica_timeout=0.05))
+        manager.add_redis("main", pair.config(min_replicas=min_replicas, replica_timeout=0.2))
         values, checkpoints = KeyValueStore(manager, "main"), DatabaseCheckpointer(manager, "main")
 
         def write(writer: int, number: int) -> None:
