@@ -6,7 +6,15 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from persistence.errors import ConfigError, DeadlockError, PersistenceError, SerializationError
+from persistence.errors import (
+    CommitUnknownError,
+    ConfigError,
+    DeadlockError,
+    PersistenceError,
+    ReadOnlyError,
+    SerializationError,
+    UnavailableError,
+)
 from persistence.validation import LONGEST, check_whole
 
 
@@ -43,6 +51,10 @@ class Backoff:
     def delays(self) -> Iterator[float]:
         """Yield one delay in seconds for each retry."""
         yield from map(self.delay, range(self.retries))
+
+
+PASSING = (UnavailableError, SerializationError, DeadlockError, ReadOnlyError, CommitUnknownError)
+"""What passes without anybody's doing: a server that is away, has become a replica, or undid what it was asked for."""
 
 
 def is_transient(error: PersistenceError) -> bool:

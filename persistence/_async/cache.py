@@ -187,7 +187,10 @@ class AsyncCache:
                 return self._take(key, found, generation, count)
             return await self._load(key, loader, lifetime, generation, count)
         finally:
-            await lease.release()
+            try:
+                await lease.release()
+            except UnavailableError as exc:
+                self._bypass(exc)  # it runs out by itself
 
     def _take(self, key: str, found: tuple[Any, float], generation: int, count: int) -> Any:
         """Return what the store had."""

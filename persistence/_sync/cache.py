@@ -188,7 +188,10 @@ class Cache:
                 return self._take(key, found, generation, count)
             return self._load(key, loader, lifetime, generation, count)
         finally:
-            lease.release()
+            try:
+                lease.release()
+            except UnavailableError as exc:
+                self._bypass(exc)  # it runs out by itself
 
     def _take(self, key: str, found: tuple[Any, float], generation: int, count: int) -> Any:
         """Return what the store had."""

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from persistence._sync.compat import Background, Parallel, sleep
 from persistence._sync.outbox import Outbox
-from persistence.errors import ClosedError, UnavailableError
+from persistence.errors import ClosedError
 from persistence.fields import Duration
 from persistence.outbox import OutboxItem, RelayReport, Settled, told
-from persistence.retry import Backoff
+from persistence.retry import PASSING, Backoff
 from persistence.validation import check_duration, check_timeout, check_whole
 
 _log = logging.getLogger("persistence.relay")
@@ -92,8 +92,8 @@ class Relay:
                     pause = 0.0
             except ClosedError:
                 return
-            except UnavailableError as exc:
-                _log.warning("the outbox can't be reached: %s", exc)
+            except PASSING as exc:
+                _log.warning("the outbox can't be used now: %s", exc)
             if not self._background.pause(pause):
                 return
 
@@ -150,7 +150,7 @@ class _Delivery:
 
     def run(self) -> Settled:
         first = self._items[0]
-        settled = Settled(first.key, self._fence, first.number - 1)
+        settled = Settled(first.key, self._fence, first.number - 1, attempts=first.attempts)
         for item in self._items:
             if monotonic() >= self._until:
                 break  # the lease is about to end: another relay goes on
@@ -159,7 +159,7 @@ class _Delivery:
             except Exception as exc:
                 self._fail(settled, item, exc)
                 break
-            settled.done = item.number
+            settled.done, settled.attempts = item.number, 0
             settled.delivered += 1
         return settled
 

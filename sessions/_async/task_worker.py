@@ -23,7 +23,7 @@ from persistence.errors import (
     ValidationError,
 )
 from persistence.fields import Duration
-from persistence.retry import Backoff
+from persistence.retry import PASSING, Backoff
 from persistence.validation import check_duration, check_timeout, check_whole
 from sessions._async.tasks import AsyncTaskStore
 from sessions.tasks import Task, check_kind, check_owner, lease_micros
@@ -170,7 +170,7 @@ class AsyncTaskWorker:
                 seen = self._bell.rung
                 try:
                     found = await self._tasks.claim_next(list(self._handlers), lease=self._lease)
-                except UnavailableError as exc:
+                except PASSING as exc:
                     _log.warning("tasks can't be claimed now: %s", exc)
                     await self._bell.wait(seen, self._poll)
                     continue
@@ -205,7 +205,7 @@ class AsyncTaskWorker:
             except ValidationError as exc:  # a result that can't be stored
                 has_failed = True
                 await self._told(partial(self._tasks.fail, task, exc))
-        except (ConflictError, NotFoundError, UnavailableError) as exc:
+        except (ConflictError, NotFoundError, *PASSING) as exc:
             _log.warning("task %s could not be ended: %s", task_id, exc)
             self._count(lost=1)
         else:
@@ -224,7 +224,7 @@ class AsyncTaskWorker:
         for delay in Backoff(base=0.05).delays():
             try:
                 return await call()
-            except UnavailableError:
+            except PASSING:
                 await sleep(delay)
         return await call()
 
@@ -252,7 +252,7 @@ class AsyncTaskWorker:
         task_id = task.id or ""
         try:
             await self._tasks.renew(task)
-        except UnavailableError as exc:
+        except PASSING as exc:
             _log.warning("task %s can't be renewed now: %s", task_id, exc)
         except PersistenceError as exc:
             _log.warning("task %s is lost: %s", task_id, exc)

@@ -24,7 +24,7 @@ from persistence.errors import (
     ValidationError,
 )
 from persistence.fields import Duration
-from persistence.retry import Backoff
+from persistence.retry import PASSING, Backoff
 from persistence.validation import check_duration, check_timeout, check_whole
 from sessions._sync.tasks import TaskStore
 from sessions.tasks import Task, check_kind, check_owner, lease_micros
@@ -171,7 +171,7 @@ class TaskWorker:
                 seen = self._bell.rung
                 try:
                     found = self._tasks.claim_next(list(self._handlers), lease=self._lease)
-                except UnavailableError as exc:
+                except PASSING as exc:
                     _log.warning("tasks can't be claimed now: %s", exc)
                     self._bell.wait(seen, self._poll)
                     continue
@@ -206,7 +206,7 @@ class TaskWorker:
             except ValidationError as exc:  # a result that can't be stored
                 has_failed = True
                 self._told(partial(self._tasks.fail, task, exc))
-        except (ConflictError, NotFoundError, UnavailableError) as exc:
+        except (ConflictError, NotFoundError, *PASSING) as exc:
             _log.warning("task %s could not be ended: %s", task_id, exc)
             self._count(lost=1)
         else:
@@ -225,7 +225,7 @@ class TaskWorker:
         for delay in Backoff(base=0.05).delays():
             try:
                 return call()
-            except UnavailableError:
+            except PASSING:
                 sleep(delay)
         return call()
 
@@ -253,7 +253,7 @@ class TaskWorker:
         task_id = task.id or ""
         try:
             self._tasks.renew(task)
-        except UnavailableError as exc:
+        except PASSING as exc:
             _log.warning("task %s can't be renewed now: %s", task_id, exc)
         except PersistenceError as exc:
             _log.warning("task %s is lost: %s", task_id, exc)

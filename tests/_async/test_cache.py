@@ -201,6 +201,14 @@ async def test_a_store_that_is_away_is_an_error_or_is_counted(
         locking = AsyncCache(store, pass_through=True, lock_ttl=5)
         assert await locking.get_or_load("k", Loader()) == 1
         assert locking.stats().bypassed == 3
+        proxy.mode = "pass"
+
+        async def cut_off() -> str:
+            proxy.mode = "refuse"
+            proxy.cut()
+            return "loaded"
+
+        assert await locking.get_or_load("l", cut_off) == "loaded"  # though the lease can't be given back
         await manager.aclose()
 
 

@@ -18,6 +18,7 @@ from persistence import (
     DeadLetter,
     NotFoundError,
     OutboxItem,
+    PostgreSQLConfig,
     RelayReport,
     SQLiteConfig,
     ValidationError,
@@ -147,6 +148,31 @@ async def test_a_relay_that_was_silent_for_its_lease_changes_nothing(outbox: Asy
     assert await outbox.settle([Settled("a", fence, 1)]) == set()
     assert (await outbox.status()).pending == 0
     assert await outbox.put("a", 3) == 3
+
+
+async def test_an_item_that_a_relay_had_no_time_for_keeps_its_tries(outbox: AsyncOutbox) -> None:
+    await outbox.put("a", 1)
+    sink = Sink()
+    sink.refused["a", 1] = 2
+    for _ in range(2):
+        assert (await AsyncRelay(outbox, sink, backoff=Backoff(base=1e-9, cap=1e-9)).run_once()).failed == 1
+    assert await AsyncRelay(outbox, sink, lease=1e-6).run_once() == RelayReport()
+    [(_, [item])] = await outbox.claim(1, 1, 0)
+    assert item.attempts == 2
+
+
+async def test_a_relay_outlives_a_server_that_became_read_only(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database = await manager.add_postgresql("main", postgresql_config)
+    outbox, sink = AsyncOutbox(manager, "main", "orders"), Sink()
+    await outbox.put("a", 1)
+    await database.fetch_apart("SELECT set_config('default_transaction_read_only', 'on', false)")
+    async with AsyncRelay(outbox, sink, poll=0.01) as relay:
+        await until(lambda: bool(sink.taken))
+        assert relay.is_running
+    assert sink.taken == [("a", 1, 1)]
+    assert database.stats().errors == 1
 
 
 async def test_what_one_relay_has_in_hand_no_other_gets(outbox: AsyncOutbox) -> None:

@@ -12,6 +12,7 @@ from persistence import (
     AsyncDatabaseManager,
     AsyncPubSub,
     ClosedError,
+    PostgreSQLConfig,
     RedisConfig,
     SQLiteConfig,
     UnknownConnectionError,
@@ -45,6 +46,28 @@ async def until(met: Any) -> None:
 async def file_store(manager: AsyncDatabaseManager, path: Any, **options: Any) -> AsyncTaskStore:
     await manager.add_sqlite("file", SQLiteConfig(path=str(path / "file.db")))
     return AsyncTaskStore(manager, "file", **options)
+
+
+async def test_a_worker_outlives_a_server_that_became_read_only(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database = await manager.add_postgresql("main", postgresql_config)
+    tasks = AsyncTaskStore(manager, "main")
+    await tasks.add(Task(id="t", kind="work"))
+
+    async def handle(task: Task) -> Any:
+        await database.fetch_apart("SELECT set_config('default_transaction_read_only', 'on', false)")
+        return 7
+
+    await database.fetch_apart("SELECT set_config('default_transaction_read_only', 'on', false)")
+    worker = AsyncTaskWorker(tasks, {"work": handle}, "w1", poll=0.01)
+    running = Started(worker.run)
+    await until(lambda: tasks.is_completed("work"))
+    worker.stop()
+    await running.result()
+    assert (await tasks.get("t")).result == 7
+    assert worker.completed == 1
+    assert database.stats().errors >= 1
 
 
 async def test_each_task_ends_as_its_handler_does(backend: Backend, squares: Any) -> None:

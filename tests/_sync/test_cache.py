@@ -185,6 +185,14 @@ def test_a_store_that_is_away_is_an_error_or_is_counted(
         locking = Cache(store, pass_through=True, lock_ttl=5)
         assert locking.get_or_load("k", Loader()) == 1
         assert locking.stats().bypassed == 3
+        proxy.mode = "pass"
+
+        def cut_off() -> str:
+            proxy.mode = "refuse"
+            proxy.cut()
+            return "loaded"
+
+        assert locking.get_or_load("l", cut_off) == "loaded"  # though the lease can't be given back
         manager.close()
 
 

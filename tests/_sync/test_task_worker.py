@@ -13,6 +13,7 @@ from persistence import (
     DatabaseManager,
     PubSub,
     ClosedError,
+    PostgreSQLConfig,
     RedisConfig,
     SQLiteConfig,
     UnknownConnectionError,
@@ -46,6 +47,28 @@ def until(met: Any) -> None:
 def file_store(manager: DatabaseManager, path: Any, **options: Any) -> TaskStore:
     manager.add_sqlite("file", SQLiteConfig(path=str(path / "file.db")))
     return TaskStore(manager, "file", **options)
+
+
+def test_a_worker_outlives_a_server_that_became_read_only(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database = manager.add_postgresql("main", postgresql_config)
+    tasks = TaskStore(manager, "main")
+    tasks.add(Task(id="t", kind="work"))
+
+    def handle(task: Task) -> Any:
+        database.fetch_apart("SELECT set_config('default_transaction_read_only', 'on', false)")
+        return 7
+
+    database.fetch_apart("SELECT set_config('default_transaction_read_only', 'on', false)")
+    worker = TaskWorker(tasks, {"work": handle}, "w1", poll=0.01)
+    running = Started(worker.run)
+    until(lambda: tasks.is_completed("work"))
+    worker.stop()
+    running.result()
+    assert (tasks.get("t")).result == 7
+    assert worker.completed == 1
+    assert database.stats().errors >= 1
 
 
 def test_each_task_ends_as_its_handler_does(backend: Backend, squares: Any) -> None:
