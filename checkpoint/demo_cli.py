@@ -14,6 +14,7 @@ from time import perf_counter
 from checkpoint import Checkpoint, DatabaseCheckpointer
 from persistence import DatabaseManager
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
+from persistence.connections_cli import whole
 
 _THREAD = "demo"
 _URL = "HOLDFAST_DEMO_URL"
@@ -25,7 +26,9 @@ class Demo:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
         parser.add_argument("--url", help="the database (default: a SQLite file that is gone afterwards)")
-        parser.add_argument("--steps", type=int, default=200, metavar="N", help="(default: %(default)s)")
+        parser.add_argument(
+            "--steps", type=whole(2), default=200, metavar="N", help="how many, 2 or more (default: %(default)s)"
+        )
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from checkpoint import DatabaseCheckpointer
 from persistence import DatabaseManager
-from persistence.cli import DONE, Output
-from persistence.connections_cli import add_connection_arguments, chosen, opened, table
+from persistence.cli import DONE, Output, WrongUsageError
+from persistence.connections_cli import add_connection_arguments, chosen, opened, positive, table, whole
 from persistence.errors import ValidationError
 
 
@@ -27,9 +27,14 @@ def _filter(text: str | None) -> dict[str, Any] | None:
     return found
 
 
+def _store(manager: DatabaseManager, arguments: argparse.Namespace) -> DatabaseCheckpointer:
+    """Return the store that is meant; to look at a database doesn't change its tables."""
+    return DatabaseCheckpointer(manager, chosen(arguments, manager), tenant=arguments.tenant, migrate=False)
+
+
 def user_stores(manager: DatabaseManager, name: str, tenant: str) -> list[DatabaseCheckpointer]:
     """Return the stores of this package that keep something of users, for the export of one."""
-    return [DatabaseCheckpointer(manager, name, tenant=tenant)]
+    return [DatabaseCheckpointer(manager, name, tenant=tenant, migrate=False)]
 
 
 class Threads:
@@ -40,13 +45,15 @@ class Threads:
         add_connection_arguments(parser, one=True)
         parser.add_argument("--tenant", default="default", help="whose (default: %(default)s)")
         parser.add_argument("--filter", metavar="JSON", help="metadata that the latest checkpoint must contain")
-        parser.add_argument("--limit", type=int, default=100, metavar="N", help="at the most (default: %(default)s)")
+        parser.add_argument(
+            "--limit", type=whole(), default=100, metavar="N", help="at the most (default: %(default)s)"
+        )
         parser.add_argument("--after", metavar="ID", help="begin behind this thread: the next page")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
         with opened(arguments) as manager:
-            store = DatabaseCheckpointer(manager, chosen(arguments, manager), tenant=arguments.tenant)
+            store = _store(manager, arguments)
             found = store.list_threads(filter=_filter(arguments.filter), limit=arguments.limit, after=arguments.after)
         values = [
             {
@@ -79,13 +86,13 @@ class Checkpoints:
         parser.add_argument("--tenant", default="default", help="whose (default: %(default)s)")
         parser.add_argument("--namespace", default="", help="of a subgraph (default: the thread's own)")
         parser.add_argument("--filter", metavar="JSON", help="metadata that they must contain")
-        parser.add_argument("--limit", type=int, default=20, metavar="N", help="at the most (default: %(default)s)")
-        parser.add_argument("--before", type=int, metavar="N", help="begin below this version: the next page")
+        parser.add_argument("--limit", type=whole(), default=20, metavar="N", help="at the most (default: %(default)s)")
+        parser.add_argument("--before", type=whole(), metavar="N", help="begin below this version: the next page")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
         with opened(arguments) as manager:
-            store = DatabaseCheckpointer(manager, chosen(arguments, manager), tenant=arguments.tenant)
+            store = _store(manager, arguments)
             found = store.list_checkpoints(
                 arguments.thread,
                 limit=arguments.limit,
@@ -122,16 +129,18 @@ class Prune:
         add_connection_arguments(parser, one=True)
         parser.add_argument("--tenant", default="default", help="whose (default: %(default)s)")
         parser.add_argument("--thread", metavar="ID", help="only this thread")
-        parser.add_argument("--keep-last", type=int, metavar="N", help="keep the newest N of each thread")
-        parser.add_argument("--older-than", type=float, metavar="DAYS", help="delete only what is older")
+        parser.add_argument("--keep-last", type=whole(), metavar="N", help="keep the newest N of each thread")
+        parser.add_argument("--older-than", type=positive, metavar="DAYS", help="delete only what is older")
         parser.add_argument("--tagged-too", action="store_true", help="also what has a metadata key 'tag'")
         parser.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
         days = arguments.older_than
+        if days is None and arguments.keep_last is None:
+            raise WrongUsageError("prune what?", hint="--keep-last N, --older-than DAYS, or both")
         with opened(arguments) as manager:
-            store = DatabaseCheckpointer(manager, chosen(arguments, manager), tenant=arguments.tenant)
+            store = _store(manager, arguments)
             found = store.prune(
                 arguments.thread,
                 keep_last=arguments.keep_last,

@@ -32,7 +32,7 @@ def import_archive(arguments: argparse.Namespace, output: Output) -> int:
     if tenant is None:
         with ArchiveReader(Path(arguments.file)) as reader:
             tenant = reader.header.tenant
-    with opened(arguments) as manager:
+    with opened(arguments, may_create=True) as manager:
         archive = TenantArchive(manager.get_database(chosen(arguments, manager)), tenant=tenant)
         found = archive.import_(arguments.file, merge=arguments.merge, progress=shown_on(output))
         differences = archive.verify(arguments.file) if arguments.verify else ()

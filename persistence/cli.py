@@ -5,22 +5,29 @@ A subcommand is a class as ``Command`` describes it, named in ``COMMANDS`` or by
 JSON object; progress and errors go to stderr. No output shows a password.
 
 Exit codes: 0 done; 1 it failed, and the message says why; 2 the command line is wrong; 3 it ran to its end, and what it
-checked is not as it should be; 130 interrupted.
+checked is not as it should be; 130 interrupted; 141 nobody reads its output any more.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from io import TextIOWrapper
 from typing import Any, Protocol, TextIO
 
-from persistence.errors import PersistenceError, ValidationError
+from persistence.errors import PersistenceError, UnavailableError, ValidationError
 
-DONE, FAILED, WRONG_USAGE, NOT_AS_IT_SHOULD, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, WRONG_USAGE, NOT_AS_IT_SHOULD, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 it failed, and the message says why; 2 the command line is wrong; 3 it ran to its end, and "
+    "what it checked is not as it should be; 130 interrupted; 141 nobody reads its output any more."
+)
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "backup": ("persistence.operations_cli:BackUp", "write a whole database to a file"),
@@ -67,6 +74,9 @@ class Output:
         self._as_json = as_json
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
+        for stream in (self._stdout, self._stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter shows its number
         self._on_one_line = self._stderr.isatty()
         self._unfinished = False
 
@@ -103,8 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [*sys.argv[1:]] if arguments is None else [*arguments]
     found = {**COMMANDS, **_installed()}
     parser = argparse.ArgumentParser(
-        prog="holdfast", description="What agents and workflows keep, from the command line."
+        prog="holdfast",
+        description="What agents and workflows keep, from the command line. See holdfast COMMAND --help.",
+        epilog=EXIT_CODES,
     )
+    parser.add_argument("--version", action="version", version=f"holdfast {version('holdfast')}")
     subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     command: Command | None = None
     for name, (target, summary) in sorted(found.items()):
@@ -112,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in given[:1]:
             module, _, attribute = target.partition(":")
             command = getattr(import_module(module), attribute)()
+            subparser.description = inspect.getdoc(command) or summary
             command.add_arguments(subparser)
             subparser.add_argument("--json", action="store_true", help="write the result as one JSON object")
     fill_in = getattr(command, "fill_in", None)
@@ -120,13 +134,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{parsed.command} comes first")
     output = Output(as_json=parsed.json)
     try:
-        return command.run(parsed, output)
+        return _run(command, parsed, output)
     except PersistenceError as exc:
         output.error(str(exc))
         return WRONG_USAGE if isinstance(exc, WrongUsageError) else FAILED
     except KeyboardInterrupt:
         output.error("interrupted")
         return INTERRUPTED
+
+
+def _run(command: Command, parsed: argparse.Namespace, output: Output) -> int:
+    try:
+        return command.run(parsed, output)
+    except BrokenPipeError:
+        # What Python flushes at its end has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    except OSError as exc:
+        raise UnavailableError(f"{exc.strerror or exc}" + (f": {exc.filename}" if exc.filename else "")) from exc
 
 
 def _installed() -> dict[str, tuple[str, str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from persistence._sync.manager import DatabaseManager
+from persistence.config import SQLiteConfig
 from persistence.errors import ConfigError
 
 URL, FILE = "HOLDFAST_URL", "HOLDFAST_CONFIG"
@@ -20,7 +22,9 @@ def add_connection_arguments(parser: argparse.ArgumentParser, *, one: bool = Fal
     group = parser.add_argument_group(
         "connections",
         f"From --url, or the variable {URL} (which no list of processes shows), or a TOML file with a table "
-        f'[connections] of names and URLs, or of names and {{env = "VARIABLE"}}: --config, or the variable {FILE}.',
+        f'[connections] of names and URLs, or of names and {{env = "VARIABLE"}}: --config, or the variable {FILE}. '
+        "URLs: sqlite:///file.db (from here; sqlite:////folder/file.db from the root), "
+        "postgresql://user@host/database, redis://host/0.",
     )
     group.add_argument(
         "--url", action="append", metavar="[NAME=]URL", help="a connection; named main if it isn't named"
@@ -31,16 +35,54 @@ def add_connection_arguments(parser: argparse.ArgumentParser, *, one: bool = Fal
 
 
 @contextmanager
-def opened(arguments: argparse.Namespace) -> Iterator[DatabaseManager]:
+def opened(arguments: argparse.Namespace, *, may_create: bool = False) -> Iterator[DatabaseManager]:
     """Give a manager with the connections that the arguments name; none is opened before it is used.
+
+    A SQLite file that isn't there is made only with ``may_create``: a wrong path is an error elsewhere, not a new file.
 
     Raises:
         ConfigError: there is none, or the file can't be read.
     """
     with DatabaseManager() as manager:
         for name, url in connection_urls(arguments, os.environ).items():
-            manager.add(name, url, lazy=True)
+            add_connection(manager, name, url, may_create=may_create)
         yield manager
+
+
+def add_connection(manager: DatabaseManager, name: str, url: str, *, may_create: bool) -> None:
+    """Add the connection of a URL, which is opened when it is used; see ``opened``."""
+    if not may_create and url.partition("://")[0] in SQLiteConfig.schemes:
+        config = SQLiteConfig.from_url(url)
+        if config.path != ":memory:" and not os.path.exists(config.path):
+            manager.add_sqlite(name, replace(config, read_only=True), lazy=True)
+            return
+    manager.add(name, url, lazy=True)
+
+
+def whole(least: int = 1) -> Callable[[str], int]:
+    """Return what reads an argument that is a whole number, and has the parser refuse one below ``least``."""
+
+    def read(text: str) -> int:
+        try:
+            found = int(text)
+        except ValueError:
+            found = None
+        if found is None or not least <= found < 2**62:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number of at least {least}")
+        return found
+
+    return read
+
+
+def positive(text: str) -> float:
+    """Read an argument that is a number above 0, such as seconds or days, and have the parser refuse any other."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e9:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number above 0")
+    return found
 
 
 def connection_urls(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +91,11 @@ def connection_urls(arguments: argparse.Namespace, environment: Mapping[str, str
     if not given and arguments.config is None and environment.get(URL):
         given = [environment[URL]]
     if given:
-        return dict(_named(text) for text in given)
+        named = [_named(text) for text in given]
+        twice = [name for number, (name, _) in enumerate(named) if name in dict(named[:number])]
+        if twice:
+            raise ConfigError(f"two connections are named {twice[0]}", hint="--url NAME=URL")
+        return dict(named)
     path = arguments.config or environment.get(FILE)
     if path is None:
         raise ConfigError("no connection is named", hint=f"--url, {URL}, or --config")

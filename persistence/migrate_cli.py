@@ -10,8 +10,9 @@ from typing import Any
 
 from persistence._sync.database import Database
 from persistence._sync.migrator import LOCK_SECONDS, Migrator
+from persistence._sync.schema import read_schema
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, WRONG_USAGE, Output
-from persistence.connections_cli import add_connection_arguments, chosen, opened
+from persistence.connections_cli import add_connection_arguments, chosen, opened, positive, whole
 from persistence.dialect import Kind
 from persistence.errors import CapabilityError
 from persistence.migration_advice import advice
@@ -31,13 +32,15 @@ class Migrate:
             "--line", action="append", metavar="NAME", help="only this line; may be given several times"
         )
         parser.add_argument("--folder", metavar="PATH", help="the folder of a line of your own, named by --line")
-        parser.add_argument("--to", type=int, metavar="N", help="stop at this number (up), or undo all above it (down)")
+        parser.add_argument(
+            "--to", type=whole(0), metavar="N", help="stop at this number (up), or undo all above it (down)"
+        )
         parser.add_argument("--dry-run", action="store_true", help="run it, roll it back, and print its statements")
         parser.add_argument("--backup", metavar="FILE", help="where the backup before up and down goes")
         parser.add_argument("--no-backup", action="store_true", help="go on without a backup")
         parser.add_argument("--language", choices=("sql", "py"), default="sql", help="of the new file (create)")
         parser.add_argument(
-            "--lock-timeout", type=float, default=LOCK_SECONDS, metavar="S", help="wait so long for another program"
+            "--lock-timeout", type=positive, default=LOCK_SECONDS, metavar="S", help="wait so long for another program"
         )
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
@@ -46,7 +49,7 @@ class Migrate:
         if wrong:
             output.error(wrong)
             return WRONG_USAGE
-        with opened(arguments) as manager:
+        with opened(arguments, may_create=True) as manager:
             database = manager.get_database(chosen(arguments, manager))
             return _ACTIONS[arguments.action](_Migration(database, arguments, output))
 
@@ -85,11 +88,13 @@ class _Migration:
             self.lines = [line for line in shipped_lines() if line.name in wanted]
 
     def backup_path(self) -> Path | None:
-        """Return where to write the backup, None where none is wanted."""
+        """Return where to write the backup, None where none is wanted, or there is no table to lose."""
         if self.arguments.no_backup or self.arguments.dry_run:
             return None
         if self.arguments.backup is not None:
             return Path(self.arguments.backup)
+        if not read_schema(self.database):
+            return None
         suffix = "db" if self.kind == "sqlite" else "dump"
         return Path(f"holdfast-{datetime.now(UTC):%Y%m%dT%H%M%S}.{suffix}")
 

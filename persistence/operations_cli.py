@@ -11,7 +11,7 @@ from persistence._sync.examination import examine
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
-from persistence.connections_cli import add_connection_arguments, chosen, opened, table
+from persistence.connections_cli import add_connection_arguments, chosen, opened, positive, table, whole
 from persistence.health import HealthStatus
 from persistence.migrations import shipped_lines
 from persistence.queries import load_queries
@@ -24,10 +24,10 @@ class Health:
         """Add its arguments."""
         add_connection_arguments(parser)
         parser.add_argument(
-            "--timeout", type=float, default=2.0, metavar="S", help="for each poll (default: %(default)s)"
+            "--timeout", type=positive, default=2.0, metavar="S", help="for each poll (default: %(default)s)"
         )
-        parser.add_argument("--watch", type=float, metavar="S", help="poll every S seconds, until interrupted")
-        parser.add_argument("--times", type=int, metavar="N", help="with --watch: end after N polls")
+        parser.add_argument("--watch", type=positive, metavar="S", help="poll every S seconds, until interrupted")
+        parser.add_argument("--times", type=whole(), metavar="N", help="with --watch: end after N polls")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
@@ -74,7 +74,7 @@ class Stats:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
         add_connection_arguments(parser)
-        parser.add_argument("--limit", type=int, default=20, metavar="N", help="tables each (default: %(default)s)")
+        parser.add_argument("--limit", type=whole(), default=20, metavar="N", help="tables each (default: %(default)s)")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
@@ -153,7 +153,7 @@ class Restore:
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
-        with opened(arguments) as manager:
+        with opened(arguments, may_create=True) as manager:
             name = chosen(arguments, manager)
             manager.get_database(name).restore(arguments.file)
         output.result({"restored": name}, f"{name} holds what {arguments.file} holds")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.transfer import Transfer
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
-from persistence.connections_cli import connection_urls, table
+from persistence.connections_cli import add_connection, connection_urls, table, whole
 from persistence.migrations import PACKAGES, shipped_lines
 from persistence.transfers import BATCH_ROWS, CopyProgress
 
@@ -24,7 +24,7 @@ class Copy:
         parser.add_argument("--to", dest="target", required=True, metavar="URL|NAME", help="is empty, or has --merge")
         parser.add_argument("--config", metavar="FILE", help="the TOML file that names connections")
         parser.add_argument("--only", action="append", choices=PACKAGES, help="only this package; may be given again")
-        parser.add_argument("--batch-rows", type=int, default=BATCH_ROWS, metavar="N", help="at most (%(default)s)")
+        parser.add_argument("--batch-rows", type=whole(), default=BATCH_ROWS, metavar="N", help="at most (%(default)s)")
         parser.add_argument("--merge", action="store_true", help="leave alone what the target has already")
         parser.add_argument("--verify", action="store_true", help="then read every row of both sides and compare")
         parser.add_argument("--dry-run", action="store_true", help="only count what would be copied")
@@ -33,7 +33,7 @@ class Copy:
         """Do it, and return the exit code."""
         with DatabaseManager() as manager:
             for name, given in (("source", arguments.source), ("target", arguments.target)):
-                manager.add(name, _url(given, arguments), lazy=True)
+                add_connection(manager, name, _url(given, arguments), may_create=name == "target")
             lines = [line for line in shipped_lines() if line.name in (arguments.only or PACKAGES)]
             source, target = manager.get_database("source"), manager.get_database("target")
             transfer = Transfer(source, target, lines=lines, batch_rows=arguments.batch_rows)

@@ -33,18 +33,23 @@ _FLAGS = ("--json", "--merge", "--verify", "--help")
 _Opened = tuple[DatabaseManager, str, argparse.Namespace]
 
 
+def _may_migrate(arguments: argparse.Namespace) -> bool:
+    """Tell whether the tables may be made: to write what a database holds to a file doesn't change it."""
+    return bool(arguments.command == "import")
+
+
 def _context(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> ContextStore:
-    context = ContextStore(manager, name, tenant=arguments.tenant)
+    context = ContextStore(manager, name, tenant=arguments.tenant, migrate=_may_migrate(arguments))
     return context if arguments.of is None else context.for_user(arguments.of)
 
 
 def _graph(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> MemoryGraph:
-    graph = MemoryGraph(manager, name, tenant=arguments.tenant)
+    graph = MemoryGraph(manager, name, tenant=arguments.tenant, migrate=_may_migrate(arguments))
     return graph if arguments.of is None else graph.in_scope(arguments.of)
 
 
 def _messages(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> MessageStore:
-    return MessageStore(manager, name, tenant=arguments.tenant)
+    return MessageStore(manager, name, tenant=arguments.tenant, migrate=_may_migrate(arguments))
 
 
 def _users(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> UserData:
@@ -54,7 +59,7 @@ def _users(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -
         if find_spec(package) is not None and _is_there(manager, name, package):
             module, _, function = attribute.partition(":")
             further += getattr(import_module(module), function)(manager, name, tenant)
-    return UserData(manager, name, tenant=tenant, stores=further)
+    return UserData(manager, name, tenant=tenant, migrate=False, stores=further)
 
 
 def _is_there(manager: DatabaseManager, name: str, package: str) -> bool:
@@ -67,15 +72,19 @@ def _is_there(manager: DatabaseManager, name: str, package: str) -> bool:
 
 def user_stores(manager: DatabaseManager, name: str, tenant: str) -> list[Any]:
     """Return the stores of this package beside UserData's own that keep something of users."""
-    tasks = TaskStore(manager, name, tenant=tenant)
+    tasks = TaskStore(manager, name, tenant=tenant, migrate=False)
     if manager.get(name).kind == "redis":
         return [tasks]
     scopes = manager.get_database(name).fetch_all(
         "SELECT DISTINCT scope FROM holdfast_graph_nodes WHERE tenant_id = :tenant ORDER BY scope LIMIT 10000",
         {"tenant": tenant},
     )
-    graph = MemoryGraph(manager, name, tenant=tenant)
-    return [*(graph.in_scope(row["scope"]) for row in scopes), EventLog(manager, name, tenant=tenant), tasks]
+    graph = MemoryGraph(manager, name, tenant=tenant, migrate=False)
+    return [
+        *(graph.in_scope(row["scope"]) for row in scopes),
+        EventLog(manager, name, tenant=tenant, migrate=False),
+        tasks,
+    ]
 
 
 _EXPORTS: Mapping[str, Callable[[DatabaseManager, str, argparse.Namespace], Iterator[str]]] = {
@@ -169,7 +178,7 @@ class Import:
         arguments.tenant = arguments.tenant or "default"
         path = Path(arguments.file)
         _check_whole(path)
-        with opened(arguments) as manager:
+        with opened(arguments, may_create=True) as manager:
             given = (manager, chosen(arguments, manager), arguments)
             count = _IMPORTS[arguments.what](given, (line for line, is_last in _lines(path) if not is_last))
         output.result({"imported": count}, f"{count:,} imported")

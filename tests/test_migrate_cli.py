@@ -77,8 +77,11 @@ def test_the_lines_that_ship_go_up_and_are_as_they_should_be(url: str, capsys: p
     code, told = run(capsys, "up", "--url", url)
     assert code == 0
     assert {name.partition("/")[0] for name in told["applied"]} >= {"checkpoint", "vectorstore", "sessions"}
+    assert (told["backup"], list(Path().iterdir())) == (None, [])  # there was nothing to lose
+    assert run(capsys, "down", "--line", "sessions", "--no-backup", "--url", url)[0] == 0
+    code, told = run(capsys, "up", "--url", url)
     [backup] = Path().iterdir()
-    assert told["backup"] == str(backup)
+    assert (code, told["backup"]) == (0, str(backup))
     code, told = run(capsys, "status", "--url", url)
     assert code == 0
     assert all(line["current"] == line["target"] for line in told["lines"].values())

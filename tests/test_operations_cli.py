@@ -65,8 +65,8 @@ def test_threads_and_checkpoints_are_listed_and_pruned(url: str, capsys: pytest.
     code, told = run(capsys, "checkpoints", "a", "--url", url)
     assert [each["version"] for each in told["checkpoints"]] == [3, 1]
     code, told = run(capsys, "prune", "--url", url)
-    assert code == 1
-    assert "prune needs keep_last or older_than" in told
+    assert code == 2
+    assert "prune what?" in told
     assert main(["threads", "--url", url]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["thread", "version", "updated"]
 
@@ -75,6 +75,7 @@ def test_health_names_what_is_ill(
     url: str, redis_config: RedisConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dead = "dead=redis://localhost:1/0"
+    fill(url)
     code, told = run(capsys, "health", "--url", f"main={url}", "--url", f"cache={redis_url(redis_config)}")
     assert code == 0
     assert [(each["name"], each["healthy"]) for each in told["health"]] == [("main", True), ("cache", True)]

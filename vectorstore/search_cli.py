@@ -8,9 +8,9 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from persistence import DatabaseManager, PgVectorConfig, PostgreSQLConfig
-from persistence.cli import DONE, Output
-from persistence.connections_cli import add_connection_arguments, chosen, opened, table
+from persistence import DatabaseManager, MigrationLine, Migrator, PgVectorConfig, PostgreSQLConfig
+from persistence.cli import DONE, Output, WrongUsageError
+from persistence.connections_cli import add_connection_arguments, chosen, opened, table, whole
 from persistence.dialect import quote_identifier
 from persistence.errors import NotFoundError, ValidationError
 from vectorstore import PgVectorStore, SQLiteVectorStore, VectorStore
@@ -27,12 +27,12 @@ class Search:
         parser.add_argument("--namespace", default="default", help="(default: %(default)s)")
         parser.add_argument("--tenant", default="default", help="(default: %(default)s)")
         parser.add_argument("--filter", metavar="JSON", help="what the metadata must pass")
-        parser.add_argument("-k", type=int, default=10, metavar="N", help="how many (default: %(default)s)")
+        parser.add_argument("-k", type=whole(), default=10, metavar="N", help="how many (default: %(default)s)")
         parser.add_argument("--min-score", type=float, metavar="S", help="at least this score")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
-        query = arguments.text if arguments.text is not None else _json("standard input", sys.stdin.read())
+        query = arguments.text if arguments.text is not None else _vector()
         wanted = None if arguments.filter is None else _json("--filter", arguments.filter)
         with opened(arguments) as manager:
             store = _store(manager, chosen(arguments, manager), arguments)
@@ -71,6 +71,13 @@ def user_stores(manager: DatabaseManager, name: str, tenant: str) -> list[Vector
     return found
 
 
+def _vector() -> Any:
+    """Return the vector on standard input, which nobody types."""
+    if sys.stdin.isatty():
+        raise WrongUsageError("search for what?", hint="TEXT, or a vector as a JSON list on standard input")
+    return _json("standard input", sys.stdin.read())
+
+
 def _json(what: str, text: str) -> Any:
     try:
         return json.loads(text)
@@ -81,9 +88,10 @@ def _json(what: str, text: str) -> Any:
 def _store(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> VectorStore:
     """Return the store, opened as the collection was made."""
     database = manager.get_database(name)
-    made = database.fetch_one(
-        "SELECT * FROM holdfast_collections WHERE collection = :collection", {"collection": arguments.collection}
-    )
+    made = None
+    if Migrator(database).status(MigrationLine.of_package("vectorstore")).current:
+        text = "SELECT * FROM holdfast_collections WHERE collection = :collection"
+        made = database.fetch_one(text, {"collection": arguments.collection})
     if made is None:
         raise NotFoundError(f"there is no collection {arguments.collection!r}", connection=name)
     options: dict[str, Any] = {

@@ -34,7 +34,7 @@ from persistence._async.schema import expected_schema
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.copied_columns import Route
 from persistence.dialect import quote_identifier
-from persistence.errors import CapabilityError, ConflictError
+from persistence.errors import CapabilityError, ConflictError, ValidationError
 from persistence.migrations import MigrationLine, shipped_lines
 from persistence.queries import load_queries
 from persistence.schemas import made_tables
@@ -50,6 +50,8 @@ from persistence.transfers import (
     plan_of,
 )
 from persistence.validation import check_whole
+
+_MEMORY = "sqlite::memory:"
 
 
 class AsyncTransfer:
@@ -73,6 +75,10 @@ class AsyncTransfer:
         self._rows = check_whole("batch_rows", batch_rows, most=100_000)
         self._route: Route = (source.kind, target.kind)
         self._name = _address(source)
+        if source is target or (self._name == _address(target) and self._name != _MEMORY):
+            raise ValidationError(
+                f"{source.name} and {target.name} are the same database", hint="copy into another one"
+            )
 
     async def count(self) -> dict[str, int]:
         """Return how many rows each table of the source has that ``copy`` would copy; changes nothing.
@@ -264,7 +270,8 @@ class AsyncTransfer:
 def _address(database: AsyncDatabase) -> str:
     """Return what a copy is recorded under: where its source is."""
     if isinstance(database, AsyncSQLiteDatabase):
-        return f"sqlite:{Path(database.config.path).resolve()}"
+        path = database.config.path
+        return _MEMORY if path == ":memory:" else f"sqlite:{Path(path).resolve()}"
     if isinstance(database, AsyncPostgreSQLDatabase):
         return f"postgresql:{database.config.address}"
     raise CapabilityError(f"nothing is copied from {database.kind}", connection=database.name)

@@ -118,6 +118,8 @@ class DatabaseManager:
 
     def add(self, name: str, url: str, *, replace: bool = False, lazy: bool = False) -> Connection:
         """Register whatever the URL's scheme names: PostgreSQL, Redis or SQLite."""
+        if "://" not in url:
+            raise ConfigError("the URL has no scheme", hint="sqlite:///file.db, postgresql://…, redis://…")
         scheme = url.partition("://")[0].removeprefix("embedded+")
         if scheme in PostgreSQLConfig.schemes:
             return self.add_postgresql(name, url, replace=replace, lazy=lazy)

@@ -243,7 +243,7 @@ class Migrator:
             if missing:
                 raise MigrationError(
                     f"{', '.join(map(str, missing))} was not applied yet",
-                    hint="apply it with a Migrator, or let the store do so with migrate=True",
+                    hint="holdfast migrate up, or a Migrator, or let the store do so with migrate=True",
                     connection=self._database.name,
                 )
             self._database.migrated.add(line.name)

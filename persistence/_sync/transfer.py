@@ -35,7 +35,7 @@ from persistence._sync.schema import expected_schema
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence.copied_columns import Route
 from persistence.dialect import quote_identifier
-from persistence.errors import CapabilityError, ConflictError
+from persistence.errors import CapabilityError, ConflictError, ValidationError
 from persistence.migrations import MigrationLine, shipped_lines
 from persistence.queries import load_queries
 from persistence.schemas import made_tables
@@ -51,6 +51,8 @@ from persistence.transfers import (
     plan_of,
 )
 from persistence.validation import check_whole
+
+_MEMORY = "sqlite::memory:"
 
 
 class Transfer:
@@ -74,6 +76,10 @@ class Transfer:
         self._rows = check_whole("batch_rows", batch_rows, most=100_000)
         self._route: Route = (source.kind, target.kind)
         self._name = _address(source)
+        if source is target or (self._name == _address(target) and self._name != _MEMORY):
+            raise ValidationError(
+                f"{source.name} and {target.name} are the same database", hint="copy into another one"
+            )
 
     def count(self) -> dict[str, int]:
         """Return how many rows each table of the source has that ``copy`` would copy; changes nothing.
@@ -265,7 +271,8 @@ class Transfer:
 def _address(database: Database) -> str:
     """Return what a copy is recorded under: where its source is."""
     if isinstance(database, SQLiteDatabase):
-        return f"sqlite:{Path(database.config.path).resolve()}"
+        path = database.config.path
+        return _MEMORY if path == ":memory:" else f"sqlite:{Path(path).resolve()}"
     if isinstance(database, PostgreSQLDatabase):
         return f"postgresql:{database.config.address}"
     raise CapabilityError(f"nothing is copied from {database.kind}", connection=database.name)
