@@ -377,9 +377,13 @@ class AsyncDualWrite:
 
     async def _write(self, standing: Standing) -> Standing:
         key = f"{self._name}:phase"
-        if not await self._phases.compare_and_set(key, standing.record(), expected_version=standing.version):
-            raise ConflictError(f"somebody else moved {shown(self._name)} at the same time", hint="look at phase()")
-        self._known = replace(standing, version=standing.version + 1, read_at=monotonic())
+        try:
+            version = await self._phases.put(key, standing.record(), expected_version=standing.version)
+        except ConflictError as exc:
+            raise ConflictError(
+                f"somebody else moved {shown(self._name)} at the same time", hint="look at phase()"
+            ) from exc
+        self._known = replace(standing, version=version, read_at=monotonic())
         return self._known
 
     async def _read(self) -> Standing:

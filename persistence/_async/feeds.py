@@ -72,7 +72,11 @@ class AsyncPostgreSQLFeed:
     async def read(self, deadline: float, queue: NoticeQueue) -> bool:
         self._queue = queue
         try:
-            return self._take() or await self._watch.until_arrived(deadline)
+            if self._take():
+                return True
+            if monotonic() >= deadline:  # nothing is waited for, but what has come is taken
+                return not self._watch.is_silent() and self._arrived()
+            return await self._watch.until_arrived(deadline)
         except BaseException:
             self._watch.stop()
             raise

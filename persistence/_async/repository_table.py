@@ -197,6 +197,8 @@ class AsyncRepositoryTable(Generic[T]):
             return await database.fetch_one(text, given)
         columns = ", ".join(map(quote_identifier, (*self._scope, *known.names)))
         source = f"SELECT {columns} FROM {quote_identifier(self._table)} WHERE {self._where(self._is_key())}"
+        if database.kind == "postgresql":
+            source += " FOR UPDATE"  # or what another writes in between would be in no history
         copy = f"INSERT INTO {quote_identifier(self._history)} ({columns}) {source}"
         async with database.transaction():
             await database.execute(copy, self._given(key=key))

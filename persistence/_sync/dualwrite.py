@@ -378,9 +378,13 @@ class DualWrite:
 
     def _write(self, standing: Standing) -> Standing:
         key = f"{self._name}:phase"
-        if not self._phases.compare_and_set(key, standing.record(), expected_version=standing.version):
-            raise ConflictError(f"somebody else moved {shown(self._name)} at the same time", hint="look at phase()")
-        self._known = replace(standing, version=standing.version + 1, read_at=monotonic())
+        try:
+            version = self._phases.put(key, standing.record(), expected_version=standing.version)
+        except ConflictError as exc:
+            raise ConflictError(
+                f"somebody else moved {shown(self._name)} at the same time", hint="look at phase()"
+            ) from exc
+        self._known = replace(standing, version=version, read_at=monotonic())
         return self._known
 
     def _read(self) -> Standing:

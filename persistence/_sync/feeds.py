@@ -73,7 +73,11 @@ class PostgreSQLFeed:
     def read(self, deadline: float, queue: NoticeQueue) -> bool:
         self._queue = queue
         try:
-            return self._take() or self._watch.until_arrived(deadline)
+            if self._take():
+                return True
+            if monotonic() >= deadline:  # nothing is waited for, but what has come is taken
+                return not self._watch.is_silent() and self._arrived()
+            return self._watch.until_arrived(deadline)
         except BaseException:
             self._watch.stop()
             raise

@@ -61,6 +61,16 @@ async def break_connections(manager: AsyncDatabaseManager) -> None:
         assert len(ended) >= 1
 
 
+async def test_a_reader_who_does_not_wait_gets_what_has_come(pubsub: AsyncPubSub) -> None:
+    async with pubsub.subscribe("a") as subscription:
+        await pubsub.publish("a", "1")
+        last = monotonic() + 10
+        while (notice := await subscription.get(timeout=0)) is None:
+            assert monotonic() < last
+        assert notice == Notice("a", "1")
+        assert await subscription.get(timeout=0) is None
+
+
 async def test_a_notice_reaches_every_subscriber_of_its_channel_in_order_and_nobody_else(pubsub: AsyncPubSub) -> None:
     async with pubsub.subscribe("a", "b") as both, pubsub.subscribe("b") as one:
         await pubsub.publish("a", "1")

@@ -61,6 +61,16 @@ def break_connections(manager: DatabaseManager) -> None:
         assert len(ended) >= 1
 
 
+def test_a_reader_who_does_not_wait_gets_what_has_come(pubsub: PubSub) -> None:
+    with pubsub.subscribe("a") as subscription:
+        pubsub.publish("a", "1")
+        last = monotonic() + 10
+        while (notice := subscription.get(timeout=0)) is None:
+            assert monotonic() < last
+        assert notice == Notice("a", "1")
+        assert subscription.get(timeout=0) is None
+
+
 def test_a_notice_reaches_every_subscriber_of_its_channel_in_order_and_nobody_else(pubsub: PubSub) -> None:
     with pubsub.subscribe("a", "b") as both, pubsub.subscribe("b") as one:
         pubsub.publish("a", "1")

@@ -250,6 +250,16 @@ def test_versions_hold_back_a_stale_writer_and_history_keeps_what_was(
     assert notes.count() == 2
 
 
+def test_of_writers_at_once_each_leaves_what_it_replaced_in_the_history(
+    manager: DatabaseManager, debates: Repository[Debate]
+) -> None:
+    notes = Repository(manager, "main", "notes", Note, version="version", history="notes_history")
+    note = notes.save(Note(body="one"))
+    together(*[lambda n=n: notes.patch(note.id, {"body": f"of {n}"}) for n in range(12)])
+    assert [each.version for each in notes.history(note.id)] == list(range(12, 0, -1))
+    assert len({each.body for each in notes.history(note.id)} | {(notes.get(note.id)).body}) == 13  # type: ignore[union-attr]
+
+
 @dataclass
 class Sealed:
     id: str
