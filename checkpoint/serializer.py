@@ -192,7 +192,33 @@ class Reader:
         if type(value) in ATOMS:
             self.read = lambda: value
         elif not self._data[1]:
-            self.read = partial(unpack_plain, memoryview(self._data)[2:])
+            self.read = self._read_again
         else:
             self.read = partial(self._serializer.loads, self._data)
         return value
+
+    def _read_again(self) -> Any:
+        value = unpack_plain(memoryview(self._data)[2:])
+        copies = _copier(value)
+        if copies is None:
+            self.read = partial(unpack_plain, memoryview(self._data)[2:])
+            return value
+        self.read = copies
+        return copies()
+
+
+def _copier(value: Any) -> Callable[[], Any] | None:
+    """Return what makes copies of a value of few levels, in which texts are shared; None for any other."""
+    if _is_flat(value):
+        copies: Callable[[], Any] = value.copy
+        return copies
+    if type(value) is list and all(map(_is_flat, value)):
+        return lambda: [each.copy() for each in value]
+    return None
+
+
+def _is_flat(value: object) -> bool:
+    """Tell whether it is a list or a dict of nothing that can be changed."""
+    if type(value) is dict:
+        return ATOMS.issuperset(map(type, value.values()))
+    return type(value) is list and ATOMS.issuperset(map(type, value))

@@ -1023,3 +1023,29 @@ def test_frozen_and_root_and_generic_models_come_back() -> None:
 def test_a_counter_and_its_kin_are_told_from_dicts(serializer: Serializer) -> None:
     for value in (Counter(), OrderedDict(), defaultdict(int), {}):
         assert type(around(serializer, [value])[0]) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 1, "b": ["x"]},
+        {"text": "long" * 100, "n": None},
+        [1, "two", b"three"],
+        [{"role": "user", "content": "hello"}, {"role": "tool", "content": None}],
+        [[1, 2], [3]],
+        [{"a": {"b": []}}],
+        [],
+        {1: "one", "two": 2.0},
+    ],
+)
+def test_what_a_reader_reads_again_and_again_is_the_callers_own(value: Any) -> None:
+    serializer = Serializer()
+    reader = serializer.reader(serializer.dumps(value))
+    for _ in range(5):
+        found = reader.read()
+        assert found == value
+        assert type(found) is type(value)
+        for inner in found.values() if isinstance(found, dict) else found:
+            if isinstance(inner, dict | list):
+                inner.clear()
+        found.clear()

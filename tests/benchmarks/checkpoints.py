@@ -132,18 +132,22 @@ class Saver:
 class Thread:
     """A thread of ten channels, one of which changes a step; the same values for every way."""
 
-    def __init__(self, way: Any, name: str, size: int, slot: int = 0, *, texts: bool = False) -> None:
+    def __init__(self, way: Any, name: str, size: int, slot: int = 0, *, kind: str = "dicts") -> None:
         self.way, self.name, self.slot = way, name, slot
         self.step = 0
-        self._texts = texts
+        self._kind = kind
         self._size = size // CHANNELS
-        self._noise = base64.b85encode(random.Random(1).randbytes(2 * self._size + 4096)).decode()
+        chance = random.Random(1)
+        if kind == "words":
+            self._noise = " ".join(chance.choices(WORDS, k=self._size // 2 + 4096))
+        else:
+            self._noise = base64.b85encode(chance.randbytes(2 * self._size + 4096)).decode()
         self.state = {f"channel_{number}": self._value(number) for number in range(CHANNELS)}
         way.save(name, 0, dict(self.state), list(self.state), slot)
 
     def _value(self, number: int) -> dict[str, str] | str:
         text = f"{number:08}" + self._noise[number % 4096 :][: max(self._size - 8, 1)]
-        return text if self._texts else {"text": text}
+        return text if self._kind == "texts" else {"text": text}
 
     def next(self) -> None:
         self.step += 1
@@ -261,9 +265,9 @@ class Bench:
 def saves(bench: Bench, ways: dict[str, Any], place: str) -> None:
     """Save at three sizes."""
     rounds, calls = (5, 20) if bench.quick else (15, 50)
-    for kind in ("dicts", "texts"):
+    for kind in ("dicts", "words", "texts"):
         for label, size in SIZES.items():
-            threads = {name: Thread(way, f"s{size}{kind}", size, texts=kind == "texts") for name, way in ways.items()}
+            threads = {name: Thread(way, f"s{size}{kind}", size, kind=kind) for name, way in ways.items()}
             found = in_turns({name: thread.next for name, thread in threads.items()}, rounds=rounds, calls=calls)
             report(f"save, {label} of {kind}, {place}", found, floor="floor")
 
