@@ -227,7 +227,9 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         return await self._read(
             hints.after,
             deadline,
-            lambda database: database._run_apart(operation, sql, parameters, rows, deadline - monotonic(), hints),
+            lambda database: database._run_apart(
+                operation, sql, parameters, rows, max(0.0, deadline - monotonic()), hints
+            ),
         )
 
     async def _run_batch_apart(
@@ -239,7 +241,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         return await self._read(
             hints.after,
             deadline,
-            lambda database: database._run_batch_apart(calls, deadline - monotonic(), plain),
+            lambda database: database._run_batch_apart(calls, max(0.0, deadline - monotonic()), plain),
         )
 
     async def _begin(self, options: Options, deadline: float) -> tuple[AsyncPool[Any], Any]:

@@ -228,7 +228,9 @@ class PostgreSQLDatabase(Database):
         return self._read(
             hints.after,
             deadline,
-            lambda database: database._run_apart(operation, sql, parameters, rows, deadline - monotonic(), hints),
+            lambda database: database._run_apart(
+                operation, sql, parameters, rows, max(0.0, deadline - monotonic()), hints
+            ),
         )
 
     def _run_batch_apart(
@@ -240,7 +242,7 @@ class PostgreSQLDatabase(Database):
         return self._read(
             hints.after,
             deadline,
-            lambda database: database._run_batch_apart(calls, deadline - monotonic(), plain),
+            lambda database: database._run_batch_apart(calls, max(0.0, deadline - monotonic()), plain),
         )
 
     def _begin(self, options: Options, deadline: float) -> tuple[Pool[Any], Any]:

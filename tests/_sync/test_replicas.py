@@ -17,6 +17,7 @@ from persistence import (
     PostgreSQLDatabase,
     ClosedError,
     ConnectError,
+    DeadlineError,
     PostgreSQLConfig,
     ReadOnlyError,
     SQLiteConfig,
@@ -112,6 +113,19 @@ def test_what_was_said_to_read_only_writes_nowhere(
         with main.transaction(read_only=True):
             main.execute("INSERT INTO t VALUES (1)")
     assert main.fetch_value("SELECT count(*) FROM t") == 0
+
+
+def test_a_read_whose_time_is_up_ends_at_its_deadline(
+    manager: DatabaseManager, replicated: PostgreSQLConfig
+) -> None:
+    main = made(manager, replicated)
+    for read in (
+        lambda: main.fetch_value("SELECT pg_sleep(1)", read_only=True, timeout=0),
+        lambda: main.fetch_batch([("SELECT pg_sleep(1)", None)], read_only=True, timeout=0),
+    ):
+        with pytest.raises(DeadlineError):
+            read()
+    assert main.fetch_value("SELECT 1", read_only=True) == 1
 
 
 def test_a_lagging_replica_is_left_out_and_returns_by_itself(
