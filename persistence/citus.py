@@ -8,19 +8,13 @@ that collections with tables of their own and tables of yours that are keyed ali
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
 
-from persistence.cli import DONE, NOT_AS_IT_SHOULD, WRONG_USAGE, Output
-from persistence.config import PostgreSQLConfig
 from persistence.dialect import quote_identifier
-from persistence.errors import from_psycopg
 from persistence.queries import load_queries
 
 COLUMN = "tenant_id"
@@ -180,31 +174,3 @@ def read_tables(connection: psycopg.Connection[dict[str, Any]]) -> list[Table]:
         )
         for row in connection.execute(queries.list_tables)
     ]
-
-
-class CitusPlan:
-    """Prints the script that distributes the tables of a database by tenant; changes nothing."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add its arguments."""
-        parser.epilog = "It exits with 3 where a key stands in the way, and says which."
-        parser.add_argument(
-            "--url",
-            default=os.environ.get("HOLDFAST_URL"),
-            help="the database, its migrations done: postgresql://… (default: HOLDFAST_URL)",
-        )
-
-    def run(self, arguments: argparse.Namespace, output: Output) -> int:
-        """Read the tables and print the script."""
-        if arguments.url is None:
-            output.error("--url is required, or HOLDFAST_URL")
-            return WRONG_USAGE
-        parameters = PostgreSQLConfig.from_url(arguments.url).connection_parameters()
-        try:
-            with psycopg.connect(**parameters, autocommit=True, row_factory=dict_row) as connection:
-                found = plan(read_tables(connection))
-        except psycopg.Error as exc:
-            raise from_psycopg(exc, operation="citus-plan", connection="--url") from exc
-        values = {"statements": list(found.statements), "problems": list(found.problems)}
-        output.result(values, found.script().rstrip("\n"))
-        return NOT_AS_IT_SHOULD if found.problems else DONE

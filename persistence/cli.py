@@ -32,7 +32,10 @@ EXIT_CODES = (
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "backup": ("persistence.operations_cli:BackUp", "write a whole database to a file"),
     "checkpoints": ("checkpoint.threads_cli:Checkpoints", "list the checkpoints of a thread"),
-    "citus-plan": ("persistence.citus:CitusPlan", "print the script that distributes the tables by tenant on Citus"),
+    "citus-plan": (
+        "persistence.citus_cli:CitusPlan",
+        "print the script that distributes the tables by tenant on Citus",
+    ),
     "copy": ("persistence.transfer_cli:Copy", "copy what one database holds to another, and verify it"),
     "demo": ("checkpoint.demo_cli:Demo", "kill a workflow half way, and see it go on"),
     "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from persistence._sync.copy_rows import copy_tables_of
 from persistence._sync.database import Database
 from persistence._sync.migrator import LOCK_SECONDS, Migrator
 from persistence._sync.schema import read_schema
@@ -150,6 +151,8 @@ def _move(run: _Migration, *, down: bool) -> int:
     made: Path | None = None
     for line in run.lines:
         move: Callable[..., tuple[Migration, ...]] = run.migrator.down if down else run.migrator.up
+        if not down and run.arguments.folder is None and run.migrator.pending(line):
+            _prepare(run, line)
         try:
             moved = move(line, to=to, lock_timeout=timeout, backup=None if made else backup)
         except CapabilityError as exc:
@@ -160,6 +163,18 @@ def _move(run: _Migration, *, down: bool) -> int:
     lines = [f"{verb} {migration}" for migration in done] or ["nothing to do"]
     values_done = {verb: [str(migration) for migration in done], "backup": None if made is None else str(made)}
     return run.told(values_done, [*([f"backup in {made}"] if made else []), *lines])
+
+
+def _prepare(run: _Migration, line: MigrationLine) -> None:
+    """Make what a line of ours needs and doesn't make itself: the type of vectors."""
+    module = copy_tables_of(line.name)
+    if not hasattr(module, "prepare"):
+        return
+    try:
+        module.prepare(run.database)
+    except CapabilityError as exc:
+        exc.hint = f"{exc.hint}; or name the lines that are wanted by --line"
+        raise
 
 
 def _history(run: _Migration) -> int:

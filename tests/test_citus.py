@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from persistence import DatabaseManager, MigrationLine, Migrator, PostgreSQLConfig
 from persistence.citus import LOCAL, ForeignKey, Table, UniqueKey, plan, read_tables
-from persistence.cli import NOT_AS_IT_SHOULD, WRONG_USAGE, main
+from persistence.cli import FAILED, NOT_AS_IT_SHOULD, main
 from persistence.dialect import compile_statement
 from tests.servers import TestServers, url_of
 from tests.test_queries import LINES, PREPARABLE, Query
@@ -140,7 +140,7 @@ def test_the_command_prints_the_script_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv("HOLDFAST_URL", raising=False)
-    assert main(["citus-plan"]) == WRONG_USAGE
+    assert main(["citus-plan"]) == FAILED
     capsys.readouterr()
     assert main(["citus-plan", "--url", url_of(config)]) == 0
     script = capsys.readouterr().out

@@ -15,16 +15,18 @@ from typing import Any
 from persistence._async.compat import in_background
 from persistence._async.copy_rows import (
     AsyncRowReader,
+    bring_up,
     check_fits,
     check_sees_all,
     compare,
+    copy_tables_of,
     is_made,
     read_tables,
     table_copies,
 )
 from persistence._async.database import AsyncDatabase
 from persistence._async.migrator import AsyncMigrator
-from persistence._async.restoring import AsyncArchivedRows, AsyncRestoring, copy_tables_of
+from persistence._async.restoring import AsyncArchivedRows, AsyncRestoring
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.transaction import AsyncTransaction
 from persistence.archives import (
@@ -174,7 +176,7 @@ class AsyncTenantArchive:
         database, merge = self._database, merge or found.header.user is not None
         await check_sees_all(database)
         for name in found.packages:
-            await AsyncMigrator(database).up(self._lines[name])
+            await bring_up(database, self._lines[name])
         async with database.transaction():
             if not merge:
                 await self._check_empty()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from secrets import randbits
 from typing import Any, Protocol
 
@@ -67,6 +69,20 @@ async def is_made(source: AsyncDatabase, line: MigrationLine) -> bool:
             connection=source.name,
         )
     return status.current > 0
+
+
+async def bring_up(target: AsyncDatabase, line: MigrationLine) -> None:
+    """Bring the tables of a line up to date, and first what they need and don't make themselves."""
+    module = copy_tables_of(line.name)
+    if await AsyncMigrator(target).pending(line) and hasattr(module, "prepare"):
+        await module.prepare(target)
+    await AsyncMigrator(target).up(line)
+
+
+def copy_tables_of(package: str) -> Any:
+    """Return a package's module for the tables that it makes beside those of its migrations; None: it has none."""
+    module = f"{package}._async.copy_tables"
+    return None if find_spec(package) is None or find_spec(module) is None else import_module(module)
 
 
 async def check_fits(

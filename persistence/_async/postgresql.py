@@ -362,6 +362,31 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         if self.replicas is not None:
             await self.replicas.aclose()
 
+    async def ensure_vector(self, *, create: bool = True) -> None:
+        """Create the extension of vectors where it is missing; with ``create=False`` only look.
+
+        Raises:
+            CapabilityError: it is missing and can't, or shouldn't, be created.
+        """
+        if (await self.capabilities()).vector is not None:
+            return
+        missing = CapabilityError(
+            f"the database {self.config.database!r} has no pgvector extension",
+            hint="as a superuser run: CREATE EXTENSION vector",
+            connection=self.name,
+        )
+        if not create:
+            raise missing
+        try:
+            await self.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except DuplicateError:
+            pass  # another program created it at the same moment
+        except ClosedError:
+            raise
+        except PersistenceError as exc:
+            raise missing from exc
+        await self.capabilities(refresh=True)
+
 
 class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):
     """A named PostgreSQL server with pgvector; numpy arrays are sent and read as its ``vector``, in binary."""
@@ -376,26 +401,7 @@ class AsyncPgVectorDatabase(AsyncPostgreSQLDatabase):
             CapabilityError: it has no pgvector, and the extension can't be created.
         """
         await super().open()
-        if (await self.capabilities()).vector is None:
-            await self._create_extension()
-
-    async def _create_extension(self) -> None:
-        missing = CapabilityError(
-            f"the database {self.config.database!r} has no pgvector extension",
-            hint="as a superuser run: CREATE EXTENSION vector",
-            connection=self.name,
-        )
-        if not self.config.create_extension:
-            raise missing
-        try:
-            await self.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        except DuplicateError:
-            pass  # another program created it at the same moment
-        except ClosedError:
-            raise
-        except PersistenceError as exc:
-            raise missing from exc
-        await self.capabilities(refresh=True)
+        await self.ensure_vector(create=self.config.create_extension)
 
     async def ping(self, *, timeout: Duration | None = None) -> None:
         """Make one round trip that finds the extension.

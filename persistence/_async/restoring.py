@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from persistence._async.compat import in_background
-from persistence._async.copy_rows import SCAN_SECONDS, number_rows, read_tables, triggers_on, write_batch
+from persistence._async.copy_rows import (
+    SCAN_SECONDS,
+    copy_tables_of,
+    number_rows,
+    read_tables,
+    triggers_on,
+    write_batch,
+)
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.archives import TENANT, ArchiveReader, ArchiveTable
@@ -159,9 +164,3 @@ class AsyncArchivedRows:
             else:
                 self._next = found
         return {TENANT: self._tenant, **self._rows.pop()} if self._rows else None
-
-
-def copy_tables_of(package: str) -> Any:
-    """Return a package's module for the tables that it makes beside those of its migrations; None: it has none."""
-    module = f"{package}._async.copy_tables"
-    return None if find_spec(package) is None or find_spec(module) is None else import_module(module)

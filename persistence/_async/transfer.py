@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from persistence import transfers
 from persistence._async.copy_rows import (
     AsyncRowReader,
+    bring_up,
     check_fits,
     check_sees_all,
     compare,
+    copy_tables_of,
     is_made,
     number_rows,
     read_tables,
@@ -28,7 +28,6 @@ from persistence._async.copy_rows import (
 )
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
-from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence._async.schema import expected_schema
 from persistence._async.sqlite import AsyncSQLiteDatabase
@@ -155,7 +154,7 @@ class AsyncTransfer:
         if not make:
             return found
         for line in lines:
-            await AsyncMigrator(self._target).up(line)
+            await bring_up(self._target, line)
         return [pair for line in lines for pair in await self._pairs_of(line, tables, make=True)]
 
     async def _pairs_of(self, line: MigrationLine, tables: Tables, *, make: bool) -> list[TablePair]:
@@ -177,12 +176,10 @@ class AsyncTransfer:
 
     async def _further(self, package: str, tables: Tables, *, make: bool) -> list[TablePair]:
         """Return the tables that a package makes beside those of its migrations."""
-        module = f"{package}._async.copy_tables"
-        if find_spec(package) is None or find_spec(module) is None:
+        module = copy_tables_of(package)
+        if module is None:
             return []
-        found: list[TablePair] = await import_module(module).further_tables(
-            self._source, self._target, tables, make=make
-        )
+        found: list[TablePair] = await module.further_tables(self._source, self._target, tables, make=make)
         return found
 
     async def _copies(self, pairs: list[TablePair]) -> list[TableCopy]:

@@ -16,16 +16,18 @@ from typing import Any
 from persistence._sync.compat import in_background
 from persistence._sync.copy_rows import (
     RowReader,
+    bring_up,
     check_fits,
     check_sees_all,
     compare,
+    copy_tables_of,
     is_made,
     read_tables,
     table_copies,
 )
 from persistence._sync.database import Database
 from persistence._sync.migrator import Migrator
-from persistence._sync.restoring import ArchivedRows, Restoring, copy_tables_of
+from persistence._sync.restoring import ArchivedRows, Restoring
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.transaction import Transaction
 from persistence.archives import (
@@ -175,7 +177,7 @@ class TenantArchive:
         database, merge = self._database, merge or found.header.user is not None
         check_sees_all(database)
         for name in found.packages:
-            Migrator(database).up(self._lines[name])
+            bring_up(database, self._lines[name])
         with database.transaction():
             if not merge:
                 self._check_empty()

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from secrets import randbits
 from typing import Any, Protocol
 
@@ -68,6 +70,20 @@ def is_made(source: Database, line: MigrationLine) -> bool:
             connection=source.name,
         )
     return status.current > 0
+
+
+def bring_up(target: Database, line: MigrationLine) -> None:
+    """Bring the tables of a line up to date, and first what they need and don't make themselves."""
+    module = copy_tables_of(line.name)
+    if Migrator(target).pending(line) and hasattr(module, "prepare"):
+        module.prepare(target)
+    Migrator(target).up(line)
+
+
+def copy_tables_of(package: str) -> Any:
+    """Return a package's module for the tables that it makes beside those of its migrations; None: it has none."""
+    module = f"{package}._sync.copy_tables"
+    return None if find_spec(package) is None or find_spec(module) is None else import_module(module)
 
 
 def check_fits(

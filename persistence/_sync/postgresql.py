@@ -363,6 +363,31 @@ class PostgreSQLDatabase(Database):
         if self.replicas is not None:
             self.replicas.close()
 
+    def ensure_vector(self, *, create: bool = True) -> None:
+        """Create the extension of vectors where it is missing; with ``create=False`` only look.
+
+        Raises:
+            CapabilityError: it is missing and can't, or shouldn't, be created.
+        """
+        if (self.capabilities()).vector is not None:
+            return
+        missing = CapabilityError(
+            f"the database {self.config.database!r} has no pgvector extension",
+            hint="as a superuser run: CREATE EXTENSION vector",
+            connection=self.name,
+        )
+        if not create:
+            raise missing
+        try:
+            self.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        except DuplicateError:
+            pass  # another program created it at the same moment
+        except ClosedError:
+            raise
+        except PersistenceError as exc:
+            raise missing from exc
+        self.capabilities(refresh=True)
+
 
 class PgVectorDatabase(PostgreSQLDatabase):
     """A named PostgreSQL server with pgvector; numpy arrays are sent and read as its ``vector``, in binary."""
@@ -377,26 +402,7 @@ class PgVectorDatabase(PostgreSQLDatabase):
             CapabilityError: it has no pgvector, and the extension can't be created.
         """
         super().open()
-        if (self.capabilities()).vector is None:
-            self._create_extension()
-
-    def _create_extension(self) -> None:
-        missing = CapabilityError(
-            f"the database {self.config.database!r} has no pgvector extension",
-            hint="as a superuser run: CREATE EXTENSION vector",
-            connection=self.name,
-        )
-        if not self.config.create_extension:
-            raise missing
-        try:
-            self.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        except DuplicateError:
-            pass  # another program created it at the same moment
-        except ClosedError:
-            raise
-        except PersistenceError as exc:
-            raise missing from exc
-        self.capabilities(refresh=True)
+        self.ensure_vector(create=self.config.create_extension)
 
     def ping(self, *, timeout: Duration | None = None) -> None:
         """Make one round trip that finds the extension.

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from persistence import transfers
 from persistence._sync.copy_rows import (
     RowReader,
+    bring_up,
     check_fits,
     check_sees_all,
     compare,
+    copy_tables_of,
     is_made,
     number_rows,
     read_tables,
@@ -29,7 +29,6 @@ from persistence._sync.copy_rows import (
 )
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
-from persistence._sync.migrator import Migrator
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence._sync.schema import expected_schema
 from persistence._sync.sqlite import SQLiteDatabase
@@ -156,7 +155,7 @@ class Transfer:
         if not make:
             return found
         for line in lines:
-            Migrator(self._target).up(line)
+            bring_up(self._target, line)
         return [pair for line in lines for pair in self._pairs_of(line, tables, make=True)]
 
     def _pairs_of(self, line: MigrationLine, tables: Tables, *, make: bool) -> list[TablePair]:
@@ -178,12 +177,10 @@ class Transfer:
 
     def _further(self, package: str, tables: Tables, *, make: bool) -> list[TablePair]:
         """Return the tables that a package makes beside those of its migrations."""
-        module = f"{package}._sync.copy_tables"
-        if find_spec(package) is None or find_spec(module) is None:
+        module = copy_tables_of(package)
+        if module is None:
             return []
-        found: list[TablePair] = import_module(module).further_tables(
-            self._source, self._target, tables, make=make
-        )
+        found: list[TablePair] = module.further_tables(self._source, self._target, tables, make=make)
         return found
 
     def _copies(self, pairs: list[TablePair]) -> list[TableCopy]:

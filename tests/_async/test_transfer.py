@@ -23,6 +23,7 @@ from persistence import (
     MigrationError,
     MigrationLine,
     PgVectorConfig,
+    PostgreSQLConfig,
     SQLiteConfig,
     ValidationError,
 )
@@ -132,6 +133,17 @@ async def test_a_copy_that_was_ended_goes_on_where_it_was(source: AsyncDatabase,
     assert {each.name: each.rows for each in copied}["holdfast_key_values"] == 25
     assert await transfer.verify() == ()
     assert {each.name: (each.rows, each.kept) for each in await transfer.copy()}["holdfast_key_values"] == (25, 0)
+
+
+async def test_the_type_of_vectors_is_made_where_a_copy_needs_it(
+    manager: AsyncDatabaseManager, tmp_path: Path, postgresql_config: PostgreSQLConfig
+) -> None:
+    origin = await manager.add_sqlite("origin", SQLiteConfig(path=str(tmp_path / "origin.db")))
+    await vectors(manager, "origin").store_documents([Document("d", "text", {}, embedding(1))])
+    server = await manager.add_postgresql("server", postgresql_config)
+    await server.execute("DROP EXTENSION IF EXISTS vector")
+    await AsyncTransfer(origin, server).copy()
+    assert (await server.fetch_value("SELECT vector_dims(embedding) FROM holdfast_documents_docs")) == 3
 
 
 async def test_a_batch_holds_few_bytes_whatever_came_before(

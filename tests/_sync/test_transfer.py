@@ -24,6 +24,7 @@ from persistence import (
     MigrationError,
     MigrationLine,
     PgVectorConfig,
+    PostgreSQLConfig,
     SQLiteConfig,
     ValidationError,
 )
@@ -133,6 +134,17 @@ def test_a_copy_that_was_ended_goes_on_where_it_was(source: Database, target: Da
     assert {each.name: each.rows for each in copied}["holdfast_key_values"] == 25
     assert transfer.verify() == ()
     assert {each.name: (each.rows, each.kept) for each in transfer.copy()}["holdfast_key_values"] == (25, 0)
+
+
+def test_the_type_of_vectors_is_made_where_a_copy_needs_it(
+    manager: DatabaseManager, tmp_path: Path, postgresql_config: PostgreSQLConfig
+) -> None:
+    origin = manager.add_sqlite("origin", SQLiteConfig(path=str(tmp_path / "origin.db")))
+    vectors(manager, "origin").store_documents([Document("d", "text", {}, embedding(1))])
+    server = manager.add_postgresql("server", postgresql_config)
+    server.execute("DROP EXTENSION IF EXISTS vector")
+    Transfer(origin, server).copy()
+    assert (server.fetch_value("SELECT vector_dims(embedding) FROM holdfast_documents_docs")) == 3
 
 
 def test_a_batch_holds_few_bytes_whatever_came_before(

@@ -7,12 +7,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from persistence._async.database import AsyncDatabase
+from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence.copied_columns import Column
 from persistence.dialect import quote_identifier, to_micros
 from persistence.errors import CapabilityError, ConflictError
 from persistence.queries import load_queries
 from persistence.transfers import TablePair, Tables
 from vectorstore import copy_plans, schema
+
+
+async def prepare(target: AsyncDatabase) -> None:
+    """Make what the migrations of this package need and don't make: PostgreSQL's type of vectors.
+
+    Raises:
+        CapabilityError: the server hasn't got it, or the role may not create it.
+    """
+    if isinstance(target, AsyncPostgreSQLDatabase):
+        await target.capabilities(refresh=True)
+        await target.ensure_vector()
 
 
 async def further_tables(

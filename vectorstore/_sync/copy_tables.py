@@ -8,12 +8,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from persistence._sync.database import Database
+from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence.copied_columns import Column
 from persistence.dialect import quote_identifier, to_micros
 from persistence.errors import CapabilityError, ConflictError
 from persistence.queries import load_queries
 from persistence.transfers import TablePair, Tables
 from vectorstore import copy_plans, schema
+
+
+def prepare(target: Database) -> None:
+    """Make what the migrations of this package need and don't make: PostgreSQL's type of vectors.
+
+    Raises:
+        CapabilityError: the server hasn't got it, or the role may not create it.
+    """
+    if isinstance(target, PostgreSQLDatabase):
+        target.capabilities(refresh=True)
+        target.ensure_vector()
 
 
 def further_tables(
