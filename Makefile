@@ -31,7 +31,7 @@ test: $(VENV)/.dev ## run the tests against real servers, which they start thems
 	$(if $(TESTS_IN),TMPDIR=$(TESTS_IN) )$(PY) -m pytest -n $(WORKERS) $(ARGS)
 
 faults: $(VENV)/.dev ## run the long form of the fault suites
-	HOLDFAST_FAULTS=full $(PY) -m pytest -o faulthandler_timeout=0 tests/faults tests/test_pooler.py tests/_async/cluster tests/_sync/cluster $(ARGS)
+	HOLDFAST_FAULTS=full $(PY) -m pytest -o faulthandler_timeout=0 tests/faults tests/test_pooler.py tests/_async/test_soak.py tests/_sync/test_soak.py tests/_async/cluster tests/_sync/cluster $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and the generated twins
 	$(PY) -m ruff check .

@@ -26,7 +26,8 @@ CANARY = os.environ.setdefault(_VARIABLE, f"CANARY-{secrets.token_hex(12)}")
 """The password; the workers of a run have the same."""
 ALLOWED = frozenset(("password", "users.txt", "state.json", "holdfast.toml"))
 """Files that hold a password for a server or for ``holdfast`` to read, beside those that end in ``.conf``."""
-LOGGERS = ("persistence", "checkpoint", "vectorstore", "sessions", "psycopg", "redis")
+LOGGERS = ("persistence", "checkpoint", "vectorstore", "sessions")
+"""Whose records of any level are looked at; of others those that are not below INFO."""
 MOST_FILES, MOST_BYTES = 200, 256 * 1024
 """How many files of a test are looked into, and how large they may be."""
 
@@ -90,6 +91,7 @@ def look_into(folder: Path) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to look."""
     logging.getLogger().addHandler(_Handler())
+    logging.getLogger().setLevel(logging.INFO)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.DEBUG)
     _watch(PersistenceError)

@@ -16,15 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
+import psycopg
 import pytest
 
 from checkpoint import Checkpoint, DatabaseCheckpointer
-from persistence import AsyncDatabaseManager, DatabaseManager, PoolTimeoutError, PostgreSQLConfig
+from persistence import (
+    AsyncDatabaseManager,
+    DatabaseManager,
+    EmbeddedPostgreSQL,
+    PoolTimeoutError,
+    PostgreSQLConfig,
+)
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
 CALLERS = 1_000 if FULL else 200
 TASKS = 5_000 if FULL else 1_000
 SAVES = 50_000 if FULL else 1_500
+CONNECTIONS = 500 if FULL else 60
 
 
 @pytest.fixture
@@ -103,6 +111,60 @@ def test_no_task_starves_on_twenty_connections(postgresql_config: PostgreSQLConf
         f"{TASKS} tasks, 20 connections: mean {mean * 1000:.0f} ms, p99 {late * 1000:.0f} ms, {late / mean:.2f} times"
     )
     assert late < 3 * mean  # in order: the last waits for all before it, which is twice the mean
+
+
+@pytest.fixture
+def roomy(postgresql_config: PostgreSQLConfig, tmp_path: Path) -> Iterator[PostgreSQLConfig]:
+    """A server that takes as many connections: the others' has room for a quick run."""
+    if not FULL:
+        yield postgresql_config
+        return
+    settings = {"max_connections": str(CONNECTIONS + 20), "fsync": "off"}
+    with EmbeddedPostgreSQL(tmp_path / "postgresql", settings=settings) as server:
+        yield server.config()
+
+
+def own_memory(pid: int) -> float | None:
+    """Return what a process has for itself, in MiB; None where it is another user's."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) / 1024
+
+
+def test_many_connections_are_open_at_once_and_each_is_its_own(roomy: PostgreSQLConfig) -> None:
+    async def run() -> None:
+        async with AsyncDatabaseManager() as manager:
+            config = replace(roomy, max_connections=CONNECTIONS, max_idle_connections=5, connect_timeout=60)
+            main = await manager.add_postgresql("main", replace(config, pool_timeout=60, timeout=60))
+            everybody, started = asyncio.Barrier(CONNECTIONS + 1), monotonic()
+
+            async def hold() -> int:
+                async with main.transaction() as transaction:
+                    pid: int = await transaction.fetch_value("SELECT pg_backend_pid()")
+                    await everybody.wait()  # all are open
+                    await everybody.wait()  # and were looked at
+                    return pid
+
+            holding = [asyncio.create_task(hold()) for _ in range(CONNECTIONS)]
+            await everybody.wait()
+            took = monotonic() - started
+            assert (main.stats().open, main.stats().in_use) == (CONNECTIONS, CONNECTIONS)
+            found = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            with psycopg.connect(**roomy.connection_parameters()) as beside:
+                pids = {row[0] for row in beside.execute(found).fetchall()}
+            sizes = [size for size in map(own_memory, pids) if size is not None]
+            await everybody.wait()
+            assert set(await asyncio.gather(*holding)) == pids
+            assert (main.stats().in_use, main.stats().errors) == (0, 0)
+            each = (
+                f"{sum(sizes) / len(sizes):.2f} MiB of the server's memory each" if sizes else "memory not to be seen"
+            )
+            print(f"{CONNECTIONS} connections: open after {took:.2f} s, {each}")
+            assert took < 60
+
+    asyncio.run(run())
 
 
 def test_what_is_held_does_not_grow_with_the_calls_that_were_made(postgresql_config: PostgreSQLConfig) -> None:

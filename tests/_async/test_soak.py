@@ -1,0 +1,149 @@
+"""Mixed work over PostgreSQL, SQLite and Redis for a while: every answer is right, and nothing that is held grows.
+
+``HOLDFAST_SOAK`` says for how many seconds (2 by default, a minute with ``HOLDFAST_FAULTS=full``). The figures are for
+``pytest -rP``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
+from persistence import AsyncDatabaseManager, AsyncKeyValueStore, PgVectorConfig, RedisConfig, SQLiteConfig
+from sessions import AsyncMessageStore, AsyncTaskStore, AsyncThreadManager, Message, Task, Thread
+from tests._async.side import together
+from vectorstore import AsyncPgVectorStore, AsyncSQLiteVectorStore, AsyncVectorStore, Document
+
+SECONDS = float(os.environ.get("HOLDFAST_SOAK", "60" if os.environ.get("HOLDFAST_FAULTS") == "full" else "2"))
+BACKENDS = ("postgresql", "sqlite", "redis")
+WORKERS = 3
+KEPT = 5
+"""How many checkpoints of a thread are kept."""
+MESSAGES = 40
+"""After how many messages a thread is deleted and begun anew."""
+DOCUMENTS = 50
+
+
+class Worker:
+    """One caller of every store on one connection, who knows what each must answer."""
+
+    def __init__(self, manager: AsyncDatabaseManager, backend: str, number: int) -> None:
+        self.name = f"{backend} {number}"
+        self.steps = 0
+        self._checkpoints = AsyncDatabaseCheckpointer(manager, backend)
+        self._threads = AsyncThreadManager(manager, backend)
+        self._messages = AsyncMessageStore(manager, backend)
+        self._values = AsyncKeyValueStore(manager, backend)
+        self._tasks = AsyncTaskStore(manager, backend)
+        self._vectors: AsyncVectorStore | None = None  # Redis before 8 has none
+        if backend == "postgresql":
+            self._vectors = AsyncPgVectorStore(manager, backend, dimensions=3)
+        elif backend == "sqlite":
+            self._vectors = AsyncSQLiteVectorStore(manager, backend, dimensions=3)
+
+    async def work(self, until: float) -> None:
+        """Do one thing after the other, at least one of each."""
+        while True:
+            await self._checkpoint(self.steps)
+            await self._talk(self.steps)
+            await self._count(self.steps)
+            await self._task(self.steps)
+            if self._vectors is not None:
+                await self._search(self._vectors, self.steps)
+            self.steps += 1
+            if monotonic() >= until:
+                break
+        assert await self._values.get(f"{self.name} counted") == self.steps
+
+    async def _checkpoint(self, number: int) -> None:
+        state = {"n": number, "log": list(range(number % 50)), "text": f"{self.name} " * 20}
+        saved = await self._checkpoints.save_checkpoint(Checkpoint(self.name, state, key=str(number)))
+        loaded = await self._checkpoints.load_checkpoint(self.name)
+        assert (loaded.version, loaded.state) == (saved.version, state)
+        if number % 10 == 0:
+            await self._checkpoints.prune(self.name, keep_last=KEPT)
+            left = await self._checkpoints.list_checkpoints(self.name)
+            assert [each.version for each in left] == list(range(saved.version, max(0, saved.version - KEPT), -1))
+
+    async def _talk(self, number: int) -> None:
+        thread, place = f"{self.name}/{number // MESSAGES}", number % MESSAGES
+        if place == 0:
+            await self._threads.create_thread(Thread(user_id=self.name, id=thread))
+        await self._messages.append(thread, Message(role="user", content={"n": number}), key=str(number))
+        await self._messages.append(
+            thread, Message(role="user", content={"n": number}), key=str(number)
+        )  # the same once more
+        last = await self._messages.last(thread, 3)
+        assert [each.content["n"] for each in last] == list(range(number - min(place, 2), number + 1))
+        if place == MESSAGES - 1:
+            assert await self._threads.delete_thread(thread)
+            assert await self._messages.last(thread, 3) == []
+
+    async def _count(self, number: int) -> None:
+        key = f"{self.name} value {number % 20}"
+        await self._values.put(key, {"n": number}, ttl=3600)
+        assert await self._values.get(key) == {"n": number}
+        assert await self._values.increment(f"{self.name} counted") == number + 1
+
+    async def _task(self, number: int) -> None:
+        added = await self._tasks.add(Task(kind=self.name, payload=number))
+        (claimed,) = await self._tasks.claim_next(self.name, owner=self.name)
+        assert (claimed.id, claimed.payload) == (added.id, number)
+        done = await self._tasks.complete(claimed, {"n": number})
+        assert done.result == {"n": number}
+        assert await self._tasks.delete(added.id)
+
+    async def _search(self, vectors: AsyncVectorStore, number: int) -> None:
+        name = f"{self.name} {number % DOCUMENTS}"
+        vector = [1.0, float(number % DOCUMENTS), 0.5]
+        await vectors.store_documents([Document(name, "text", {"of": self.name}, embedding=vector)])
+        (found,) = await vectors.search(vector, 1, filter={"of": self.name})
+        assert (found.id, found.metadata) == (name, {"of": self.name})
+
+
+def held() -> dict[str, float]:
+    """Return what this process holds: memory in MiB, files, threads."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    files = len(os.listdir("/proc/self/fd"))
+    return {"MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20, "files": files, "threads": threading.active_count()}
+
+
+async def work(manager: AsyncDatabaseManager, workers: list[Worker], seconds: float) -> None:
+    until = monotonic() + seconds
+    for found in await together(*[lambda each=each: each.work(until) for each in workers]):
+        if found is not None:
+            raise found
+
+
+async def test_mixed_work_is_answered_rightly_and_holds_no_more_for_having_gone_on(
+    manager: AsyncDatabaseManager, pgvector_config: PgVectorConfig, redis_config: RedisConfig, tmp_path: Path
+) -> None:
+    config = replace(pgvector_config, max_connections=WORKERS, max_idle_connections=WORKERS)
+    await manager.add_pgvector("postgresql", config)
+    await manager.add_sqlite("sqlite", SQLiteConfig(path=str(tmp_path / "soak.db"), max_readers=2))
+    await manager.add_redis("redis", replace(redis_config, pool_size=WORKERS))
+    workers = [Worker(manager, backend, number) for backend in BACKENDS for number in range(WORKERS)]
+    await work(manager, workers, SECONDS / 4)
+    opened = {name: stats.opened - stats.discarded for name, stats in manager.stats().items()}
+    before, steps, started = held(), sum(each.steps for each in workers), monotonic()
+    await work(manager, workers, SECONDS)
+    after, done, took = held(), sum(each.steps for each in workers) - steps, monotonic() - started
+    for backend in BACKENDS:
+        print(f"{backend}: {sum(each.steps for each in workers if each.name.startswith(backend)):,} rounds")
+    grown = {name: round(after[name] - before[name], 2) for name in after}
+    print(f"{done:,} rounds in {took:.0f} s, {done / took:,.0f} a second; grown by {grown}")
+    assert grown["files"] <= 0
+    assert grown["threads"] <= 0
+    assert grown["MiB"] < 16
+    for name, stats in manager.stats().items():
+        assert (stats.in_use, stats.waiting, stats.errors) == (0, 0, 0), name
+        assert stats.opened - stats.discarded == opened[name], name
+    main = manager.get_database("postgresql")
+    assert await main.fetch_value("SELECT count(*) FROM holdfast_checkpoints") <= WORKERS * (KEPT + 10)
+    assert await main.fetch_value("SELECT count(*) FROM holdfast_messages") <= WORKERS * MESSAGES
