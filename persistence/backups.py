@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -111,6 +112,28 @@ class Program:
         self._stopped = True
         if self._process is not None:
             self._process.kill()
+
+
+_ENTRY = re.compile(r"\d+; \d+ \d+ (TABLE ATTACH|CONSTRAINT) (\S+ \S+)")
+
+
+def put_in_order_of_drops(listing: Path) -> None:
+    """Put the keys of partitions before those of the tables that they are of, in what ``pg_restore --list`` wrote.
+
+    It drops in the reverse order. A partition's key can't be dropped before that of its table, and goes with it.
+    """
+    lines = listing.read_text("utf-8").splitlines(keepends=True)
+    found = [match for line in lines if (match := _ENTRY.match(line))]
+    partitions = {match[2] for match in found if match[1] == "TABLE ATTACH"}
+    keys, first = list[str](), None
+    for number, line in enumerate(lines):
+        match = _ENTRY.match(line)
+        if match is not None and match[1] == "CONSTRAINT":
+            first = number if first is None else first
+            if match[2] in partitions:
+                keys.append(line)
+    rest = [line for line in lines if line not in keys]
+    listing.write_text("".join([*rest[: first or 0], *keys, *rest[first or 0 :]]), "utf-8")
 
 
 def new_file(path: str | Path) -> tuple[Path, Path]:

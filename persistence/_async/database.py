@@ -408,6 +408,7 @@ class AsyncDatabase(AsyncExecutor):
         self._check_outside("restore")
         await self._load(source, limit)
         self.migrated.clear()
+        self.partitions.clear()
         self.has_migrations = False
 
     def _check_outside(self, operation: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from persistence._async.link import PostgreSQLLink
 from persistence._async.pool import AsyncDedicated, AsyncPool
 from persistence._async.replicas import AsyncReplica, AsyncReplicas
 from persistence._async.wire import AsyncWireConnection, dial_deadline
-from persistence.backups import Program, connection_environment, find_program
+from persistence.backups import Program, connection_environment, find_program, put_in_order_of_drops
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement, compile_statement
@@ -332,7 +333,11 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
 
     async def _load(self, path: Path, timeout: float) -> None:
         how = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error", "--no-owner"]
-        await self._run_program("pg_restore", [*how, f"--dbname={self.config.database}", str(path)], timeout)
+        with tempfile.NamedTemporaryFile("r+", encoding="utf-8") as listing:
+            await self._run_program("pg_restore", ["--list", f"--file={listing.name}", str(path)], timeout)
+            await in_background(lambda: put_in_order_of_drops(Path(listing.name)))
+            how += [f"--use-list={listing.name}", f"--dbname={self.config.database}"]
+            await self._run_program("pg_restore", [*how, str(path)], timeout)
 
     async def _run_program(self, name: str, arguments: list[str], timeout: float) -> None:
         major = (await self.capabilities()).server_version[0]

@@ -409,6 +409,7 @@ class Database(Executor):
         self._check_outside("restore")
         self._load(source, limit)
         self.migrated.clear()
+        self.partitions.clear()
         self.has_migrations = False
 
     def _check_outside(self, operation: str) -> None:

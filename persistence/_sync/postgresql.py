@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from persistence._sync.link import PostgreSQLLink
 from persistence._sync.pool import Dedicated, Pool
 from persistence._sync.replicas import Replica, Replicas
 from persistence._sync.wire import WireConnection, dial_deadline
-from persistence.backups import Program, connection_environment, find_program
+from persistence.backups import Program, connection_environment, find_program, put_in_order_of_drops
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
 from persistence.dialect import Statement, compile_statement
@@ -333,7 +334,11 @@ class PostgreSQLDatabase(Database):
 
     def _load(self, path: Path, timeout: float) -> None:
         how = ["--clean", "--if-exists", "--single-transaction", "--exit-on-error", "--no-owner"]
-        self._run_program("pg_restore", [*how, f"--dbname={self.config.database}", str(path)], timeout)
+        with tempfile.NamedTemporaryFile("r+", encoding="utf-8") as listing:
+            self._run_program("pg_restore", ["--list", f"--file={listing.name}", str(path)], timeout)
+            in_background(lambda: put_in_order_of_drops(Path(listing.name)))
+            how += [f"--use-list={listing.name}", f"--dbname={self.config.database}"]
+            self._run_program("pg_restore", [*how, str(path)], timeout)
 
     def _run_program(self, name: str, arguments: list[str], timeout: float) -> None:
         major = (self.capabilities()).server_version[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.schemas import Difference
+from sessions import AsyncEventLog, Event
 from tests._async.side import Started, sleep
 
 FIRST = "-- up\nCREATE TABLE a (id integer PRIMARY KEY, note text);\n-- down\nDROP TABLE a;\n"
@@ -265,6 +267,22 @@ async def test_a_backup_is_made_before_anything_is_applied(database: AsyncDataba
     async with database.transaction():
         with pytest.raises(TransactionError, match="back_up in a transaction"):
             await database.back_up(tmp_path / "inside")
+
+
+async def test_events_in_partitions_are_restored_over_those_that_are_there(
+    manager: AsyncDatabaseManager, database: AsyncDatabase, tmp_path: Path
+) -> None:
+    days = [datetime(2024, 2, day, tzinfo=UTC) for day in (1, 2, 3)]
+    log = AsyncEventLog(manager, "main")
+    await log.append_many([Event(kind="log", message="kept", time=day) for day in days[:2]])
+    await log.audit("login", "kept")
+    await database.back_up(tmp_path / "before")
+    await log.append_many([Event(kind="log", message="later", time=day) for day in days])
+    await database.restore(tmp_path / "before")
+    assert [each.message for each in await log.query(limit=10)] == ["kept"] * 3
+    await log.append_many([Event(kind="log", message="again", time=day) for day in days])
+    assert [each.message for each in await log.query(limit=10)].count("again") == 3
+    assert await log.verify()
 
 
 async def test_one_backup_is_made_where_another_program_migrates_meanwhile(

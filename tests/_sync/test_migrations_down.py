@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.schemas import Difference
+from sessions import EventLog, Event
 from tests._sync.side import Started, sleep
 
 FIRST = "-- up\nCREATE TABLE a (id integer PRIMARY KEY, note text);\n-- down\nDROP TABLE a;\n"
@@ -266,6 +268,22 @@ def test_a_backup_is_made_before_anything_is_applied(database: Database, tmp_pat
     with database.transaction():
         with pytest.raises(TransactionError, match="back_up in a transaction"):
             database.back_up(tmp_path / "inside")
+
+
+def test_events_in_partitions_are_restored_over_those_that_are_there(
+    manager: DatabaseManager, database: Database, tmp_path: Path
+) -> None:
+    days = [datetime(2024, 2, day, tzinfo=UTC) for day in (1, 2, 3)]
+    log = EventLog(manager, "main")
+    log.append_many([Event(kind="log", message="kept", time=day) for day in days[:2]])
+    log.audit("login", "kept")
+    database.back_up(tmp_path / "before")
+    log.append_many([Event(kind="log", message="later", time=day) for day in days])
+    database.restore(tmp_path / "before")
+    assert [each.message for each in log.query(limit=10)] == ["kept"] * 3
+    log.append_many([Event(kind="log", message="again", time=day) for day in days])
+    assert [each.message for each in log.query(limit=10)].count("again") == 3
+    assert log.verify()
 
 
 def test_one_backup_is_made_where_another_program_migrates_meanwhile(
