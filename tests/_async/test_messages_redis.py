@@ -19,7 +19,7 @@ from sessions import (
 )
 from tests._async import test_messages as contract
 from tests._async import test_messages_order as order
-from tests._async.redis_contract import reused
+from tests._async.redis_contract import reused, teach
 
 globals().update(reused(contract))
 parallel = contract.parallel
@@ -55,6 +55,7 @@ def said(content: Any) -> Message:
 
 
 async def test_each_call_is_one_script(manager: AsyncDatabaseManager, messages: AsyncMessageStore) -> None:
+    await teach(manager)
     await messages.append_many("t1", [said(number) for number in range(6)])
     for call in (
         partial(messages.append, "t1", said("x"), key="k", expected_version=1),

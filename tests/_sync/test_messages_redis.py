@@ -20,7 +20,7 @@ from sessions import (
 )
 from tests._sync import test_messages as contract
 from tests._sync import test_messages_order as order
-from tests._sync.redis_contract import reused
+from tests._sync.redis_contract import reused, teach
 
 globals().update(reused(contract))
 parallel = contract.parallel
@@ -56,6 +56,7 @@ def said(content: Any) -> Message:
 
 
 def test_each_call_is_one_script(manager: DatabaseManager, messages: MessageStore) -> None:
+    teach(manager)
     messages.append_many("t1", [said(number) for number in range(6)])
     for call in (
         partial(messages.append, "t1", said("x"), key="k", expected_version=1),
