@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from persistence import DatabaseManager, PostgreSQLConfig, Transfer
+from persistence import DatabaseManager, PostgreSQLConfig, TenantArchive, Transfer
 from persistence.cli import main
-from persistence.fields import reveal
 from sessions import Message, MessageStore, Thread, ThreadManager
+from tests.servers import url_of
 from tests.unasync import ROOT
 
 
@@ -21,10 +21,7 @@ from tests.unasync import ROOT
 def test_a_killed_copy_goes_on_and_repeats_nothing(
     source: str, tmp_path: Path, postgresql_config: PostgreSQLConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = postgresql_config
-    user = f"{config.username}:{reveal(config.password)}"
-    urls = [f"sqlite:///{tmp_path / 'app.db'}"]
-    urls.append(f"postgresql://{user}@/{config.database}?host={config.host}&port={config.port}")
+    urls = [f"sqlite:///{tmp_path / 'app.db'}", url_of(postgresql_config)]
     if source == "postgresql":
         urls.reverse()
     with DatabaseManager() as manager:
@@ -50,16 +47,37 @@ def test_a_killed_copy_goes_on_and_repeats_nothing(
         assert Transfer(manager.get_database("source"), manager.get_database("target")).verify() == ()
 
 
-def kill_after(arguments: list[str], table: str, manager: DatabaseManager) -> int:
-    """Kill the command once it has copied some batches of a table, and return how many of its rows are there."""
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_killed_import_leaves_nothing_and_is_repeated(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'target.db'}"
+    if kind == "postgresql":
+        url = url_of(request.getfixturevalue("postgresql_config"))
+    with DatabaseManager() as manager:
+        manager.add("source", f"sqlite:///{tmp_path / 'source.db'}")
+        manager.add("target", url)
+        threads, messages = ThreadManager(manager, "source"), MessageStore(manager, "source")
+        threads.create_thread(Thread(id="t", user_id="ada"))
+        messages.append_many("t", [Message(role="user", content=n) for n in range(3500)])
+        TenantArchive(manager.get_database("source")).export(tmp_path / "file.jsonl")
+        arguments = ["import", str(tmp_path / "file.jsonl"), "--url", url]
+        assert kill_after(arguments, "holdfast_messages", manager, told=2) == 0
+        assert manager.get_database("target").fetch_value("SELECT count(*) FROM holdfast_threads") == 0
+        assert main([*arguments, "--verify", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["differences"] == []
+        assert MessageStore(manager, "target").last("t", 3500) == messages.last("t", 3500)
+
+
+def kill_after(arguments: list[str], table: str, manager: DatabaseManager, *, told: int = 5) -> int:
+    """Kill the command once it has told of some batches of a table, and return how many of its rows are there."""
     command = [sys.executable, "-m", "persistence", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stderr is not None
-        told = 0
         for line in process.stderr:
-            told += line.startswith(f"{table}: ")
-            if told == 5:
+            told -= line.startswith(f"{table}: ")
+            if not told:
                 process.kill()
                 break
     return int(manager.get_database("target").fetch_value(f"SELECT count(*) FROM {table}"))
