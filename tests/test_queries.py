@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,6 +230,30 @@ def test_a_hot_statement_finds_its_rows_by_an_index_on_sqlite(sqlite: sqlite3.Co
     scanned = [detail for detail in details if detail.startswith("SCAN ") and detail.split()[1] not in harmless]
     assert scanned == []
     assert [detail for detail in details if detail.endswith("(tenant_id=?)")] == []
+
+
+@pytest.mark.parametrize("query", [query for query in PREPARABLE["sqlite"] if "pragma_" not in query.text], ids=str)
+def test_a_statement_is_planned_once_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
+    # Where a parameter is compared with a column that a partial index holds to a constant, SQLite plans the statement
+    # anew whenever something is bound to it, in case that is the constant.
+    statement = compile_statement(query.text, "sqlite")
+    planned: list[object] = []
+
+    def note(*about: object) -> int:
+        planned.append(about)
+        return sqlite3.SQLITE_OK
+
+    sqlite.set_authorizer(note)
+    sqlite.execute("BEGIN")
+    try:
+        for _ in range(2):
+            planned.clear()
+            with suppress(sqlite3.IntegrityError):
+                sqlite.execute(statement.text, [None] * len(statement.names)).fetchall()
+        assert planned == []
+    finally:
+        sqlite.execute("ROLLBACK")
+        sqlite.set_authorizer(None)
 
 
 @pytest.mark.parametrize("query", [query for query in ON_POSTGRESQL + ON_SQLITE if query.is_listing], ids=str)
