@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +28,17 @@ from persistence import (
     EmbeddedPostgreSQL,
     PoolTimeoutError,
     PostgreSQLConfig,
+    RedisConfig,
 )
+from persistence.fields import reveal
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
 CALLERS = 1_000 if FULL else 200
 TASKS = 5_000 if FULL else 1_000
 SAVES = 50_000 if FULL else 1_500
 CONNECTIONS = 500 if FULL else 60
+EACH = 200 if FULL else 5
+"""How many checkpoints each writer saves."""
 
 
 @pytest.fixture
@@ -111,6 +117,83 @@ def test_no_task_starves_on_twenty_connections(postgresql_config: PostgreSQLConf
         f"{TASKS} tasks, 20 connections: mean {mean * 1000:.0f} ms, p99 {late * 1000:.0f} ms, {late / mean:.2f} times"
     )
     assert late < 3 * mean  # in order: the last waits for all before it, which is twice the mean
+
+
+@pytest.mark.parametrize(
+    ("writers", "shared"), [(100, False), (16, False), (16, True)], ids=["100", "16", "16 of one thread"]
+)
+def test_many_writers_save_beside_one_another_and_leave_no_gap(
+    postgresql_config: PostgreSQLConfig, writers: int, shared: bool
+) -> None:
+    with DatabaseManager() as manager, ThreadPoolExecutor(writers) as threads:
+        main = manager.add_postgresql("main", replace(postgresql_config, max_connections=10, pool_timeout=60))
+        checkpoints = DatabaseCheckpointer(manager, "main")
+        checkpoints.save_checkpoint(Checkpoint("first", {}))
+        together = threading.Barrier(writers)
+
+        def write(number: int) -> tuple[list[float], float]:
+            thread, waits = "shared" if shared else f"thread {number}", list[float]()
+            together.wait(60)
+            started = monotonic()
+            for step in range(EACH):
+                before = monotonic()
+                checkpoints.save_checkpoint(Checkpoint(thread, {"n": step, "by": number}))
+                waits.append(monotonic() - before)
+            return waits, started
+
+        found = list(threads.map(write, range(writers)))
+        took = monotonic() - min(started for _, started in found)
+        waits = [wait for each, _ in found for wait in each]
+        versions = main.fetch_all(
+            "SELECT max(version) AS last, count(*) AS number FROM holdfast_checkpoints"
+            " WHERE thread_id <> 'first' GROUP BY thread_id ORDER BY thread_id"
+        )
+        assert [(row["last"], row["number"]) for row in versions] == (
+            [(writers * EACH,) * 2] if shared else [(EACH, EACH)] * writers
+        )
+        late = percentile(waits, 0.99) * 1000
+        of = " of one thread" if shared else ""
+        print(f"{writers} writers{of}, 10 connections: {len(waits) / took:,.0f} saves a second, p99 {late:.0f} ms")
+
+
+IDLE = """
+import gc, os, sys, threading, time
+from persistence import DatabaseManager
+from persistence.config import PostgreSQLConfig, RedisConfig
+def woken():
+    found = 0
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/status") as file:
+            found += sum(int(line.split()[1]) for line in file if "voluntary_ctxt" in line)
+    return found
+with DatabaseManager() as manager:
+    for number in range(8):
+        manager.add(f"postgresql {number}", os.environ["PG"]).fetch_value("SELECT 1")
+        manager.add_sqlite(f"sqlite {number}", "sqlite://").fetch_value("SELECT 1")
+        manager.add(f"redis {number}", os.environ["REDIS"]).client.ping()
+    gc.collect()
+    before = woken()
+    time.sleep(float(sys.argv[1]))
+    print(threading.active_count(), woken() - before)
+"""
+
+
+def test_twenty_four_idle_connections_have_no_thread_and_wake_nobody(
+    postgresql_config: PostgreSQLConfig, redis_config: RedisConfig
+) -> None:
+    sql, cache = postgresql_config, redis_config
+    environment = {
+        **os.environ,
+        "PG": f"postgresql://{sql.username}:{reveal(sql.password)}@/{sql.database}?host={sql.host}&port={sql.port}",
+        "REDIS": f"unix://:{reveal(cache.password)}@{cache.unix_socket}?database={cache.database}",
+    }
+    seconds = 10 if FULL else 0.5
+    command = [sys.executable, "-c", IDLE, str(seconds)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    threads, woken = map(int, ran.stdout.split())
+    print(f"24 idle connections: {threads} thread, woken {woken} times in {seconds:g} s")
+    assert threads == 1
+    assert woken <= 3 + seconds
 
 
 @pytest.fixture
