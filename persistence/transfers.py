@@ -7,7 +7,6 @@ or the copy is refused. What becomes of a value is told by ``copied_columns``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -94,7 +93,7 @@ class CopyPlan:
     cut: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
-def _plans(package: str) -> Any:
+def plans_of(package: str) -> Any:
     """Return a package's module ``copy_plans``, None where it has none."""
     if find_spec(package) is None or find_spec(f"{package}.copy_plans") is None:
         return None
@@ -103,38 +102,8 @@ def _plans(package: str) -> Any:
 
 def plan_of(package: str, route: Route) -> CopyPlan:
     """Return a package's plan for a route; one that says nothing where it has none."""
-    plans = cast("Mapping[Route, CopyPlan]", getattr(_plans(package), "COPY_PLANS", {}))
+    plans = cast("Mapping[Route, CopyPlan]", getattr(plans_of(package), "COPY_PLANS", {}))
     return plans.get(route, CopyPlan())
-
-
-def archiving_plan(package: str, kind: Kind) -> CopyPlan:
-    """Return how a package's tables go from a database into an archive.
-
-    Its rows are as a SQLite file has them, without what the file derives.
-    """
-    to_file, to_server = plan_of(package, ("postgresql", "sqlite")), plan_of(package, ("sqlite", "postgresql"))
-    if kind == "sqlite":
-        to_file = replace(to_file, derived={}, left_out=to_file.left_out | to_server.left_out)
-    return _with_archive(package, to_file)
-
-
-def restoring_plan(package: str, kind: Kind) -> CopyPlan:
-    """Return how a package's tables go from an archive into a database."""
-    if kind == "sqlite":
-        return _with_archive(package, replace(plan_of(package, ("postgresql", "sqlite")), derived={}))
-    return _with_archive(package, plan_of(package, ("sqlite", "postgresql")))
-
-
-def _with_archive(package: str, plan: CopyPlan) -> CopyPlan:
-    own = cast("CopyPlan", getattr(_plans(package), "ARCHIVE_PLAN", CopyPlan()))
-    return replace(
-        plan,
-        left_out=plan.left_out | own.left_out,
-        heads=own.heads,
-        bound=own.bound,
-        of_user=own.of_user,
-        cut=own.cut,
-    )
 
 
 Tables = dict[str, dict[str, Column]]
@@ -283,17 +252,6 @@ class TableCopy:
         asked = zip(raw, self._asked(shown), strict=True)
         return {f"key_{place}": make(value) for place, (value, (_, make)) in enumerate(asked)}
 
-    def of(self, chosen: str, plan: CopyPlan, kind: Kind, user: str | None) -> TableCopy:
-        """Return the same for the rows that a condition chooses; of a user's, what refers to another's is cut."""
-        cut = {name: spelled(text, kind) for (table, name), text in plan.cut.items() if table == self.pair.target}
-        if user is None or not cut:
-            return replace(self, chosen=chosen)
-        columns = tuple(
-            replace(each, read=cut[each.name], shown=cut[each.name]) if each.name in cut else each
-            for each in self.columns
-        )
-        return replace(self, chosen=chosen, columns=columns)
-
     def key_of(self, row: RawRow) -> tuple[Any, ...]:
         """Return a row's key in its plain form."""
         return tuple(row[name] for name in self.key)
@@ -340,24 +298,6 @@ class TableCopy:
     def differing(self, raw: RawRow, shown: RawRow) -> list[str]:
         """Return the columns in which a row of the source differs from that of the target."""
         return [each.name for each in self.columns if each.same(each.made(raw)) != each.same(shown[each.name])]
-
-
-_KEY_OF_JSON = re.compile(r"([\w.]+)→(\w+)")
-
-
-def spelled(condition: str, kind: Kind) -> str:
-    """Return a condition of a plan in a database's own SQL: ``column→key`` is the text under a key of an object."""
-    way = r"\1 ->> '\2'" if kind == "postgresql" else r"json_extract(\1, '$.\2')"
-    return _KEY_OF_JSON.sub(way, condition)
-
-
-def choice(plan: CopyPlan, table: str, kind: Kind, user: str | None) -> str | None:
-    """Return the condition on the rows of a tenant, or of a user of it; None: a user has none there."""
-    if user is None:
-        return "copied.tenant_id = :tenant"
-    if table not in plan.of_user:
-        return None
-    return f"copied.tenant_id = :tenant AND ({spelled(plan.of_user[table], kind)})"
 
 
 def wanted(text: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from persistence.archives import (
     Survey,
     survey,
 )
+from persistence.archiving import archiving_plan, choice, of_rows, restoring_plan
 from persistence.config import SQLiteConfig
 from persistence.copied_columns import Route
 from persistence.dialect import quote_identifier
@@ -54,9 +55,6 @@ from persistence.transfers import (
     TableCopy,
     TablePair,
     Tables,
-    archiving_plan,
-    choice,
-    restoring_plan,
 )
 from persistence.validation import check_id, check_tenant
 
@@ -126,7 +124,7 @@ class AsyncTenantArchive:
             if chosen is not None:
                 if kind == "postgresql":
                     await check_fits(self._database, copied.pair, plans[copied.pair.package], chosen, self._given(user))
-                copies.append(copied.of(chosen, plans[copied.pair.package], kind, user))
+                copies.append(of_rows(copied, chosen, plans[copied.pair.package], kind, user))
         return [*copies, *(each.second_pass() for each in copies if each.links)]
 
     def _given(self, user: str | None) -> dict[str, Any]:
@@ -192,17 +190,28 @@ class AsyncTenantArchive:
         return tuple(ArchivedTable(name, rows, restored.kept[name]) for name, rows in restored.rows.items())
 
     async def verify(self, path: str | Path) -> tuple[CopyDifference, ...]:
-        """Read every row of an archive and what is stored, and return how they differ, at most 100 differences."""
+        """Read every row of an archive and what is stored, and return how they differ, at most 100; changes nothing.
+
+        Raises:
+            CorruptError, ConflictError: as ``import_``.
+            MigrationError: the tables aren't there, or aren't up to date.
+            NotFoundError: a collection isn't there.
+        """
         found = await in_background(lambda: self._look_through(path))
+        for name in found.packages:
+            if not await is_made(self._database, self._lines[name]):
+                raise MigrationError(
+                    f"there are no tables of {name}", hint="import the file first", connection=self._database.name
+                )
         restored = AsyncRestoring(self._database, self._tenant, merge=True)
         differences: list[CopyDifference] = []
         with ArchiveReader(path) as reader:
             rows = AsyncArchivedRows(reader, self._tenant)
             while (table := await rows.next_table()) is not None and len(differences) < MOST_DIFFERENCES:
-                copied = await restored.copy_of(table)
+                copied = await restored.copy_of(table, make=False)
                 plan = restoring_plan(table.package, self._database.kind)
                 chosen = choice(plan, table.name, self._database.kind, found.header.user) or "true"
-                copied = copied.of(chosen, plan, self._database.kind, found.header.user)
+                copied = of_rows(copied, chosen, plan, self._database.kind, found.header.user)
                 given = self._given(found.header.user)
                 theirs = AsyncRowReader(self._database, copied, shown=True, given=given)
                 async for _ in compare(copied, rows, theirs, differences, every=BATCH_ROWS):
@@ -212,7 +221,6 @@ class AsyncTenantArchive:
     def _look_through(self, path: str | Path) -> Survey:
         """Read a file to its end, and refuse what can't be imported."""
         plans = {name: restoring_plan(name, self._database.kind) for name in self._lines}
-
         found = survey(path, self._tenant, lambda table: plans.get(table.package, CopyPlan()).bound.get(table.name))
         for name in found.packages:
             known = self._lines.get(name)
@@ -232,8 +240,7 @@ class AsyncTenantArchive:
             for name in sorted(made_tables(line.load(self._database.kind)) & tables.keys()):
                 if TENANT in tables[name]:
                     await self._check_holds_none(name)
-        for name in sorted(tables):
-            if name.startswith("holdfast_documents_") and TENANT in tables[name]:
+            for name in getattr(copy_tables_of(line.name), "made_beside", lambda _: ())(tables):
                 await self._check_holds_none(name)
 
     async def _check_holds_none(self, table: str) -> None:

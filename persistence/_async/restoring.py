@@ -16,13 +16,14 @@ from persistence._async.copy_rows import (
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.archives import TENANT, ArchiveReader, ArchiveTable
+from persistence.archiving import restoring_plan
 from persistence.copied_columns import Column, Route
 from persistence.dialect import quote_identifier
 from persistence.errors import CorruptError, MigrationError
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
 from persistence.schemas import made_tables
-from persistence.transfers import CopyPlan, TableCopy, TablePair, Tables, restoring_plan, table_copy, with_links
+from persistence.transfers import CopyPlan, TableCopy, TablePair, Tables, table_copy, with_links
 
 
 class AsyncRestoring:
@@ -70,8 +71,8 @@ class AsyncRestoring:
         head, columns = plan.heads.get(name, ("", {}))
         return head in self._left and (self._tenant, *map(row.get, columns)) in self._left[head]
 
-    async def copy_of(self, table: ArchiveTable) -> TableCopy:
-        """Return how a table of an archive is written and read again.
+    async def copy_of(self, table: ArchiveTable, *, make: bool = True) -> TableCopy:
+        """Return how a table of an archive is written and read again; ``make``: what its package makes beside others.
 
         Raises:
             MigrationError: this program doesn't know the table, or a column of it.
@@ -84,7 +85,7 @@ class AsyncRestoring:
             rows = await database.fetch_all(load_queries("persistence", database.kind).list_references)
             self._links = [(row["table"], row["column"]) for row in rows if row["table"] == row["target"]]
         if table.made is not None and (module := copy_tables_of(package)) is not None:
-            pair: TablePair = await module.restored_table(database, table.made, columns)
+            pair: TablePair = await module.restored_table(database, table.made, columns, make=make)
             self._tables = await read_tables(database)
         else:
             self._check_known(table)

@@ -152,6 +152,9 @@ def test_a_user_comes_alone_into_another_tenant_and_once(
     TenantArchive(source).export(file, user="ada")
     assert "bob" not in "".join(line for line in file.read_text().splitlines() if line.startswith("["))
     archive = TenantArchive(target, tenant="new")
+    with pytest.raises(MigrationError, match="there are no tables of checkpoint"):
+        archive.verify(file)
+    assert target.fetch_value("SELECT count(*) FROM sqlite_master") == 0
     stored = archive.import_(file)
     assert {each.kept for each in stored} == {0}
     assert {each.name for each in stored} >= {"holdfast_messages", "holdfast_documents", "holdfast_graph_vectors"}

@@ -10,7 +10,7 @@ from persistence._async.database import AsyncDatabase
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence.copied_columns import Column
 from persistence.dialect import quote_identifier, to_micros
-from persistence.errors import CapabilityError, ConflictError
+from persistence.errors import CapabilityError, ConflictError, NotFoundError
 from persistence.queries import load_queries
 from persistence.transfers import TablePair, Tables
 from vectorstore import copy_plans, schema
@@ -84,10 +84,18 @@ async def archived_tables(source: AsyncDatabase, tables: Tables, tenant: str) ->
     return found
 
 
-async def restored_table(target: AsyncDatabase, made: Mapping[str, Any], columns: Mapping[str, Column]) -> TablePair:
-    """Make the collection that an archive tells of, where it isn't there, and return how its rows come in.
+def made_beside(tables: Tables) -> list[str]:
+    """Return the tables of collections among those of a database."""
+    return sorted(name for name in tables if name.startswith(schema.relation("")) and "tenant_id" in tables[name])
+
+
+async def restored_table(
+    target: AsyncDatabase, made: Mapping[str, Any], columns: Mapping[str, Column], *, make: bool
+) -> TablePair:
+    """Return how the rows of a collection come out of an archive; ``make``: make it where it isn't there.
 
     Raises:
+        NotFoundError: it isn't there.
         ConflictError: there is one of this name, and it was made for something else.
         ConfigError: its name, dimensions or metric are none.
     """
@@ -96,6 +104,8 @@ async def restored_table(target: AsyncDatabase, made: Mapping[str, Any], columns
         "SELECT * FROM holdfast_collections WHERE collection = :collection", {"collection": row["collection"]}
     )
     if found is None:
+        if not make:
+            raise NotFoundError(f"there is no collection {row['collection']!r}", connection=target.name)
         await _register(target, row)
         found = row
     wanted = {**row, "vector_type": "vector", "columns": None}
@@ -108,7 +118,8 @@ async def restored_table(target: AsyncDatabase, made: Mapping[str, Any], columns
             )
     if target.kind == "sqlite":
         return copy_plans.archived(row, columns)
-    await _make(target, row)
+    if make:
+        await _make(target, row)
     return copy_plans.from_sqlite(row["collection"], columns)
 
 

@@ -11,7 +11,7 @@ from persistence._sync.database import Database
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence.copied_columns import Column
 from persistence.dialect import quote_identifier, to_micros
-from persistence.errors import CapabilityError, ConflictError
+from persistence.errors import CapabilityError, ConflictError, NotFoundError
 from persistence.queries import load_queries
 from persistence.transfers import TablePair, Tables
 from vectorstore import copy_plans, schema
@@ -85,10 +85,18 @@ def archived_tables(source: Database, tables: Tables, tenant: str) -> list[Table
     return found
 
 
-def restored_table(target: Database, made: Mapping[str, Any], columns: Mapping[str, Column]) -> TablePair:
-    """Make the collection that an archive tells of, where it isn't there, and return how its rows come in.
+def made_beside(tables: Tables) -> list[str]:
+    """Return the tables of collections among those of a database."""
+    return sorted(name for name in tables if name.startswith(schema.relation("")) and "tenant_id" in tables[name])
+
+
+def restored_table(
+    target: Database, made: Mapping[str, Any], columns: Mapping[str, Column], *, make: bool
+) -> TablePair:
+    """Return how the rows of a collection come out of an archive; ``make``: make it where it isn't there.
 
     Raises:
+        NotFoundError: it isn't there.
         ConflictError: there is one of this name, and it was made for something else.
         ConfigError: its name, dimensions or metric are none.
     """
@@ -97,6 +105,8 @@ def restored_table(target: Database, made: Mapping[str, Any], columns: Mapping[s
         "SELECT * FROM holdfast_collections WHERE collection = :collection", {"collection": row["collection"]}
     )
     if found is None:
+        if not make:
+            raise NotFoundError(f"there is no collection {row['collection']!r}", connection=target.name)
         _register(target, row)
         found = row
     wanted = {**row, "vector_type": "vector", "columns": None}
@@ -109,7 +119,8 @@ def restored_table(target: Database, made: Mapping[str, Any], columns: Mapping[s
             )
     if target.kind == "sqlite":
         return copy_plans.archived(row, columns)
-    _make(target, row)
+    if make:
+        _make(target, row)
     return copy_plans.from_sqlite(row["collection"], columns)
 
 
