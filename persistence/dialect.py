@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from persistence.errors import CorruptError, ValidationError
@@ -69,7 +69,7 @@ class Statement:
         """Return the parameters in the statement's order.
 
         Raises:
-            ValidationError: one is missing, or one is given that the statement doesn't name.
+            ValidationError: one is missing, one is given that the statement doesn't name, or they are no mapping.
         """
         if not parameters:
             if self.names:
@@ -79,10 +79,21 @@ class Statement:
             found = tuple([parameters[name] for name in self.names])
         except KeyError as exc:
             raise ValidationError(f"the statement needs :{exc.args[0]}") from None
+        except TypeError:
+            raise _unnamed(parameters) from None
         if len(parameters) != len(self.names):
+            if not isinstance(cast(object, parameters), Mapping):
+                raise _unnamed(parameters)
             unknown = sorted(set(parameters) - set(self.names))
             raise ValidationError(f"the statement has no :{', :'.join(unknown)}")
         return found
+
+
+def _unnamed(parameters: object) -> ValidationError:
+    return ValidationError(
+        f"the parameters are a {type(parameters).__name__}, not a mapping",
+        hint='name them: "… WHERE id = :id", {"id": 7}',
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import select
 import socket
-
-
-def is_readable(descriptor: int) -> bool:
-    """Tell whether there is something to read; on an idle connection that can only be the server's goodbye."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 def shut_down(descriptor: int) -> None:

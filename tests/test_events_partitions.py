@@ -8,11 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from persistence import DatabaseManager, MigrationLine, Migrator, PostgreSQLConfig, PostgreSQLDatabase
+from persistence import (
+    DatabaseManager,
+    DeadlineError,
+    MigrationLine,
+    Migrator,
+    PostgreSQLConfig,
+    PostgreSQLDatabase,
+    UnavailableError,
+)
 from sessions import Event, EventLog, EventPolicy
 from sessions.event_queries import Sums, condition_of
 from tests.servers import url_of
@@ -174,3 +183,30 @@ def test_taking_the_migration_back_takes_every_partition(log: EventLog, database
     assert migrator.down(line, to=number - 1)[-1].name == "events"
     left = database.fetch_all("SELECT relname FROM pg_class WHERE relname LIKE 'holdfast\\_event%'")
     assert left == []
+
+
+def test_after_a_restore_an_append_makes_its_partition_again_in_a_transaction_too(
+    log: EventLog, database: PostgreSQLDatabase, tmp_path: Path
+) -> None:
+    log.query()
+    database.back_up(tmp_path / "before")
+    log.append(Event(kind="metric", name="cpu", value=1.0, time=DAY))
+    database.restore(tmp_path / "before")
+    with database.transaction():
+        log.append(Event(kind="metric", name="cpu", value=2.0, time=DAY))
+    assert [event.value for event in log.query()] == [2.0]
+
+
+def test_a_restore_that_fails_changes_nothing(log: EventLog, database: PostgreSQLDatabase, tmp_path: Path) -> None:
+    log.append(Event(kind="metric", name="cpu", value=1.0, time=DAY))
+    database.back_up(tmp_path / "before")
+    log.append(Event(kind="metric", name="cpu", value=2.0, time=DAY + timedelta(days=3)))
+    database.execute("CREATE VIEW of_mine AS SELECT value FROM holdfast_events")
+    with pytest.raises(UnavailableError, match=r"pg_restore ended with 1: .*of_mine"):
+        database.restore(tmp_path / "before")
+    with pytest.raises(DeadlineError, match="within 0 s"):
+        database.restore(tmp_path / "before", timeout=0)
+    assert [row["value"] for row in database.fetch_all("SELECT value FROM of_mine ORDER BY 1")] == [1.0, 2.0]
+    database.execute("DROP VIEW of_mine")
+    database.restore(tmp_path / "before")
+    assert [event.value for event in log.query()] == [1.0]

@@ -82,6 +82,10 @@ async def test_a_missing_or_unknown_parameter_is_named_before_anything_is_sent(t
         await table.execute(INSERT)
     with pytest.raises(ValidationError, match="has no :bod"):
         await table.execute(INSERT, {"id": 1, "body": "x", "bod": "y"})
+    for unnamed in ([1, "x"], (1,), "x"):
+        for sql in (INSERT, "SELECT 1"):
+            with pytest.raises(ValidationError, match=r"not a mapping \(name them"):
+                await table.execute(sql, unnamed)  # type: ignore[arg-type]
     assert table.stats().requests == before
 
 
