@@ -6,6 +6,7 @@ name. Redis is a real one behind a TLS end of the test's own, as the embedded on
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -28,7 +29,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from persistence import ConnectError, DatabaseManager, EmbeddedRedis, PostgreSQLConfig, RedisConfig
+from persistence import (
+    AsyncDatabaseManager,
+    ConnectError,
+    DatabaseManager,
+    EmbeddedRedis,
+    PostgreSQLConfig,
+    RedisConfig,
+)
 
 PASSWORD = "only for who is the server"
 
@@ -270,6 +278,39 @@ def test_a_redis_is_who_it_proves_to_be_or_refused(
             if certificate == "server":
                 manager.add_redis("main", safe).client.set("k", "v")
                 assert manager.get_redis("main").client.get("k") == b"v"
+
+
+BIG = bytes(range(256)) * 4000
+SIZES = (1, 16_384, 100_000, len(BIG))
+
+
+def test_answers_over_tls_come_back_whole_on_one_connection(ours: Authority, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as redis:
+        config = redis.config()
+        assert config.unix_socket is not None
+        with TLSEnd(ours.folder / "server.pem", config.unix_socket) as end:
+            single = replace(config, unix_socket=None, host="127.0.0.1", port=end.port, pool_size=1)
+            safe = replace(single, tls=True, tls_ca=str(ours.certificate))
+            with DatabaseManager() as manager:
+                cache = manager.add_redis("main", safe)
+                for size in SIZES:
+                    cache.client.set("k", BIG[:size])
+                    assert cache.client.get("k") == BIG[:size]
+                assert (cache.stats().opened, cache.errors) == (1, 0)
+
+            async def run() -> None:
+                async with AsyncDatabaseManager() as manager:
+                    cache = await manager.add_redis("main", safe)
+                    for size in SIZES:
+                        await cache.client.set("k", BIG[:size])
+                        assert await cache.client.get("k") == BIG[:size]
+                    async with cache.client.pipeline() as pipe:
+                        pipe.get("k")
+                        pipe.strlen("k")
+                        assert await pipe.execute() == [BIG, len(BIG)]
+                    assert (cache.stats().opened, cache.errors) == (1, 0)
+
+            asyncio.run(run())
 
 
 def test_a_url_of_a_host_elsewhere_verifies() -> None:

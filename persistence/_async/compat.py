@@ -302,8 +302,10 @@ class RedisStream(_Awaited, asyncio.Protocol):
         """Tell whether nothing has come, not even the end of the connection."""
         return not self._ended and not self._poll.poll(0)
 
-    async def exchange(self, data: bytes, deadline: float) -> bool:
-        """Send a command, and wait until its answer is whole; False when ``deadline`` (monotonic seconds) came first.
+    async def exchange(self, data: bytes, timeout: float) -> bool:
+        """Send a command, and wait until its answer is whole; False when it isn't ``timeout`` seconds later.
+
+        What can't be sent at once may take as long to be sent.
 
         Raises:
             OSError: the connection has ended.
@@ -311,8 +313,9 @@ class RedisStream(_Awaited, asyncio.Protocol):
         if self._ended:
             raise ConnectionResetError("the server closed the connection")
         self._transport.write(data)
+        turns = 2 if self._transport.get_write_buffer_size() else 1
         try:
-            return await self._begin(deadline)
+            return await self._begin(monotonic() + turns * timeout)
         finally:
             self._future = None
 

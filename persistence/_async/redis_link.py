@@ -6,7 +6,6 @@ pipeline, a subscription) it does between ``lend`` and ``take_back``.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as DroppedError
@@ -42,7 +41,7 @@ class AsyncRedisLink:
         """
         self.is_broken = True
         try:
-            whole = await self._stream.exchange(command, monotonic() + self._timeout)
+            whole = await self._stream.exchange(command, self._timeout)
         except TimeoutError:
             whole = False
         except OSError as exc:

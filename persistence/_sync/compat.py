@@ -201,14 +201,16 @@ class RedisStream:
         self._watch = SocketWatch(self._socket.fileno(), self._arrived)
         self.is_silent = self._watch.is_silent
 
-    def exchange(self, data: bytes, deadline: float) -> bool:
-        """Send a command, and wait until its answer is whole; False when ``deadline`` (monotonic seconds) came first.
+    def exchange(self, data: bytes, timeout: float) -> bool:
+        """Send a command, and wait until its answer is whole; False when it isn't ``timeout`` seconds later.
+
+        What can't be sent at once may take as long to be sent.
 
         Raises:
             OSError: the connection has ended.
         """
         self._socket.sendall(data)
-        return self._watch.until_arrived(deadline)
+        return self._watch.until_arrived(monotonic() + timeout)
 
     def _arrived(self) -> bool:
         while True:

@@ -7,7 +7,6 @@ pipeline, a subscription) it does between ``lend`` and ``take_back``.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as DroppedError
@@ -43,7 +42,7 @@ class RedisLink:
         """
         self.is_broken = True
         try:
-            whole = self._stream.exchange(command, monotonic() + self._timeout)
+            whole = self._stream.exchange(command, self._timeout)
         except TimeoutError:
             whole = False
         except OSError as exc:
