@@ -213,7 +213,7 @@ class CachedCheckpointer(DatabaseCheckpointer):
         if not refs or len(sent) < len(blocks) or sum(map(len, sent)) > self._max_bytes:
             return
         needed = fields_of(version, refs)
-        arguments: list[Any] = ["" if base is None else base, stamp, int(self._ttl * 1000), self._max_bytes]
+        arguments: list[Any] = ["" if base is None else base, stamp, max(1, int(self._ttl * 1000)), self._max_bytes]
         arguments += [len(needed), *needed]
         for field, block in zip(fields_of(version, own), sent, strict=True):
             arguments += (field, bytes(block))

@@ -278,7 +278,7 @@ class AsyncMigrator:
     async def _lock(self, transaction: AsyncTransaction, limit: float) -> None:
         if self._database.kind == "sqlite":
             return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        await transaction.execute(self._queries.limit_lock_wait, {"limit": f"{int(limit * 1000)}"})
+        await transaction.execute(self._queries.limit_lock_wait, {"limit": f"{max(1, int(limit * 1000))}"})
         try:
             await transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
         except LockTimeoutError as exc:

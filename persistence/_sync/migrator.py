@@ -279,7 +279,7 @@ class Migrator:
     def _lock(self, transaction: Transaction, limit: float) -> None:
         if self._database.kind == "sqlite":
             return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        transaction.execute(self._queries.limit_lock_wait, {"limit": f"{int(limit * 1000)}"})
+        transaction.execute(self._queries.limit_lock_wait, {"limit": f"{max(1, int(limit * 1000))}"})
         try:
             transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
         except LockTimeoutError as exc:
