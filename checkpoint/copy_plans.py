@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from checkpoint.sealing import SEALED
 from persistence.copied_columns import RawRow, Route
-from persistence.transfers import CopyPlan
+from persistence.transfers import Bound, CopyPlan
 
 COPY_PLANS: Mapping[Route, CopyPlan] = {}
 
@@ -27,6 +27,6 @@ def _is_sealed(row: RawRow) -> bool:
 
 ARCHIVE_PLAN = CopyPlan(
     heads=dict.fromkeys(_TABLES, ("holdfast_checkpoint_threads", _THREAD)),
-    bound=dict.fromkeys(_TABLES, ("sealed checkpoints are of their tenant", _is_sealed)),
+    bound=dict.fromkeys(_TABLES, Bound("sealed checkpoints are of their tenant", _is_sealed, may_be_left_out=False)),
     of_user=dict.fromkeys(("holdfast_checkpoint_threads", *_TABLES), _OF_USER),
 )

@@ -34,11 +34,12 @@ def import_archive(arguments: argparse.Namespace, output: Output) -> int:
             tenant = reader.header.tenant
     with opened(arguments, may_create=True) as manager:
         archive = TenantArchive(manager.get_database(chosen(arguments, manager)), tenant=tenant)
-        found = archive.import_(arguments.file, merge=arguments.merge, progress=shown_on(output))
-        differences = archive.verify(arguments.file) if arguments.verify else ()
+        without = arguments.without_bound
+        found = archive.import_(arguments.file, merge=arguments.merge, without_bound=without, progress=shown_on(output))
+        differences = archive.verify(arguments.file, without_bound=without) if arguments.verify else ()
     values = {**_counted(found), "tenant": tenant, "tables": [dataclasses.asdict(each) for each in found]}
-    rows = [(each.name, each.rows, each.kept) for each in found]
-    lines = [table(rows, ("table", "rows", "kept"))] if rows else []
+    rows = [(each.name, each.rows, each.kept, each.left_out) for each in found]
+    lines = [table(rows, ("table", "rows", "kept", "left out"))] if rows else []
     lines.append(f"{values['imported']:,} imported as {tenant}")
     if arguments.verify:
         values["differences"] = [dataclasses.asdict(each) for each in differences]

@@ -22,6 +22,7 @@ import zstandard
 
 from persistence.backups import new_file, put_in_place
 from persistence.errors import ConflictError, CorruptError, ValidationError
+from persistence.transfers import Bound
 
 FORMAT = "archive"
 VERSION = 1
@@ -65,11 +66,15 @@ class ArchiveTable:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedTable:
-    """How many rows of a table were written, and how many of them were left alone because they were there."""
+    """How many rows of a table an archive has; of an import, how many of them were there and left alone.
+
+    ``left_out`` are further ones, which another tenant can't have.
+    """
 
     name: str
     rows: int
     kept: int = 0
+    left_out: int = 0
 
 
 @dataclass(slots=True)
@@ -304,15 +309,15 @@ class Survey:
     digest: str
 
 
-Bound = Callable[[ArchiveTable], tuple[str, Callable[[Mapping[str, Any]], bool]] | None]
-
-
-def survey(path: str | Path, tenant: str, bound: Bound) -> Survey:
-    """Read an archive to its end; ``bound`` tells which rows of a table are true of their tenant alone, and why.
+def survey(
+    path: str | Path, tenant: str, bound: Callable[[ArchiveTable], Bound | None], *, without_bound: bool = False
+) -> Survey:
+    """Read an archive to its end; ``bound`` tells which rows of a table are true of their tenant alone.
 
     Raises:
         CorruptError: it is none, is torn or was edited.
-        ConflictError: it is of another tenant than ``tenant``, and has such rows.
+        ConflictError: it is of another tenant than ``tenant``, and has such rows, or with ``without_bound`` such that
+            the rest makes no sense without them.
     """
     packages: dict[str, None] = {}
     with ArchiveReader(path) as reader:
@@ -321,9 +326,11 @@ def survey(path: str | Path, tenant: str, bound: Bound) -> Survey:
             table, rows = found
             packages.setdefault(table.package)
             ties = bound(table) if moves else None
-            if ties is not None and any(map(ties[1], rows)):
+            is_fine = ties is None or (without_bound and ties.may_be_left_out)
+            if ties is not None and not is_fine and any(map(ties.holds, rows)):
+                way = "; or without them (without_bound)" if ties.may_be_left_out else ""
                 raise ConflictError(
-                    f"{table.name} can't become another tenant's: {ties[0]}",
-                    hint=f"import as {reader.header.tenant!r}, into another database if need be",
+                    f"{table.name} can't become another tenant's: {ties.why}",
+                    hint=f"import as {reader.header.tenant!r}, into another database if need be{way}",
                 )
         return Survey(reader.header, tuple(packages), reader.digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from persistence.copied_columns import Route
-from persistence.transfers import CopyPlan
+from persistence.transfers import Bound, CopyPlan
 
 COPY_PLANS: Mapping[Route, CopyPlan] = {}
 
@@ -16,5 +16,5 @@ ARCHIVE_PLAN = CopyPlan(
         "holdfast_outbox": ("holdfast_outbox_keys", _KEY),
         "holdfast_outbox_dead": ("holdfast_outbox_keys", _KEY),
     },
-    bound={"holdfast_secrets": ("secrets are sealed for their tenant", lambda row: True)},
+    bound={"holdfast_secrets": Bound("secrets are sealed for their tenant", lambda row: True)},
 )

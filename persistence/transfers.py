@@ -67,6 +67,15 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """Rows that are true of their tenant alone: why, which, and whether the others make sense without them."""
+
+    why: str
+    holds: Callable[[RawRow], bool]
+    may_be_left_out: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class CopyPlan:
     """How a package's tables are copied where those of the two sides differ.
 
@@ -88,7 +97,7 @@ class CopyPlan:
     after: Mapping[str, str] = field(default_factory=dict)
     triggers: frozenset[str] = frozenset()
     heads: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
-    bound: Mapping[str, tuple[str, Callable[[RawRow], bool]]] = field(default_factory=dict)
+    bound: Mapping[str, Bound] = field(default_factory=dict)
     of_user: Mapping[str, str] = field(default_factory=dict)
     cut: Mapping[tuple[str, str], str] = field(default_factory=dict)
 

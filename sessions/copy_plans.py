@@ -8,7 +8,7 @@ from typing import Any
 
 from persistence.copied_columns import Derived, RawRow, Route
 from persistence.dialect import from_micros
-from persistence.transfers import Before, CopyPlan
+from persistence.transfers import Before, Bound, CopyPlan
 from sessions.context import NAMESPACE
 from sessions.item_batches import filterable
 from sessions.items import LABEL_END
@@ -59,6 +59,7 @@ _NODES = """(
 )"""
 _TASK = "p.tenant_id = copied.tenant_id AND p.id = copied.parent_id AND p.metadata→user_id = :user"
 _SESSION = "s.tenant_id = copied.tenant_id AND s.id = copied.session_id AND s.user_id = :user"
+_AUDIT = "the hashes of audit chains are over their tenant"
 _NODE = {"scope": "scope", "id": "id"}
 
 ARCHIVE_PLAN = CopyPlan(
@@ -70,11 +71,8 @@ ARCHIVE_PLAN = CopyPlan(
         "holdfast_events": ("holdfast_event_chains", {"chain": "chain"}),
     },
     bound={
-        "holdfast_events": (
-            "the hashes of audit chains are over their tenant",
-            lambda row: row.get("chain") is not None,
-        ),
-        "holdfast_event_chains": ("the hashes of audit chains are over their tenant", lambda row: True),
+        "holdfast_events": Bound(_AUDIT, lambda row: row.get("chain") is not None),
+        "holdfast_event_chains": Bound(_AUDIT, lambda row: True),
     },
     of_user={
         **dict.fromkeys(

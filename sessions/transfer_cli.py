@@ -29,7 +29,7 @@ _USER_STORES: Mapping[str, str] = {
     "vectorstore": "vectorstore.search_cli:user_stores",
 }
 """Where each package tells which of its stores keep something of users: none imports another."""
-_FLAGS = ("--json", "--merge", "--verify", "--help")
+_FLAGS = ("--json", "--merge", "--verify", "--without-bound", "--help")
 _Opened = tuple[DatabaseManager, str, argparse.Namespace]
 
 
@@ -165,6 +165,9 @@ class Import:
         parser.add_argument("file", metavar="FILE", help="a whole file that holdfast export wrote")
         parser.add_argument("--tenant", help="as this tenant's (default: all: the file's own; else: default)")
         parser.add_argument("--merge", action="store_true", help="leave alone what the tenant has already (all)")
+        parser.add_argument(
+            "--without-bound", action="store_true", help="as another tenant: leave out secrets and audit entries (all)"
+        )
         parser.add_argument("--verify", action="store_true", help="then read every row again and compare (all)")
         parser.add_argument("--of", metavar="ID", help="as another thread, in another scope, for another user")
         parser.add_argument("--approved-by", metavar="NAME", help="where the scope of the graph wants an approval")
@@ -172,7 +175,7 @@ class Import:
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
         one = {"of": arguments.of, "approved-by": arguments.approved_by}
-        _check_fits(arguments, one, {"merge": arguments.merge, "verify": arguments.verify})
+        _check_fits(arguments, one, {name: getattr(arguments, name) for name in ("merge", "verify", "without_bound")})
         if arguments.what == ALL:
             return import_archive(arguments, output)
         arguments.tenant = arguments.tenant or "default"
@@ -203,7 +206,9 @@ def _check_fits(arguments: argparse.Namespace, of_one: Mapping[str, object], of_
     """
     for name, value in (of_one if arguments.what == ALL else of_all).items():
         if value:
-            raise WrongUsageError(f"--{name} is not for {arguments.what}", hint=f"holdfast {arguments.command} --help")
+            raise WrongUsageError(
+                f"--{name.replace('_', '-')} is not for {arguments.what}", hint=f"holdfast {arguments.command} --help"
+            )
 
 
 def _write(path: Path, lines: Iterable[str]) -> int:

@@ -157,12 +157,18 @@ class AsyncTenantArchive:
         return ArchivedTable(table.counted, count)
 
     async def import_(
-        self, path: str | Path, *, merge: bool = False, progress: Progress | None = None
+        self,
+        path: str | Path,
+        *,
+        merge: bool = False,
+        without_bound: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[ArchivedTable, ...]:
         """Store what an archive holds as this tenant's, all or nothing, and return what was written, by table.
 
         The tables are made or brought up to date first. The tenant holds nothing before; with ``merge``, and always for
         an archive of one user, it may: what is there is left as it is, a thread, an item or a node as a whole.
+        ``without_bound`` leaves out, where the archive is another tenant's, its secrets and audit entries.
 
         Raises:
             CorruptError: the file is no archive, is torn or was edited. Nothing was written.
@@ -170,7 +176,7 @@ class AsyncTenantArchive:
                 or chained for that one.
             MigrationError: it has tables or columns that this program doesn't know.
         """
-        found = await in_background(lambda: self._look_through(path))
+        found = await in_background(lambda: self._look_through(path, without_bound))
         database, merge = self._database, merge or found.header.user is not None
         await check_sees_all(database)
         for name in found.packages:
@@ -178,7 +184,7 @@ class AsyncTenantArchive:
         async with database.transaction():
             if not merge:
                 await self._check_empty()
-            restored = AsyncRestoring(database, self._tenant, merge=merge)
+            restored = AsyncRestoring(database, self._tenant, merge=merge, moves=found.header.tenant != self._tenant)
             with ArchiveReader(path) as reader:
                 while (given := await in_background(reader.batch)) is not None:
                     await restored.write(*given)
@@ -187,9 +193,9 @@ class AsyncTenantArchive:
             if reader.digest != found.digest:
                 raise CorruptError(f"{path} was changed while it was read", hint="import it again")
             await restored.finish()
-        return tuple(ArchivedTable(name, rows, restored.kept[name]) for name, rows in restored.rows.items())
+        return restored.report()
 
-    async def verify(self, path: str | Path) -> tuple[CopyDifference, ...]:
+    async def verify(self, path: str | Path, *, without_bound: bool = False) -> tuple[CopyDifference, ...]:
         """Read every row of an archive and what is stored, and return how they differ, at most 100; changes nothing.
 
         Raises:
@@ -197,16 +203,17 @@ class AsyncTenantArchive:
             MigrationError: the tables aren't there, or aren't up to date.
             NotFoundError: a collection isn't there.
         """
-        found = await in_background(lambda: self._look_through(path))
+        found = await in_background(lambda: self._look_through(path, without_bound))
         for name in found.packages:
             if not await is_made(self._database, self._lines[name]):
                 raise MigrationError(
                     f"there are no tables of {name}", hint="import the file first", connection=self._database.name
                 )
-        restored = AsyncRestoring(self._database, self._tenant, merge=True)
+        moves = found.header.tenant != self._tenant
+        restored = AsyncRestoring(self._database, self._tenant, merge=True, moves=moves)
         differences: list[CopyDifference] = []
         with ArchiveReader(path) as reader:
-            rows = AsyncArchivedRows(reader, self._tenant)
+            rows = AsyncArchivedRows(reader, self._tenant, restored.stay)
             while (table := await rows.next_table()) is not None and len(differences) < MOST_DIFFERENCES:
                 copied = await restored.copy_of(table, make=False)
                 plan = restoring_plan(table.package, self._database.kind)
@@ -218,10 +225,15 @@ class AsyncTenantArchive:
                     pass
         return tuple(differences)
 
-    def _look_through(self, path: str | Path) -> Survey:
+    def _look_through(self, path: str | Path, without_bound: bool) -> Survey:
         """Read a file to its end, and refuse what can't be imported."""
         plans = {name: restoring_plan(name, self._database.kind) for name in self._lines}
-        found = survey(path, self._tenant, lambda table: plans.get(table.package, CopyPlan()).bound.get(table.name))
+        found = survey(
+            path,
+            self._tenant,
+            lambda table: plans.get(table.package, CopyPlan()).bound.get(table.name),
+            without_bound=without_bound,
+        )
         for name in found.packages:
             known = self._lines.get(name)
             if known is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from persistence._async.compat import in_background
@@ -15,7 +17,7 @@ from persistence._async.copy_rows import (
 )
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
-from persistence.archives import TENANT, ArchiveReader, ArchiveTable
+from persistence.archives import TENANT, ArchivedTable, ArchiveReader, ArchiveTable
 from persistence.archiving import restoring_plan
 from persistence.copied_columns import Column, Route
 from persistence.dialect import quote_identifier
@@ -29,7 +31,9 @@ from persistence.transfers import CopyPlan, TableCopy, TablePair, Tables, table_
 class AsyncRestoring:
     """Rows of an archive on their way into a database, within one transaction."""
 
-    def __init__(self, database: AsyncDatabase, tenant: str, *, merge: bool) -> None:
+    def __init__(self, database: AsyncDatabase, tenant: str, *, merge: bool, moves: bool) -> None:
+        self.left_out: Counter[str] = Counter()
+        self._moves = moves
         self.rows: dict[str, int] = {}
         self.kept: dict[str, int] = {}
         self._database = database
@@ -52,6 +56,9 @@ class AsyncRestoring:
             self.rows.setdefault(table.counted, 0)
             self.kept.setdefault(table.counted, 0)
         _, copied, triggers = self._current
+        self.left_out[table.counted] += len(batch)
+        batch = self.stay(table, batch)
+        self.left_out[table.counted] -= len(batch)
         new = [row for row in ({TENANT: self._tenant, **row} for row in batch) if not self._is_left(copied, row, plan)]
         heads = {head for head, _ in plan.heads.values()}
         is_head = self._merge and not table.second and (table.name in heads or bool(copied.links))
@@ -62,6 +69,17 @@ class AsyncRestoring:
             self._left.setdefault(table.name, set()).update(map(copied.key_of, there))
         self.rows[table.counted] += len(batch)
         self.kept[table.counted] += len(batch) - written
+
+    def stay(self, table: ArchiveTable, batch: list[Row]) -> list[Row]:
+        """Return the rows without those that are true of the tenant alone which they were."""
+        ties = restoring_plan(table.package, self._database.kind).bound.get(table.name) if self._moves else None
+        return batch if ties is None else [row for row in batch if not ties.holds(row)]
+
+    def report(self) -> tuple[ArchivedTable, ...]:
+        """Return what was written, by table."""
+        return tuple(
+            ArchivedTable(name, rows, self.kept[name], self.left_out[name]) for name, rows in self.rows.items()
+        )
 
     def _is_left(self, copied: TableCopy, row: Row, plan: CopyPlan) -> bool:
         """Tell whether a row belongs to something that was there already."""
@@ -134,7 +152,10 @@ class AsyncRestoring:
 class AsyncArchivedRows:
     """The rows of an archive one after the other, a table at a time, as those of a tenant."""
 
-    def __init__(self, reader: ArchiveReader, tenant: str) -> None:
+    def __init__(
+        self, reader: ArchiveReader, tenant: str, stay: Callable[[ArchiveTable, list[Row]], list[Row]]
+    ) -> None:
+        self._stay = stay
         self._reader = reader
         self._tenant = tenant
         self._table: ArchiveTable | None = None
@@ -150,7 +171,7 @@ class AsyncArchivedRows:
             self._next = await in_background(self._reader.batch)
         if self._next is None:
             return None
-        self._table, self._rows = self._next[0], self._next[1][::-1]
+        self._table, self._rows = self._next[0], self._stay(*self._next)[::-1]
         self._next = None
         return self._table
 
@@ -161,7 +182,7 @@ class AsyncArchivedRows:
             if found is None:
                 self._is_over = True
             elif found[0] is self._table:
-                self._rows = found[1][::-1]
+                self._rows = self._stay(*found)[::-1]
             else:
                 self._next = found
         return {TENANT: self._tenant, **self._rows.pop()} if self._rows else None

@@ -158,12 +158,18 @@ class TenantArchive:
         return ArchivedTable(table.counted, count)
 
     def import_(
-        self, path: str | Path, *, merge: bool = False, progress: Progress | None = None
+        self,
+        path: str | Path,
+        *,
+        merge: bool = False,
+        without_bound: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[ArchivedTable, ...]:
         """Store what an archive holds as this tenant's, all or nothing, and return what was written, by table.
 
         The tables are made or brought up to date first. The tenant holds nothing before; with ``merge``, and always for
         an archive of one user, it may: what is there is left as it is, a thread, an item or a node as a whole.
+        ``without_bound`` leaves out, where the archive is another tenant's, its secrets and audit entries.
 
         Raises:
             CorruptError: the file is no archive, is torn or was edited. Nothing was written.
@@ -171,7 +177,7 @@ class TenantArchive:
                 or chained for that one.
             MigrationError: it has tables or columns that this program doesn't know.
         """
-        found = in_background(lambda: self._look_through(path))
+        found = in_background(lambda: self._look_through(path, without_bound))
         database, merge = self._database, merge or found.header.user is not None
         check_sees_all(database)
         for name in found.packages:
@@ -179,7 +185,7 @@ class TenantArchive:
         with database.transaction():
             if not merge:
                 self._check_empty()
-            restored = Restoring(database, self._tenant, merge=merge)
+            restored = Restoring(database, self._tenant, merge=merge, moves=found.header.tenant != self._tenant)
             with ArchiveReader(path) as reader:
                 while (given := in_background(reader.batch)) is not None:
                     restored.write(*given)
@@ -188,9 +194,9 @@ class TenantArchive:
             if reader.digest != found.digest:
                 raise CorruptError(f"{path} was changed while it was read", hint="import it again")
             restored.finish()
-        return tuple(ArchivedTable(name, rows, restored.kept[name]) for name, rows in restored.rows.items())
+        return restored.report()
 
-    def verify(self, path: str | Path) -> tuple[CopyDifference, ...]:
+    def verify(self, path: str | Path, *, without_bound: bool = False) -> tuple[CopyDifference, ...]:
         """Read every row of an archive and what is stored, and return how they differ, at most 100; changes nothing.
 
         Raises:
@@ -198,16 +204,17 @@ class TenantArchive:
             MigrationError: the tables aren't there, or aren't up to date.
             NotFoundError: a collection isn't there.
         """
-        found = in_background(lambda: self._look_through(path))
+        found = in_background(lambda: self._look_through(path, without_bound))
         for name in found.packages:
             if not is_made(self._database, self._lines[name]):
                 raise MigrationError(
                     f"there are no tables of {name}", hint="import the file first", connection=self._database.name
                 )
-        restored = Restoring(self._database, self._tenant, merge=True)
+        moves = found.header.tenant != self._tenant
+        restored = Restoring(self._database, self._tenant, merge=True, moves=moves)
         differences: list[CopyDifference] = []
         with ArchiveReader(path) as reader:
-            rows = ArchivedRows(reader, self._tenant)
+            rows = ArchivedRows(reader, self._tenant, restored.stay)
             while (table := rows.next_table()) is not None and len(differences) < MOST_DIFFERENCES:
                 copied = restored.copy_of(table, make=False)
                 plan = restoring_plan(table.package, self._database.kind)
@@ -219,10 +226,15 @@ class TenantArchive:
                     pass
         return tuple(differences)
 
-    def _look_through(self, path: str | Path) -> Survey:
+    def _look_through(self, path: str | Path, without_bound: bool) -> Survey:
         """Read a file to its end, and refuse what can't be imported."""
         plans = {name: restoring_plan(name, self._database.kind) for name in self._lines}
-        found = survey(path, self._tenant, lambda table: plans.get(table.package, CopyPlan()).bound.get(table.name))
+        found = survey(
+            path,
+            self._tenant,
+            lambda table: plans.get(table.package, CopyPlan()).bound.get(table.name),
+            without_bound=without_bound,
+        )
         for name in found.packages:
             known = self._lines.get(name)
             if known is None:

@@ -211,7 +211,9 @@ async def test_what_is_true_of_its_tenant_alone_does_not_become_anothers(
     origin = await manager.add_sqlite("origin", SQLiteConfig(path=str(tmp_path / "origin.db")))
     for tenant, message in (("audited", "hashes of audit chains"), ("sealing", "sealed checkpoints")):
         if tenant == "audited":
-            await AsyncEventLog(manager, "origin", tenant=tenant).audit("login", "in")
+            log = AsyncEventLog(manager, "origin", tenant=tenant)
+            await log.audit("login", "in")
+            await log.append_many([Event(kind="log", message="free")])
         else:
             cipher = Cipher({"k": bytes(32)}, "k")
             checkpoints = AsyncDatabaseCheckpointer(manager, "origin", tenant=tenant, cipher=cipher)
@@ -220,7 +222,17 @@ async def test_what_is_true_of_its_tenant_alone_does_not_become_anothers(
         with pytest.raises(ConflictError, match=message):
             await AsyncTenantArchive(target, tenant="new").import_(tmp_path / tenant)
         assert await target.fetch_value("SELECT count(*) FROM sqlite_master WHERE name LIKE '%events'") == 0
+    with pytest.raises(ConflictError, match="sealed checkpoints"):
+        await AsyncTenantArchive(target, tenant="new").import_(tmp_path / "sealing", without_bound=True)
     await AsyncTenantArchive(target, tenant="audited").import_(tmp_path / "audited")
+    archive = AsyncTenantArchive(target, tenant="new")
+    stored = await archive.import_(tmp_path / "audited", without_bound=True)
+    assert {each.name: (each.rows, each.left_out) for each in stored} == {
+        "holdfast_event_chains": (0, 1),
+        "holdfast_events": (1, 1),
+    }
+    assert await archive.verify(tmp_path / "audited", without_bound=True) == ()
+    assert [each.message for each in await AsyncEventLog(manager, "target", tenant="new").query(limit=9)] == ["free"]
     assert await AsyncEventLog(manager, "target", tenant="audited").verify()
 
 

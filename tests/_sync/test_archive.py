@@ -212,7 +212,9 @@ def test_what_is_true_of_its_tenant_alone_does_not_become_anothers(
     origin = manager.add_sqlite("origin", SQLiteConfig(path=str(tmp_path / "origin.db")))
     for tenant, message in (("audited", "hashes of audit chains"), ("sealing", "sealed checkpoints")):
         if tenant == "audited":
-            EventLog(manager, "origin", tenant=tenant).audit("login", "in")
+            log = EventLog(manager, "origin", tenant=tenant)
+            log.audit("login", "in")
+            log.append_many([Event(kind="log", message="free")])
         else:
             cipher = Cipher({"k": bytes(32)}, "k")
             checkpoints = DatabaseCheckpointer(manager, "origin", tenant=tenant, cipher=cipher)
@@ -221,7 +223,17 @@ def test_what_is_true_of_its_tenant_alone_does_not_become_anothers(
         with pytest.raises(ConflictError, match=message):
             TenantArchive(target, tenant="new").import_(tmp_path / tenant)
         assert target.fetch_value("SELECT count(*) FROM sqlite_master WHERE name LIKE '%events'") == 0
+    with pytest.raises(ConflictError, match="sealed checkpoints"):
+        TenantArchive(target, tenant="new").import_(tmp_path / "sealing", without_bound=True)
     TenantArchive(target, tenant="audited").import_(tmp_path / "audited")
+    archive = TenantArchive(target, tenant="new")
+    stored = archive.import_(tmp_path / "audited", without_bound=True)
+    assert {each.name: (each.rows, each.left_out) for each in stored} == {
+        "holdfast_event_chains": (0, 1),
+        "holdfast_events": (1, 1),
+    }
+    assert archive.verify(tmp_path / "audited", without_bound=True) == ()
+    assert [each.message for each in EventLog(manager, "target", tenant="new").query(limit=9)] == ["free"]
     assert EventLog(manager, "target", tenant="audited").verify()
 
 
