@@ -189,3 +189,13 @@ async def test_a_class_of_the_user_needs_a_serializer_that_knows_it(manager: Asy
         assert (await checkpointer.load_checkpoint("t")).state["at"].x == 3
     with pytest.raises(ValidationError, match="Point"):
         await fresh(manager).save_checkpoint(Checkpoint("t", {"at": Point(3)}))
+
+
+async def test_a_state_of_ten_thousand_keys_comes_back_and_so_does_a_change_of_one(
+    checkpointer: AsyncCheckpointer,
+) -> None:
+    state: dict[str, Any] = {f"key {number}": number for number in range(10_000)}
+    await checkpointer.save_checkpoint(Checkpoint("t", state))
+    await checkpointer.save_checkpoint(Checkpoint("t", {**state, "key 7": "changed"}))
+    assert (await checkpointer.load_checkpoint("t", 1)).state == state
+    assert (await checkpointer.load_checkpoint("t")).state == {**state, "key 7": "changed"}

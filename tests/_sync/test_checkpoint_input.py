@@ -190,3 +190,13 @@ def test_a_class_of_the_user_needs_a_serializer_that_knows_it(manager: DatabaseM
         assert (checkpointer.load_checkpoint("t")).state["at"].x == 3
     with pytest.raises(ValidationError, match="Point"):
         fresh(manager).save_checkpoint(Checkpoint("t", {"at": Point(3)}))
+
+
+def test_a_state_of_ten_thousand_keys_comes_back_and_so_does_a_change_of_one(
+    checkpointer: Checkpointer,
+) -> None:
+    state: dict[str, Any] = {f"key {number}": number for number in range(10_000)}
+    checkpointer.save_checkpoint(Checkpoint("t", state))
+    checkpointer.save_checkpoint(Checkpoint("t", {**state, "key 7": "changed"}))
+    assert (checkpointer.load_checkpoint("t", 1)).state == state
+    assert (checkpointer.load_checkpoint("t")).state == {**state, "key 7": "changed"}
