@@ -13,7 +13,8 @@ from redis.exceptions import ConnectionError as DroppedError
 from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as LateError
 
-from persistence._sync.compat import RedisStream, descriptor_of
+from persistence._sync.compat import descriptor_of
+from persistence._sync.redis_stream import RedisStream
 from persistence.resp import Answers
 from persistence.sockets import shut_down
 
