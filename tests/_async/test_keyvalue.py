@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -349,3 +350,28 @@ async def test_the_raw_column_holds_what_is_documented(manager: AsyncDatabaseMan
     await database.execute("UPDATE holdfast_key_values SET value = :v WHERE key = 'a'", {"v": b"junk"})
     with pytest.raises(CorruptError):
         await store.get("a")
+
+
+async def test_each_call_is_one_request(store: AsyncKeyValueStore, manager: AsyncDatabaseManager) -> None:
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: store.put("k", {"a": 1}),
+        lambda: store.put("k", 2, ttl=60),
+        lambda: store.compare_and_set("k", 3, expected_version=3),
+        lambda: store.get("k"),
+        lambda: store.get_item("k"),
+        lambda: store.get_many(["k", "l", "m"]),
+        lambda: store.put_many({"l": 1, "m": 2}),
+        lambda: store.increment("l"),
+        lambda: store.expire("k", 5),
+        lambda: store.scan(),
+        lambda: store.delete("k"),
+        lambda: store.delete_many(["l", "m"]),
+    ]
+    counts = []
+    for _ in range(2):  # the first time a Redis server gets to know the scripts
+        counts.clear()
+        for call in calls:
+            before = manager.stats()["main"].requests
+            await call()
+            counts.append(manager.stats()["main"].requests - before)
+    assert counts == [1] * len(calls)
