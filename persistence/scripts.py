@@ -8,6 +8,14 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+from redis.exceptions import NoScriptError
+
+from persistence.errors import QueryError
+
+
+class UnknownScriptError(QueryError, NoScriptError):
+    """The server doesn't know a script by its name; redis-py's scripts and locks send it then, and ours its text."""
+
 
 class Script(NamedTuple):
     """A script: its text, and the SHA-1 of that."""

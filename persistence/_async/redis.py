@@ -38,7 +38,7 @@ from persistence.fields import Duration, scrub, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
 from persistence.resp import pack
-from persistence.scripts import Script
+from persistence.scripts import Script, UnknownScriptError
 
 READS = frozenset(
     "BITCOUNT BITPOS DBSIZE DUMP ECHO EXISTS EXPIRETIME GEODIST GEOHASH GEOPOS GEOSEARCH GET GETBIT GETRANGE HEXISTS"
@@ -243,6 +243,8 @@ class AsyncRedisConnection:
                 operation=operation,
                 connection=self.name,
             )
+        elif isinstance(exc, NoScriptError):
+            ours = UnknownScriptError(str(exc), operation=operation, connection=self.name, code="NOSCRIPT")
         else:
             ours = from_redis(exc, operation=operation, connection=self.name)
         self.note(ours, seen)
@@ -310,10 +312,8 @@ class AsyncRedisConnection:
         given = (len(keys), *keys, *arguments)
         try:
             return await self.send(("EVALSHA", script.sha, *given), reads=reads)
-        except QueryError as exc:
-            if not isinstance(exc.__cause__, NoScriptError):
-                raise
-        self.errors -= 1  # no error: the server was asked whether it knows the script
+        except UnknownScriptError:
+            self.errors -= 1  # no error: the server was asked whether it knows the script
         return await self.send(("EVAL", script.text, *given), reads=reads)
 
     async def ping(self, *, timeout: Duration | None = None) -> None:

@@ -39,7 +39,7 @@ from persistence.fields import Duration, scrub, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.observing import Observation, Observers
 from persistence.resp import pack
-from persistence.scripts import Script
+from persistence.scripts import Script, UnknownScriptError
 
 READS = frozenset(
     "BITCOUNT BITPOS DBSIZE DUMP ECHO EXISTS EXPIRETIME GEODIST GEOHASH GEOPOS GEOSEARCH GET GETBIT GETRANGE HEXISTS"
@@ -244,6 +244,8 @@ class RedisConnection:
                 operation=operation,
                 connection=self.name,
             )
+        elif isinstance(exc, NoScriptError):
+            ours = UnknownScriptError(str(exc), operation=operation, connection=self.name, code="NOSCRIPT")
         else:
             ours = from_redis(exc, operation=operation, connection=self.name)
         self.note(ours, seen)
@@ -311,10 +313,8 @@ class RedisConnection:
         given = (len(keys), *keys, *arguments)
         try:
             return self.send(("EVALSHA", script.sha, *given), reads=reads)
-        except QueryError as exc:
-            if not isinstance(exc.__cause__, NoScriptError):
-                raise
-        self.errors -= 1  # no error: the server was asked whether it knows the script
+        except UnknownScriptError:
+            self.errors -= 1  # no error: the server was asked whether it knows the script
         return self.send(("EVAL", script.text, *given), reads=reads)
 
     def ping(self, *, timeout: Duration | None = None) -> None:

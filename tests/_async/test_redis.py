@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import monotonic
+from uuid import uuid4
 
 import pytest
 
@@ -36,6 +37,17 @@ async def test_commands_and_pipelines_work_and_are_counted(
     assert stats.open == stats.idle >= 1
     found = await cache.capabilities()
     assert (found.kind, found.version_text) == ("redis", cache.server_version)
+
+
+async def test_scripts_and_locks_of_redis_py_work(manager: AsyncDatabaseManager, redis_config: RedisConfig) -> None:
+    client = (await manager.add_redis("cache", redis_config)).client
+    new = uuid4().hex  # so that no server knows it
+    script = client.register_script(f"return {{KEYS[1], ARGV[1], '{new}'}}")
+    for _ in range(2):
+        assert await script(keys=["k"], args=["v"]) == [b"k", b"v", new.encode()]
+    async with client.lock(new, timeout=5, blocking_timeout=1):
+        assert not await client.lock(new, timeout=5).acquire(blocking=False)
+    assert not await client.exists(new)
 
 
 async def test_min_idle_connections_are_opened_at_once(

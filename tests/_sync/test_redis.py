@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import monotonic
+from uuid import uuid4
 
 import pytest
 
@@ -37,6 +38,17 @@ def test_commands_and_pipelines_work_and_are_counted(
     assert stats.open == stats.idle >= 1
     found = cache.capabilities()
     assert (found.kind, found.version_text) == ("redis", cache.server_version)
+
+
+def test_scripts_and_locks_of_redis_py_work(manager: DatabaseManager, redis_config: RedisConfig) -> None:
+    client = (manager.add_redis("cache", redis_config)).client
+    new = uuid4().hex  # so that no server knows it
+    script = client.register_script(f"return {{KEYS[1], ARGV[1], '{new}'}}")
+    for _ in range(2):
+        assert script(keys=["k"], args=["v"]) == [b"k", b"v", new.encode()]
+    with client.lock(new, timeout=5, blocking_timeout=1):
+        assert not client.lock(new, timeout=5).acquire(blocking=False)
+    assert not client.exists(new)
 
 
 def test_min_idle_connections_are_opened_at_once(
