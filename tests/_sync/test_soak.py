@@ -1,7 +1,7 @@
 # Generated from ../_async/test_soak.py by tests/unasync.py: edit that one.
 """Mixed work over PostgreSQL, SQLite and Redis for a while: every answer is right, and nothing that is held grows.
 
-``HOLDFAST_SOAK`` says for how many seconds (2 by default, a minute with ``HOLDFAST_FAULTS=full``). The figures are for
+``HOLDFAST_SOAK`` says for how many seconds (1 by default, a minute with ``HOLDFAST_FAULTS=full``). The figures are for
 ``pytest -rP``.
 """
 
@@ -20,7 +20,7 @@ from sessions import MessageStore, TaskStore, ThreadManager, Message, Task, Thre
 from tests._sync.side import together
 from vectorstore import PgVectorStore, SQLiteVectorStore, VectorStore, Document
 
-SECONDS = float(os.environ.get("HOLDFAST_SOAK", "60" if os.environ.get("HOLDFAST_FAULTS") == "full" else "2"))
+SECONDS = float(os.environ.get("HOLDFAST_SOAK", "60" if os.environ.get("HOLDFAST_FAULTS") == "full" else "1"))
 BACKENDS = ("postgresql", "sqlite", "redis")
 WORKERS = 3
 KEPT = 5
