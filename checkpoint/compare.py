@@ -10,9 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import msgpack
-
-from checkpoint.growth import INLINE_BYTES, Stored, pack_plain
+from checkpoint.growth import INLINE_BYTES, Stored, array_header, pack_plain
 
 MOST_BYTES = 256 * 1024
 """A larger state isn't kept in this form too."""
@@ -41,7 +39,7 @@ def pack_stored(channels: Iterable[Stored]) -> Packed | None:
         if not stored.quiet or (stored.parts and not stored.is_whole) or len(stored.head) > INLINE_BYTES:
             return None
         contents.append((stored.parts[0].content if stored.parts else stored.head)[_PREFIX_BYTES:])
-    start = _header(len(contents))
+    start = array_header(len(contents))
     ends = [len(start)]
     for content in contents:
         ends.append(ends[-1] + len(content))
@@ -69,8 +67,3 @@ def find_change(values: Sequence[object], before: Packed) -> Change | None:
         return None
     moved = [*ends[: place + 1], *[each + grown for each in ends[place + 1 :]]] if grown else ends
     return Change(place, content, Packed(data, moved))
-
-
-def _header(count: int) -> bytes:
-    packed: bytes = msgpack.Packer().pack_array_header(count)
-    return packed

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from checkpoint.packing import BUFFERS, FORMAT, has_marker
+from checkpoint.packing import BUFFERS, FORMAT, TAGGED, has_marker
 from checkpoint.serializer import Serializer
+from persistence.errors import ValidationError
 
 INLINE_BYTES = 32
 """A channel whose bytes are no longer than this is kept in the manifest: a piece would take as much."""
@@ -37,6 +38,8 @@ UNKNOWN = object()
 """The source of a channel that was made of an object which may change."""
 _SOURCES = frozenset((str, bytes, int, float, bool, type(None)))
 _PREFIX = bytes((FORMAT, 0))
+_PLAIN, _TAGGED = b"\0", bytes((TAGGED,))
+_EXTENSIONS = frozenset(bytes((first,)) for first in (*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
 _CONTAINERS = frozenset((dict, list))
 _SMALL = 16 * 1024
 _KEEP_BUFFER = 4 * 1024 * 1024
@@ -173,6 +176,44 @@ def store_packed(value: object, packed: bytes, before: Stored) -> Stored | None:
         if len(body) >= SHARED_BYTES and packed.startswith(body, _header_size(packed[0])):
             return None  # it has grown
     return as_stored(_PREFIX + packed, value, quiet=True)
+
+
+def store_appended(value: object, count: int, before: Stored, serializer: Serializer) -> Stored | None:
+    """Return how a list is stored that is ``before`` and ``count`` more items; None: store() must look at all of it.
+
+    What ``before`` holds isn't compared, but for how many items that is.
+    """
+    if type(value) is not list or not before.parts or before.head[1:2] not in (_PLAIN, _TAGGED):
+        return None
+    held = _array_length(before.head)
+    if held is None or held + count != len(value) or before.bodies()[0][:1].tobytes() in _EXTENSIONS:
+        return None  # a list of its own kind begins with a tag, and so has an item more
+    if not count:
+        return before
+    added = value[held:]
+    try:
+        content = _dump_plain(added) or serializer.dumps(added)
+    except ValidationError:
+        return None  # store() says where it is
+    if content[1] & BUFFERS:
+        return None
+    head = bytes((FORMAT, before.head[1] | content[1])) + array_header(len(value))
+    parts, skip = _with_tail([*before.parts], before.skip, content[2 + _header_size(content[2]) :])
+    quiet = before.quiet if content[1] == 0 and not has_marker(content) else False
+    return in_parts(head, skip, tuple(parts), value, quiet)
+
+
+def array_header(count: int) -> bytes:
+    """Return what msgpack begins a list of so many items with."""
+    packed: bytes = msgpack.Packer().pack_array_header(count)
+    return packed
+
+
+def _array_length(head: bytes) -> int | None:
+    """Return how many items a list has whose bytes begin so; None: it is no list."""
+    if 0x90 <= head[2] <= 0x9F:
+        return head[2] & 0x0F
+    return int.from_bytes(head[3:], "big") if head[2] in (0xDC, 0xDD) else None
 
 
 class _Local(threading.local):

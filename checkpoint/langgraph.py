@@ -58,12 +58,22 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
     pydantic models, enums, named tuples. With ``LANGGRAPH_STRICT_MSGPACK=true`` a graph registers those of its state
     schema by itself. An exception that a node raised is kept as its repr.
 
+    ``append_only`` names channels whose lists only get more items at their end, such as ``messages``: of such a list no
+    more than the new items is looked at, however long it is, as long as it begins with the very objects that it had
+    when its thread was saved last. An item that is changed in place is not stored again then. The items of the last
+    1,024 threads stay in memory for it.
+
     Raises:
         ValidationError: from any write, when a value, an id or a name can't be stored faithfully.
         CorruptError: from any read, when what is stored was damaged, or holds a class that isn't registered.
     """
 
-    def __init__(self, *checkpointers: Checkpointer | AsyncCheckpointer, classes: Iterable[type] = ()) -> None:
+    def __init__(
+        self,
+        *checkpointers: Checkpointer | AsyncCheckpointer,
+        classes: Iterable[type] = (),
+        append_only: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         self._sync: Checkpointer | None = None
         self._async: AsyncCheckpointer | None = None
@@ -73,7 +83,9 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         self._manager: DatabaseManager | None = None
         self._async_manager: AsyncDatabaseManager | None = None
         self._serializer = Serializer()
-        self._operations = Operations()
+        if isinstance(append_only, str):
+            raise ValidationError("append_only is one text", hint=f"append_only=[{append_only[:80]!r}]")
+        self._operations = Operations(frozenset(append_only))
         classes = tuple(classes)
         for checkpointer in checkpointers:
             if isinstance(checkpointer, Checkpointer) and self._sync is None:
@@ -95,6 +107,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         *,
         tenant: str = "default",
         classes: Iterable[type] = (),
+        append_only: Iterable[str] = (),
         durability: Literal["sync", "async"] = "sync",
     ) -> Self:
         """Return a saver that ``with`` or ``async with`` connects and closes: PostgreSQL or SQLite by its URL.
@@ -103,7 +116,7 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
         ``durability="async"`` leaves it to PostgreSQL when a commit reaches its disk: a crash of the server loses the
         last moments, one of this program nothing. Saving at the end alone is LangGraph's own ``durability="exit"``.
         """
-        saver = cls(classes=classes)
+        saver = cls(classes=classes, append_only=append_only)
         saver._url = url
         saver._tenant = tenant
         saver._durability = durability

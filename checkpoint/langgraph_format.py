@@ -12,9 +12,10 @@ A channel whose own name begins with ``langgraph.`` is kept as ``langgraph.=`` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from checkpoint.records import Checkpoint
@@ -72,6 +73,8 @@ class Seen(NamedTuple):
     """The place of each channel among those that have a version."""
     plain: frozenset[str]
     """The channels among them that are kept under their own names."""
+    lists: dict[str, tuple[object, ...]]
+    """What was in the lists of the channels that are only appended to."""
 
 
 def to_record(
@@ -81,16 +84,19 @@ def to_record(
     metadata: CheckpointMetadata,
     parent_version: int | None,
     before: Seen | None = None,
+    append_only: Collection[str] = (),
 ) -> tuple[Checkpoint, Seen]:
     """Return our checkpoint for one of LangGraph's; the config names its thread and its parent: ``place``.
 
-    ``before`` is the parent, if it was the last to be saved: a channel of the same version has the same value.
+    ``before`` is the parent, if it was the last to be saved: a channel of the same version has the same value, and one
+    that is only appended to has the same items before the new ones, where those are the same objects.
     """
     thread_id, namespace, parent_id = place
     described, more = _split(_merged(config, metadata))
     moment = _moment(graph["ts"])
     values, versions, nodes = graph["channel_values"], graph["channel_versions"], graph["versions_seen"]
-    now, known_layout = _look(graph, before)
+    lists = {name: (*values[name],) for name in append_only if type(values.get(name)) is list}
+    now, known_layout = _look(graph, before, lists)
     places = now.places
     unchanged: set[str] = set()
     if before is not None:
@@ -126,22 +132,33 @@ def to_record(
         step=step if type(step) is int else None,
         key=graph["id"],
         unchanged=unchanged,
+        appended=_appended(lists, before) if lists else None,
         volatile=_VOLATILE,
     )
     return record, now
 
 
-def _look(graph: GraphCheckpoint, before: Seen | None) -> tuple[Seen, bool]:
+def _appended(lists: Mapping[str, tuple[object, ...]], before: Seen | None) -> dict[str, int]:
+    """Return how many items each list got, of those that begin with the objects that they had."""
+    found = {}
+    for name, items in lists.items():
+        known = None if before is None else before.lists.get(name)
+        if known is not None and len(known) <= len(items) and all(map(is_, known, items)):
+            found[_inside(name)] = len(items) - len(known)
+    return found
+
+
+def _look(graph: GraphCheckpoint, before: Seen | None, lists: dict[str, tuple[object, ...]]) -> tuple[Seen, bool]:
     """Return what the next checkpoint may have in common with this one, and whether its layout is that before."""
     versions = dict(graph["channel_versions"])
     names = [*versions]
     seen = {node: [*channels] for node, channels in graph["versions_seen"].items()}
     if before is not None and before.layout[1] == names and before.layout[0] == graph["v"] and before.seen == seen:
-        return Seen(versions, seen, before.layout, before.places, before.plain), True
+        return Seen(versions, seen, before.layout, before.places, before.plain, lists), True
     places = {name: place for place, name in enumerate(names)}
     shown = [[node, [places.get(name, name) for name in channels]] for node, channels in seen.items()]
     plain = frozenset([name for name in names if not name.startswith(RESERVED)])
-    return Seen(versions, seen, [graph["v"], names, shown], places, plain), False
+    return Seen(versions, seen, [graph["v"], names, shown], places, plain, lists), False
 
 
 def to_tuple(record: Checkpoint) -> CheckpointTuple:

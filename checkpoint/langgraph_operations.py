@@ -61,7 +61,8 @@ def call(method: str, *arguments: Any, **options: Any) -> Call:
 class Operations:
     """The operations, and the versions of the checkpoints seen, so that a parent or a cursor needn't be looked up."""
 
-    def __init__(self) -> None:
+    def __init__(self, append_only: Collection[str] = ()) -> None:
+        self._append_only = append_only
         self._versions: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str], tuple[int | None, Seen | None]] = OrderedDict()
         self._mutex = Lock()
@@ -93,7 +94,7 @@ class Operations:
             parent = yield from self._version(thread_id, namespace, parent_id)
         if parent is None or version != parent:
             before = None
-        record, seen = to_record(place, config, checkpoint, metadata, parent, before)
+        record, seen = to_record(place, config, checkpoint, metadata, parent, before, self._append_only)
         saved: Checkpoint = yield call("save_checkpoint", record)
         self._note(saved, seen=seen)
         return config_of(thread_id, namespace, checkpoint["id"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -36,7 +36,8 @@ class Checkpoint:
     ``key`` is an idempotency key, unique in the thread and namespace: saving it again gives what is there.
     ``writes`` are filled in by a load that asks for them; a save doesn't store them. ``unchanged`` is a hint to a save:
     channels known to have the values of ``parent_version``. If that is the latest, and this process has it in mind,
-    they are not looked at, which spares serializing large values to compare them. ``volatile`` is one too: channels
+    they are not looked at, which spares serializing large values to compare them. So does ``appended``: by channel, how
+    many items its list got at the end since then, while those before are the same. ``volatile`` is one too: channels
     that change with every save, whose place is in the checkpoint's own row.
     """
 
@@ -53,6 +54,7 @@ class Checkpoint:
     key: str | None = None
     writes: tuple[PendingWrite, ...] = ()
     unchanged: Set[str] = field(default=frozenset(), repr=False, compare=False)
+    appended: Mapping[str, int] | None = field(default=None, repr=False, compare=False)
     volatile: Set[str] = field(default=frozenset(), repr=False, compare=False)
 
 

@@ -6,6 +6,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -21,6 +22,7 @@ from checkpoint.growth import (
     as_stored,
     place_of,
     store,
+    store_appended,
     store_packed,
 )
 from checkpoint.layout import (
@@ -29,6 +31,7 @@ from checkpoint.layout import (
     lay_out,
     lay_out_changes,
 )
+from checkpoint.records import Checkpoint
 from checkpoint.serializer import Serializer
 from persistence.errors import CorruptError, ValidationError
 
@@ -141,28 +144,45 @@ def serialize_state(state: Mapping[str, Any], serializer: Serializer) -> dict[st
     return {_checked(channel): serializer.dumps(value, where=place_of(channel)) for channel, value in state.items()}
 
 
+class Hints(NamedTuple):
+    """What a save is told of channels: see ``Checkpoint``."""
+
+    unchanged: Set[str] = frozenset()
+    """They have the values that the base has, and are not looked at."""
+    appended: Mapping[str, int] = MappingProxyType({})
+    """As many items at their end are looked at; those before are the ones that the base has."""
+    volatile: Set[str] = frozenset()
+    """They are kept in the manifest, unless they are large."""
+
+
+def hints_of(checkpoint: Checkpoint, base: Base | None) -> Hints:
+    """Return what a checkpoint says of its channels, as far as it holds: the base has to be its parent."""
+    if base is None or checkpoint.parent_version is None or checkpoint.parent_version != base.latest:
+        return Hints(volatile=checkpoint.volatile)
+    return Hints(checkpoint.unchanged, checkpoint.appended or {}, checkpoint.volatile)
+
+
 def encode_state(
     state: Mapping[str, Any],
     serializer: Serializer,
     base: Base | None,
-    unchanged: Set[str] = frozenset(),
-    volatile: Set[str] = frozenset(),
+    hints: Hints | None = None,
 ) -> Encoded:
     """Return a state in pieces, in those of ``base`` as far as they are its bytes.
 
-    The channels in ``unchanged`` have the values that ``base`` has, and are not looked at. Those in ``volatile`` are
-    kept in the manifest, unless they are large.
 
     Raises:
         ValidationError: a value can't be stored faithfully; the message says where it is.
     """
+    unchanged, appended, volatile = hints or Hints()
     known = {} if base is None else base.channels
     is_like_base = base is not None and [*known] == [*state]
     if is_like_base and not unchanged:
         # Objects that never change are known again. Where most are such, the others are looked at one by one.
         same = {channel for channel, value in state.items() if known[channel].source is value}
         unchanged = same if 2 * len(same) >= len(state) else unchanged
-    if base is not None and is_like_base and base.packed is not None and not unchanged:
+    is_hinted = bool(unchanged or appended)
+    if base is not None and is_like_base and base.packed is not None and not is_hinted:
         found = _encode_change(state, base, base.packed)
         if found is not None:
             return found
@@ -173,12 +193,15 @@ def encode_state(
         if before is not None and (channel in unchanged or before.source is value):
             channels[channel] = before
             continue
+        grown = None
+        if before is not None and channel in appended:
+            grown = store_appended(value, appended[channel], before, serializer)
         inline = VOLATILE_BYTES if channel in volatile else INLINE_BYTES
-        stored = store(value, before, serializer, _checked(channel), inline)
+        stored = grown or store(value, before, serializer, _checked(channel), inline)
         channels[channel] = stored
         if stored is not before and (before is None or stored.parts != before.parts or stored.head != before.head):
             changed[place] = stored
-    packed = None if unchanged else pack_stored(channels.values())
+    packed = None if is_hinted else pack_stored(channels.values())
     if base is not None and is_like_base:
         return Encoded(channels, base.names, changed, packed)
     return Encoded(channels, _names(channels), None, packed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -47,8 +47,17 @@ def check_checkpoint(checkpoint: object, expected_version: object) -> str:
         check_id("the node", checkpoint.node)
     if checkpoint.key is not None:
         check_key(checkpoint.thread_id, checkpoint.namespace, checkpoint.key)
+    if checkpoint.appended is not None:
+        _check_appended(checkpoint.appended)
     _check_timestamp(checkpoint.timestamp)
     return metadata_json(checkpoint.metadata)
+
+
+def _check_appended(appended: object) -> None:
+    if not isinstance(appended, Mapping):
+        raise ValidationError(f"appended is a {type(appended).__name__}", hint='{"messages": 1}')
+    for channel, count in appended.items():
+        check_whole(f"what was appended to {str(channel)[:80]!r}", count, least=0)
 
 
 def check_key(thread_id: str, namespace: str, key: object, task_id: object = None) -> None:

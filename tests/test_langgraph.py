@@ -676,3 +676,53 @@ def test_a_channel_of_the_same_version_as_its_parents_is_not_looked_at(tmp_path:
         # From an older parent it is looked at.
         with pytest.raises(ValidationError, match="object"):
             saver.put(first, {**made({"kept": object()}, channel_versions={"kept": 1})}, {}, {})
+
+
+# Channels that are only appended to.
+
+
+def test_of_a_channel_that_is_only_appended_to_no_more_than_the_new_items_is_looked_at(url: str | None) -> None:
+    shared = MemoryCheckpointer()
+
+    def side() -> HoldfastSaver:
+        return HoldfastSaver(shared) if url is None else HoldfastSaver.from_url(url, append_only=["messages", "gone"])
+
+    with side() as saver:
+        config, history = named(), list[Any]()
+        for n in range(40):
+            history = [*history, messages.HumanMessage(f"question {n}" * 9, id=str(n))]
+            versions = {"messages": n, "~holdfast": n}
+            graph = made({"messages": history, "~holdfast": n}, channel_versions=versions)
+            config = saver.put(config, graph, {"source": "loop", "step": n, "parents": {}}, {})
+            with side() as other:
+                found = other.get_tuple(config)
+            assert found is not None
+            assert found.checkpoint["channel_values"] == {"messages": history, "~holdfast": n}
+        edited = [messages.HumanMessage("edited", id="0"), *history[1:]]  # another object, so all are looked at
+        found = saver.get_tuple(
+            saver.put(config, made({"messages": edited}, channel_versions={"messages": 40}), {}, {})
+        )
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"messages": edited}
+
+
+def test_an_item_changed_in_place_goes_unnoticed_only_where_a_channel_is_said_to_be_appended_to(
+    url: str | None,
+) -> None:
+    if url is None:
+        return  # memory keeps no bytes that could be appended to
+    for append_only, expected in ((["messages"], "x" * 99), ([], "changed")):
+        with HoldfastSaver.from_url(url, append_only=append_only) as saver:
+            items = [{"text": "x" * 99}]
+            graph = made({"messages": items}, channel_versions={"messages": 1})
+            config = saver.put(named(f"t{len(expected)}"), graph, {}, {})
+            items[0]["text"] = "changed"
+            graph = made({"messages": [*items, {"text": "new"}]}, channel_versions={"messages": 2})
+            found = saver.get_tuple(saver.put(config, graph, {}, {}))
+            assert found is not None
+            assert found.checkpoint["channel_values"]["messages"] == [{"text": expected}, {"text": "new"}]
+
+
+def test_the_channels_that_are_only_appended_to_are_no_single_text() -> None:
+    with pytest.raises(ValidationError, match="append_only"):
+        HoldfastSaver(append_only="messages")

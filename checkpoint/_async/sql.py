@@ -45,7 +45,7 @@ from checkpoint.decoding import Shared, decode_state
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, PendingWrite, as_saved, describe
 from checkpoint.sealing import SEALED
-from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, restore_state
+from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, hints_of, restore_state
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence.dialect import to_micros
@@ -127,9 +127,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
         parent = checkpoint.parent_version
-        hinted = base is not None and parent is not None and parent == base.latest
-        unchanged = checkpoint.unchanged if hinted else frozenset()
-        encoded = encode_state(checkpoint.state, self._serializer, base, unchanged, checkpoint.volatile)
+        encoded = encode_state(checkpoint.state, self._serializer, base, hints_of(checkpoint, base))
         database = await self._database()
         stamp = secrets.randbits(62)
         values = {

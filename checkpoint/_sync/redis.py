@@ -36,7 +36,7 @@ from checkpoint._sync.redis_timetravel import RedisTimeTravel
 from checkpoint.blocks import Added
 from checkpoint.records import Checkpoint, as_saved, describe
 from checkpoint.redis_format import NO_HEAD, Row, pack_record, pack_save, unpack_record
-from checkpoint.states import Base, encode_state, restore_state
+from checkpoint.states import Base, encode_state, hints_of, restore_state
 from persistence.errors import ConflictError, CorruptError, DuplicateError
 from persistence.validation import metadata_json
 
@@ -61,9 +61,7 @@ class RedisCheckpointer(RedisRetention, RedisTimeTravel, Checkpointer):
     ) -> Checkpoint | None:
         thread_id, namespace = checkpoint.thread_id, checkpoint.namespace
         base = self._recall(thread_id, namespace)
-        hinted = base is not None and checkpoint.parent_version is not None and checkpoint.parent_version == base.latest
-        unchanged = checkpoint.unchanged if hinted else frozenset()
-        encoded = encode_state(checkpoint.state, self._serializer, base, unchanged, checkpoint.volatile)
+        encoded = encode_state(checkpoint.state, self._serializer, base, hints_of(checkpoint, base))
         stamp = secrets.randbits(62)
         for _ in range(_TRIES):
             if base is not None and expected is not None and expected != base.latest:

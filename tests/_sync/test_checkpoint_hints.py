@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
+import pytest
+
 from checkpoint import DatabaseCheckpointer, Checkpoint
-from persistence import Database, DatabaseManager
+from persistence import Database, DatabaseManager, ValidationError
 
 OLD, NEW = ["a large value"] * 9, ["another value"] * 9
 
@@ -81,3 +84,57 @@ def test_a_channel_that_changes_with_every_save_lies_in_its_own_row(
     assert b"last step" not in bytes(row["manifest"])
     found = DatabaseCheckpointer(manager, "main").list_checkpoints("t", states=True)
     assert [each.state["step"][0] for each in found] == ["last step", "step 3", "step 2", "step 1", "step 0"]
+
+
+def test_of_a_list_that_was_appended_to_only_the_new_items_are_looked_at(
+    stored: DatabaseCheckpointer, manager: DatabaseManager
+) -> None:
+    items: list[Any] = [f"message {n}" * 5 for n in range(20)]
+    stored.save_checkpoint(Checkpoint("t", {"items": items, "n": 0}))
+    for version in range(1, 30):
+        new = [{"n": version}, f"message {version}" * 9][: version % 3]
+        # What was there is something that can't be stored: a look at it would be an error.
+        state = {"items": [Counted() for _ in items] + new, "n": version}
+        saved = stored.save_checkpoint(
+            Checkpoint("t", state, parent_version=version, appended={"items": len(new), "gone": 3})
+        )
+        items = [*items, *new]
+        assert (saved.version, saved.appended) == (version + 1, None)
+        for reader in (stored, DatabaseCheckpointer(manager, "main")):
+            assert (reader.load_checkpoint("t")).state == {"items": items, "n": version}
+    looked_at = stored.save_checkpoint(Checkpoint("t", {"items": items, "n": -1}))
+    assert (DatabaseCheckpointer(manager, "main").load_checkpoint("t")).state == looked_at.state
+
+
+@pytest.mark.parametrize("before", [("a",) * 40, {"a": 1, "b": "b" * 99}, "text" * 30, deque("abc" * 20), ["x" * 99]])
+def test_a_list_that_cannot_have_been_appended_to_is_looked_at(
+    stored: DatabaseCheckpointer, manager: DatabaseManager, before: Any
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"x": before}))
+    for count in (0, 1, 2):
+        value = ["another" * 20] * (len(before) + count + 1)
+        parent = (stored.load_checkpoint("t")).version
+        stored.save_checkpoint(Checkpoint("t", {"x": value}, parent_version=parent, appended={"x": count}))
+        assert (DatabaseCheckpointer(manager, "main").load_checkpoint("t")).state == {"x": value}
+        stored.save_checkpoint(Checkpoint("t", {"x": before}))
+
+
+def test_without_the_parent_in_mind_a_whole_list_is_looked_at(
+    stored: DatabaseCheckpointer, manager: DatabaseManager
+) -> None:
+    stored.save_checkpoint(Checkpoint("t", {"items": OLD}))
+    stored.save_checkpoint(Checkpoint("t", {"items": NEW}))
+    for saver, parent in ((stored, 1), (stored, None), (DatabaseCheckpointer(manager, "main"), 2)):
+        items = [*OLD, "one more"]
+        saver.save_checkpoint(Checkpoint("t", {"items": items}, parent_version=parent, appended={"items": 1}))
+        assert (DatabaseCheckpointer(manager, "main").load_checkpoint("t")).state == {"items": items}
+        stored.save_checkpoint(Checkpoint("t", {"items": NEW}))
+
+
+@pytest.mark.parametrize(
+    "appended", [["items"], {"items": -1}, {"items": True}, {"items": 1.5}, {"items": float("nan")}]
+)
+def test_what_was_appended_is_a_number_of_items(stored: DatabaseCheckpointer, appended: Any) -> None:
+    with pytest.raises(ValidationError, match="appended"):
+        stored.save_checkpoint(Checkpoint("t", {"items": OLD}, appended=appended))
+    assert stored.latest("t") is None

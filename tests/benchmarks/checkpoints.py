@@ -100,6 +100,15 @@ class Native:
         return self.checkpointer.list_checkpoints(thread, limit=10, states=True)
 
 
+class Appending(Native):
+    """Our own API, told of each list how many items it got."""
+
+    def save(self, thread: str, step: int, state: State, changed: list[str], slot: int = 0) -> None:
+        parent = step if step else None  # the versions of a thread begin with 1
+        hinted = Checkpoint(thread, state, step=step, parent_version=parent, appended=dict.fromkeys(changed, 1))
+        self.checkpointer.save_checkpoint(hinted)
+
+
 class Saver:
     """A LangGraph saver: what a graph's loop gives it."""
 
@@ -192,15 +201,19 @@ class Bench:
             "PostgresSaver": Saver(self._postgres_saver(self._database())),
         }
 
+    def appending(self, place: str) -> dict[str, Any]:
+        """Return our ways that look at no more than what is new, each in a new database."""
+        names = [self._add(self._database()) if place == "PostgreSQL" else self._sqlite() for _ in range(2)]
+        saver = HoldfastSaver(self._native(names[1])(), append_only=["messages"])
+        return {"holdfast, appended=": Appending(self._native(names[0])), "HoldfastSaver, append_only=": Saver(saver)}
+
     def sqlite(self) -> dict[str, Any]:
         """Return every way on SQLite, each on a new file; all commit durably (synchronous=FULL)."""
-        ours, saver = self._file(), self._file()
-        self.manager.add_sqlite(ours.name, SQLiteConfig(path=str(ours)))
-        self.manager.add_sqlite(saver.name, SQLiteConfig(path=str(saver)))
+        ours, saver = self._sqlite(), self._sqlite()
         return {
             "floor": Floor(self._sqlite_connector(self._file()), "?"),
-            "holdfast": Native(self._native(ours.name)),
-            "HoldfastSaver": Saver(HoldfastSaver(self._native(saver.name)())),
+            "holdfast": Native(self._native(ours)),
+            "HoldfastSaver": Saver(HoldfastSaver(self._native(saver)())),
             "SqliteSaver": self.sqlite_saver(),
         }
 
@@ -212,6 +225,11 @@ class Bench:
         theirs = SqliteSaver(connection)
         theirs.setup()
         return Saver(theirs)
+
+    def _sqlite(self) -> str:
+        path = self._file()
+        self.manager.add_sqlite(path.name, SQLiteConfig(path=str(path)))
+        return path.name
 
     def _file(self) -> Path:
         self._count += 1
@@ -311,6 +329,7 @@ def _read(ways: dict[str, Any], place: str, steps: int) -> None:
 
 def growing(bench: Bench, ways: dict[str, Any], place: str) -> None:
     """A conversation that gets one message a step, of words and of letters."""
+    ways = {**ways, **bench.appending(place)}
     _grow(bench, ways, f"words, {place}", message)
     _grow(bench, ways, f"letters, {place}", letters)
 
