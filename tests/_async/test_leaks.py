@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -120,7 +121,7 @@ async def test_a_full_pool_says_where_its_connections_were_taken(
 ) -> None:
     main = await manager.add_postgresql("main", replace(postgresql_config, max_connections=1, pool_timeout=0.1))
     async with main.transaction():
-        with pytest.raises(PoolTimeoutError, match=f"stayed in use for 0.1 s; taken at .*{HERE}:.* in test_a_full"):
+        with pytest.raises(PoolTimeoutError, match=f"stayed in use for [0-9.]+ s; taken at .*{HERE}:.* in test_a_full"):
             await Started(lambda: main.fetch_value("SELECT 1")).result()
 
 
@@ -132,7 +133,7 @@ async def test_a_transaction_that_is_open_for_too_long_is_reported_once_with_its
         await until(lambda: small.stats() and said(caplog))
         small.stats()
         (message,) = said(caplog)
-        assert message.startswith("main: a connection has been out for 0.")
+        assert re.match(r"main: a connection has been out for \d+\.\d s", message)
         assert f"{HERE}:" in message
         assert "test_a_transaction_that_is_open_for_too_long" in message
     assert await small.fetch_value("SELECT count(*) FROM t") == 1

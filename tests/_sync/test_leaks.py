@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -121,7 +122,7 @@ def test_a_full_pool_says_where_its_connections_were_taken(
 ) -> None:
     main = manager.add_postgresql("main", replace(postgresql_config, max_connections=1, pool_timeout=0.1))
     with main.transaction():
-        with pytest.raises(PoolTimeoutError, match=f"stayed in use for 0.1 s; taken at .*{HERE}:.* in test_a_full"):
+        with pytest.raises(PoolTimeoutError, match=f"stayed in use for [0-9.]+ s; taken at .*{HERE}:.* in test_a_full"):
             Started(lambda: main.fetch_value("SELECT 1")).result()
 
 
@@ -133,7 +134,7 @@ def test_a_transaction_that_is_open_for_too_long_is_reported_once_with_its_place
         until(lambda: small.stats() and said(caplog))
         small.stats()
         (message,) = said(caplog)
-        assert message.startswith("main: a connection has been out for 0.")
+        assert re.match(r"main: a connection has been out for \d+\.\d s", message)
         assert f"{HERE}:" in message
         assert "test_a_transaction_that_is_open_for_too_long" in message
     assert small.fetch_value("SELECT count(*) FROM t") == 1
