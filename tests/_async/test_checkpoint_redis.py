@@ -7,6 +7,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from persistence import (
     ConflictError,
     CorruptError,
     DuplicateError,
+    EmbeddedRedis,
     NotFoundError,
     RedisConfig,
     SQLiteConfig,
@@ -585,17 +587,19 @@ async def test_a_save_after_a_server_lost_its_data_sends_everything(
     assert [found.thread_id for found in await stored.list_threads()] == ["t"]
 
 
-async def test_a_server_that_forgot_the_scripts_is_told_again(
-    stored: AsyncRedisCheckpointer, redis: AsyncRedisConnection
-) -> None:
-    await stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
-    await redis.client.script_flush()
-    await stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 2}))
-    await redis.client.script_flush()
-    await stored.save_checkpoint(Checkpoint("new", {"a": LONG}))
-    await redis.client.script_flush()
-    assert [found.thread_id for found in await stored.list_threads()] == ["new", "t"]
-    assert await versions(stored) == [2, 1]
+async def test_a_server_that_forgot_the_scripts_is_told_again(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as own:  # on the one that all share, others count their requests
+        redis = await manager.add_redis("own", own.config())
+        stored = AsyncRedisCheckpointer(manager, "own")
+        await stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
+        await redis.client.script_flush()
+        await stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 2}))
+        await redis.client.script_flush()
+        await stored.save_checkpoint(Checkpoint("new", {"a": LONG}))
+        await redis.client.script_flush()
+        assert [found.thread_id for found in await stored.list_threads()] == ["new", "t"]
+        assert await versions(stored) == [2, 1]
+        await manager.aclose()
 
 
 async def test_other_connections_and_options_are_refused(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from persistence import (
     ConflictError,
     CorruptError,
     DuplicateError,
+    EmbeddedRedis,
     NotFoundError,
     RedisConfig,
     SQLiteConfig,
@@ -586,17 +588,19 @@ def test_a_save_after_a_server_lost_its_data_sends_everything(
     assert [found.thread_id for found in stored.list_threads()] == ["t"]
 
 
-def test_a_server_that_forgot_the_scripts_is_told_again(
-    stored: RedisCheckpointer, redis: RedisConnection
-) -> None:
-    stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
-    redis.client.script_flush()
-    stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 2}))
-    redis.client.script_flush()
-    stored.save_checkpoint(Checkpoint("new", {"a": LONG}))
-    redis.client.script_flush()
-    assert [found.thread_id for found in stored.list_threads()] == ["new", "t"]
-    assert versions(stored) == [2, 1]
+def test_a_server_that_forgot_the_scripts_is_told_again(manager: DatabaseManager, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as own:  # on the one that all share, others count their requests
+        redis = manager.add_redis("own", own.config())
+        stored = RedisCheckpointer(manager, "own")
+        stored.save_checkpoint(Checkpoint("t", {"a": LONG}))
+        redis.client.script_flush()
+        stored.save_checkpoint(Checkpoint("t", {"a": LONG, "n": 2}))
+        redis.client.script_flush()
+        stored.save_checkpoint(Checkpoint("new", {"a": LONG}))
+        redis.client.script_flush()
+        assert [found.thread_id for found in stored.list_threads()] == ["new", "t"]
+        assert versions(stored) == [2, 1]
+        manager.close()
 
 
 def test_other_connections_and_options_are_refused(

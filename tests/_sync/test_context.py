@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from persistence import (
     DatabaseManager,
     ClosedError,
     ConflictError,
+    EmbeddedRedis,
     PersistenceError,
     PostgreSQLConfig,
     RedisConfig,
@@ -798,16 +800,16 @@ def test_a_dead_server_is_an_error_and_not_an_empty_answer(manager: DatabaseMana
             assert caught.value.connection == name
 
 
-def test_a_redis_that_forgot_the_script_is_sent_it_again(
-    manager: DatabaseManager, redis_config: RedisConfig
-) -> None:
-    connection = manager.add_redis("main", redis_config)
-    store = ContextStore(manager, "main")
-    for n in range(3):
-        connection.client.script_flush()
-        store.push("k", n)
-    assert store.get_item("k") is not None
-    assert (store.push("k", 3)).version == 4
+def test_a_redis_that_forgot_the_script_is_sent_it_again(manager: DatabaseManager, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as own:  # on the one that all share, others count their requests
+        connection = manager.add_redis("own", own.config())
+        store = ContextStore(manager, "own")
+        for n in range(3):
+            connection.client.script_flush()
+            store.push("k", n)
+        assert store.get_item("k") is not None
+        assert (store.push("k", 3)).version == 4
+        manager.close()
 
 
 def test_the_keys_of_a_redis_context_end_after_its_last_item(
