@@ -120,9 +120,11 @@ def test_each_task_is_done_once_although_every_tenth_program_is_killed(
 
         running = [start() for _ in range(PROCESSES)]
         for program in running:
-            program.begin()
-        # One is stopped while it holds tasks, whose leases then run out; when it goes on, it must find them lost.
+            program.hear(1)
+        # One is stopped while it holds tasks, whose leases then run out; when it goes on, it must find them lost. The
+        # others begin thereafter, or they might have done everything before it is caught.
         paused = running[0]
+        paused.begin()
         held = 0
         while not held:
             paused.hear(len(paused.lines) + 1)
@@ -135,6 +137,8 @@ def test_each_task_is_done_once_although_every_tenth_program_is_killed(
             )
             if not held:  # it was between two claims
                 os.kill(paused.process.pid, signal.SIGCONT)
+        for program in running[1:]:
+            program.begin()
         # Every tenth, and at least two, are killed after a number of their answers that is drawn; others follow.
         for _ in range(max(2, PROCESSES // 10)):
             victim = running.pop(chance.randrange(1, len(running)))
