@@ -155,6 +155,9 @@ class Hints(NamedTuple):
     """They are kept in the manifest, unless they are large."""
 
 
+NO_HINTS = Hints()
+
+
 def hints_of(checkpoint: Checkpoint, base: Base | None) -> Hints:
     """Return what a checkpoint says of its channels, as far as it holds: the base has to be its parent."""
     if base is None or checkpoint.parent_version is None or checkpoint.parent_version != base.latest:
@@ -166,15 +169,14 @@ def encode_state(
     state: Mapping[str, Any],
     serializer: Serializer,
     base: Base | None,
-    hints: Hints | None = None,
+    hints: Hints = NO_HINTS,
 ) -> Encoded:
     """Return a state in pieces, in those of ``base`` as far as they are its bytes.
-
 
     Raises:
         ValidationError: a value can't be stored faithfully; the message says where it is.
     """
-    unchanged, appended, volatile = hints or Hints()
+    unchanged, appended, volatile = hints
     known = {} if base is None else base.channels
     is_like_base = base is not None and [*known] == [*state]
     if is_like_base and not unchanged:

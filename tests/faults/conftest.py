@@ -1,7 +1,10 @@
-"""What the tests of several programs share: where their database is, and the programs, ended with the test."""
+"""What several of these tests share: where the database is, the programs, ended with the test, and the chance."""
 
 from __future__ import annotations
 
+import os
+import random
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,3 +30,11 @@ def programs() -> Iterator[list[subprocess.Popen[str]]]:
     for program in running:
         program.kill()
         program.communicate()
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """The moments of the faults; pytest shows the seed when the test fails."""
+    seed = os.environ.get("HOLDFAST_FAULT_SEED") or secrets.token_hex(4)
+    print(f"HOLDFAST_FAULT_SEED={seed}")
+    return random.Random(seed)

@@ -31,14 +31,6 @@ SAVES = 10_000 if FULL else 200
 KILLS = 30 if FULL else 3
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    """The moments of the kills; pytest shows the seed when the test fails."""
-    seed = os.environ.get("HOLDFAST_FAULT_SEED") or secrets.token_hex(4)
-    print(f"HOLDFAST_FAULT_SEED={seed}")
-    return random.Random(seed)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgreSQL]:
     """A PostgreSQL of these tests' own, with fsync as in production."""

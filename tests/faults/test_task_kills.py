@@ -34,14 +34,6 @@ CLAIMERS, ROUNDS = (64, 1000) if FULL else (16, 50)
 LEASE = 3.0 if FULL else 0.5
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    """The moments of the kills; pytest shows the seed when the test fails."""
-    seed = os.environ.get("HOLDFAST_FAULT_SEED") or secrets.token_hex(4)
-    print(f"HOLDFAST_FAULT_SEED={seed}")
-    return random.Random(seed)
-
-
 class Program:
     """A running ``task_program``; a thread reads what it says."""
 
