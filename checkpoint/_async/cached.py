@@ -28,7 +28,7 @@ from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.manager import AsyncDatabaseManager
-from persistence._async.redis import AsyncRedisClient, AsyncRedisConnection
+from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError, PersistenceError
 from persistence.fields import Duration
 from persistence.secrets import Cipher
@@ -195,7 +195,7 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
 
     async def _read(self, thread_id: str, namespace: str) -> Entry | None:
         key = key_of(self._tenant, thread_id, namespace)
-        return as_entry(await self._ask(lambda client: client.execute_command("HGETALL", key)))
+        return as_entry(await self._ask(lambda redis: redis.client.execute_command("HGETALL", key)))
 
     async def _store(
         self,
@@ -217,14 +217,14 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
         for field, block in zip(fields_of(version, own), sent, strict=True):
             arguments += (field, bytes(block))
         key = key_of(self._tenant, *place)
-        if await self._ask(lambda client: client.eval(STORE, 1, key, *arguments)):
+        if await self._ask(lambda redis: redis.run_script(STORE, [key], arguments)):
             self._count(stores=1)
 
     async def _drop(self, places: set[tuple[str, str]]) -> None:
         keys = [key_of(self._tenant, *place) for place in sorted(places)]
-        await self._ask(lambda client: client.unlink(*keys))
+        await self._ask(lambda redis: redis.client.unlink(*keys))
 
-    async def _ask(self, call: Callable[[AsyncRedisClient], Awaitable[T]]) -> T | None:
+    async def _ask(self, call: Callable[[AsyncRedisConnection], Awaitable[T]]) -> T | None:
         """Return Redis' answer, None when it has none or is left alone."""
         with self._guard:
             now = monotonic()
@@ -234,7 +234,7 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             if self._stats.is_down:
                 self._paused_until = now + PAUSE_SECONDS  # this call tries, the others don't wait for it
         try:
-            answer = await call(await self._client())
+            answer = await call(await self._connection())
         except (PersistenceError, OSError) as exc:
             self._failed(exc)
             return None
@@ -242,21 +242,21 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             self._recovered()
         return answer
 
-    async def _client(self) -> AsyncRedisClient:
+    async def _connection(self) -> AsyncRedisConnection:
         source = self._manager.get_redis(self._cache)
         with self._guard:
             if self._link is not None and self._source is source:
-                return self._link.client
+                return self._link
             limits: dict[str, Any] = dict.fromkeys(
                 ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout"), self._timeout
             )
             # What Redis loses here is loaded again: nothing waits for its replicas.
             config = replace(source.config, max_retries=0, min_replicas=0, **limits)
             old, self._link = self._link, type(source)(f"{self._cache} (checkpoints)", config)
-            self._source, client = source, self._link.client
+            self._source, made = source, self._link
         if old is not None:
             await old.aclose()
-        return client
+        return made
 
     def _count(self, *, hits: int = 0, misses: int = 0, stores: int = 0) -> None:
         with self._guard:

@@ -29,7 +29,7 @@ from persistence._sync.compat import Mutex
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence._sync.manager import DatabaseManager
-from persistence._sync.redis import RedisClient, RedisConnection
+from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError, PersistenceError
 from persistence.fields import Duration
 from persistence.secrets import Cipher
@@ -196,7 +196,7 @@ class CachedCheckpointer(DatabaseCheckpointer):
 
     def _read(self, thread_id: str, namespace: str) -> Entry | None:
         key = key_of(self._tenant, thread_id, namespace)
-        return as_entry(self._ask(lambda client: client.execute_command("HGETALL", key)))
+        return as_entry(self._ask(lambda redis: redis.client.execute_command("HGETALL", key)))
 
     def _store(
         self,
@@ -218,14 +218,14 @@ class CachedCheckpointer(DatabaseCheckpointer):
         for field, block in zip(fields_of(version, own), sent, strict=True):
             arguments += (field, bytes(block))
         key = key_of(self._tenant, *place)
-        if self._ask(lambda client: client.eval(STORE, 1, key, *arguments)):
+        if self._ask(lambda redis: redis.run_script(STORE, [key], arguments)):
             self._count(stores=1)
 
     def _drop(self, places: set[tuple[str, str]]) -> None:
         keys = [key_of(self._tenant, *place) for place in sorted(places)]
-        self._ask(lambda client: client.unlink(*keys))
+        self._ask(lambda redis: redis.client.unlink(*keys))
 
-    def _ask(self, call: Callable[[RedisClient], T]) -> T | None:
+    def _ask(self, call: Callable[[RedisConnection], T]) -> T | None:
         """Return Redis' answer, None when it has none or is left alone."""
         with self._guard:
             now = monotonic()
@@ -235,7 +235,7 @@ class CachedCheckpointer(DatabaseCheckpointer):
             if self._stats.is_down:
                 self._paused_until = now + PAUSE_SECONDS  # this call tries, the others don't wait for it
         try:
-            answer = call(self._client())
+            answer = call(self._connection())
         except (PersistenceError, OSError) as exc:
             self._failed(exc)
             return None
@@ -243,21 +243,21 @@ class CachedCheckpointer(DatabaseCheckpointer):
             self._recovered()
         return answer
 
-    def _client(self) -> RedisClient:
+    def _connection(self) -> RedisConnection:
         source = self._manager.get_redis(self._cache)
         with self._guard:
             if self._link is not None and self._source is source:
-                return self._link.client
+                return self._link
             limits: dict[str, Any] = dict.fromkeys(
                 ("dial_timeout", "read_timeout", "write_timeout", "pool_timeout"), self._timeout
             )
             # What Redis loses here is loaded again: nothing waits for its replicas.
             config = replace(source.config, max_retries=0, min_replicas=0, **limits)
             old, self._link = self._link, type(source)(f"{self._cache} (checkpoints)", config)
-            self._source, client = source, self._link.client
+            self._source, made = source, self._link
         if old is not None:
             old.close()
-        return client
+        return made
 
     def _count(self, *, hits: int = 0, misses: int = 0, stores: int = 0) -> None:
         with self._guard:
