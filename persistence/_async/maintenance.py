@@ -6,12 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
-from persistence._async.compat import Background
 from persistence._async.locks import AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.recurring import AsyncRecurring
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
 from persistence.fields import Duration
 from persistence.maintaining import JobReport, MaintenanceReport, check_rows
@@ -27,8 +26,8 @@ class _Job:
     count: Callable[[], Awaitable[int]] | None
 
 
-class AsyncMaintenance:
-    """Jobs that are run now (``run_once``) or each ``interval`` seconds, from ``start`` until ``stop``.
+class AsyncMaintenance(AsyncRecurring):
+    """Jobs that ``run_once`` runs, and ``start`` at once and then each ``interval`` seconds, until ``stop``.
 
     Of all programs with the same connection ``name`` (PostgreSQL, SQLite or Redis), tenant and ``lock``, one runs the
     jobs at a time: it holds a lease of ``lease`` seconds, renewed before each batch, so a batch must take less. A job
@@ -47,25 +46,11 @@ class AsyncMaintenance:
         tenant: str = "default",
     ) -> None:
         """``batches`` bounds how many of a job one run does."""
+        super().__init__("holdfast-maintenance")
         self._interval = check_duration("interval", interval)
         self._batches = check_whole("batches", batches)
         self._lock = AsyncLeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
         self._jobs: dict[str, _Job] = {}
-        self._background = Background("holdfast-maintenance")
-
-    async def __aenter__(self) -> Self:
-        self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started, and not stopped."""
-        return self._background.is_running
 
     def add(
         self, job: str, run: Callable[[], Awaitable[int]], *, count: Callable[[], Awaitable[int]] | None = None
@@ -129,22 +114,11 @@ class AsyncMaintenance:
         _log.error("the job %s failed: %s", job.name, exc, exc_info=exc)
         return JobReport(job.name, rows, monotonic() - begun, False, f"{type(exc).__name__}: {exc}")
 
-    def start(self) -> None:
-        """Run the jobs now, and then each ``interval`` seconds; does nothing where it runs already."""
-        if not self._background.is_running:
-            self._background.start(self._run)
-
-    async def stop(self) -> None:
-        """Run no more, and return once a run under way has ended; does nothing where it doesn't run."""
-        await self._background.stop()
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.run_once()
-            except ClosedError:
-                return
-            except PersistenceError:
-                _log.exception("a run of maintenance failed")
-            if not await self._background.pause(self._interval):
-                return
+    async def _turn(self) -> float:
+        try:
+            await self.run_once()
+        except ClosedError:
+            raise
+        except PersistenceError:
+            _log.exception("a run of maintenance failed")
+        return self._interval

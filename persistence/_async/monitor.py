@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
 
-from persistence._async.compat import Background
 from persistence._async.manager import AsyncDatabaseManager
-from persistence.errors import ClosedError
+from persistence._async.recurring import AsyncRecurring
 from persistence.fields import Duration
 from persistence.health import HealthChange, HealthHistory, HealthStatus
 from persistence.validation import check_duration, check_whole
@@ -17,8 +14,8 @@ from persistence.validation import check_duration, check_whole
 _log = logging.getLogger("persistence.health")
 
 
-class AsyncHealthMonitor:
-    """Polls every connection of a manager each ``interval`` seconds from ``start`` until ``stop``.
+class AsyncHealthMonitor(AsyncRecurring):
+    """Polls every connection of a manager from ``start`` until ``stop``, at once and then each ``interval`` seconds.
 
     ``on_change`` is awaited for each connection that falls ill or gets well again, one change after the other; the next
     poll waits for it. What it raises is logged (``persistence.health``), and polling goes on. A connection is ill after
@@ -34,50 +31,22 @@ class AsyncHealthMonitor:
         failures: int = 1,
         on_change: Callable[[HealthChange], Awaitable[None]] | None = None,
     ) -> None:
+        super().__init__("holdfast-health")
         self._manager = manager
         self._interval = check_duration("interval", interval)
         self._timeout = check_duration("timeout", timeout)
         self._history = HealthHistory(check_whole("failures", failures))
         self._on_change = on_change
-        self._background = Background("holdfast-health")
         self._statuses: dict[str, HealthStatus] = {}
-
-    async def __aenter__(self) -> Self:
-        self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it polls: it was started, not stopped, and the manager was not closed."""
-        return self._background.is_running
 
     @property
     def statuses(self) -> dict[str, HealthStatus]:
         """What the last poll found, by name; empty before the first."""
         return dict(self._statuses)
 
-    def start(self) -> None:
-        """Poll now, and then each ``interval`` seconds; does nothing where it polls already."""
-        if not self._background.is_running:
-            self._background.start(self._run)
-
-    async def stop(self) -> None:
-        """Poll no more, and return once a poll under way has ended; does nothing where it doesn't poll."""
-        await self._background.stop()
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.poll()
-            except ClosedError:
-                return
-            if not await self._background.pause(self._interval):
-                return
+    async def _turn(self) -> float:
+        await self.poll()
+        return self._interval
 
     async def poll(self) -> dict[str, HealthStatus]:
         """Poll once, now, tell what changed, and return the status of each connection.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from persistence._async.compat import Background, Parallel, sleep
+from persistence._async.compat import Parallel, sleep
 from persistence._async.outbox import AsyncOutbox
-from persistence.errors import ClosedError
+from persistence._async.recurring import AsyncRecurring
 from persistence.fields import Duration
 from persistence.outbox import OutboxItem, RelayReport, Settled, told
 from persistence.retry import PASSING, Backoff
@@ -19,7 +18,7 @@ from persistence.validation import check_duration, check_timeout, check_whole
 _log = logging.getLogger("persistence.relay")
 
 
-class AsyncRelay:
+class AsyncRelay(AsyncRecurring):
     """Delivers the items of an outbox to ``sink``, each at least once, those of a key in order.
 
     Any number of relays, in any number of programs, may work on one outbox: a key is claimed by one at a time, for
@@ -47,6 +46,7 @@ class AsyncRelay:
 
         ``poll`` is how many seconds it waits, in the background, once nothing is due.
         """
+        super().__init__("holdfast-relay")
         self._outbox = outbox
         self._sink = sink
         self._keys = check_whole("keys", keys, most=1000)
@@ -55,46 +55,20 @@ class AsyncRelay:
         self._poll = check_duration("poll", poll)
         self._side_by_side = check_whole("side_by_side", side_by_side, most=64)
         self._backoff = backoff or Backoff(retries=8, base=0.5, cap=60.0)
-        self._background = Background("holdfast-relay")
         self._parallel = Parallel()
-
-    async def __aenter__(self) -> Self:
-        self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it works in the background."""
-        return self._background.is_running
-
-    def start(self) -> None:
-        """Work in the background until ``stop``; does nothing where it does already."""
-        if not self._background.is_running:
-            self._background.start(self._run)
 
     async def stop(self) -> None:
         """Take nothing more, and return once what was taken has been settled."""
-        await self._background.stop()
+        await super().stop()
         self._parallel.close()
 
-    async def _run(self) -> None:
-        while True:
-            pause = self._poll
-            try:
-                report = await self.run_once()
-                if report.delivered or report.failed or report.dead:
-                    pause = 0.0
-            except ClosedError:
-                return
-            except PASSING as exc:
-                _log.warning("the outbox can't be used now: %s", exc)
-            if not await self._background.pause(pause):
-                return
+    async def _turn(self) -> float:
+        try:
+            report = await self.run_once()
+        except PASSING as exc:
+            _log.warning("the outbox can't be used now: %s", exc)
+            return self._poll
+        return 0.0 if report.delivered or report.failed or report.dead else self._poll
 
     async def run_once(self) -> RelayReport:
         """Take what is due, deliver it, and say how that went; nothing was due where all counts are 0."""

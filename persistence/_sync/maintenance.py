@@ -7,12 +7,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
-from persistence._sync.compat import Background
 from persistence._sync.locks import LeaseLock
 from persistence._sync.manager import DatabaseManager
+from persistence._sync.recurring import Recurring
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
 from persistence.fields import Duration
 from persistence.maintaining import JobReport, MaintenanceReport, check_rows
@@ -28,8 +27,8 @@ class _Job:
     count: Callable[[], int] | None
 
 
-class Maintenance:
-    """Jobs that are run now (``run_once``) or each ``interval`` seconds, from ``start`` until ``stop``.
+class Maintenance(Recurring):
+    """Jobs that ``run_once`` runs, and ``start`` at once and then each ``interval`` seconds, until ``stop``.
 
     Of all programs with the same connection ``name`` (PostgreSQL, SQLite or Redis), tenant and ``lock``, one runs the
     jobs at a time: it holds a lease of ``lease`` seconds, renewed before each batch, so a batch must take less. A job
@@ -48,25 +47,11 @@ class Maintenance:
         tenant: str = "default",
     ) -> None:
         """``batches`` bounds how many of a job one run does."""
+        super().__init__("holdfast-maintenance")
         self._interval = check_duration("interval", interval)
         self._batches = check_whole("batches", batches)
         self._lock = LeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
         self._jobs: dict[str, _Job] = {}
-        self._background = Background("holdfast-maintenance")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started, and not stopped."""
-        return self._background.is_running
 
     def add(
         self, job: str, run: Callable[[], int], *, count: Callable[[], int] | None = None
@@ -130,22 +115,11 @@ class Maintenance:
         _log.error("the job %s failed: %s", job.name, exc, exc_info=exc)
         return JobReport(job.name, rows, monotonic() - begun, False, f"{type(exc).__name__}: {exc}")
 
-    def start(self) -> None:
-        """Run the jobs now, and then each ``interval`` seconds; does nothing where it runs already."""
-        if not self._background.is_running:
-            self._background.start(self._run)
-
-    def stop(self) -> None:
-        """Run no more, and return once a run under way has ended; does nothing where it doesn't run."""
-        self._background.stop()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.run_once()
-            except ClosedError:
-                return
-            except PersistenceError:
-                _log.exception("a run of maintenance failed")
-            if not self._background.pause(self._interval):
-                return
+    def _turn(self) -> float:
+        try:
+            self.run_once()
+        except ClosedError:
+            raise
+        except PersistenceError:
+            _log.exception("a run of maintenance failed")
+        return self._interval
