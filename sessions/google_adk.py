@@ -74,7 +74,7 @@ class HoldfastSessionService(BaseSessionService):
             except DuplicateError as exc:
                 raise AlreadyExistsError(f"Session with id {shown(place.session_id)} already exists.") from exc
             session.last_update_time = made.created_at.timestamp()
-            batch.puts = place.writes(state or {}, session.last_update_time)
+            batch.puts = [place.put(session.last_update_time), *place.writes(state or {})]
             answers = await self._items.run(batch)
         session.state = _merged(answers.searches)
         session.state.update(_without_temp(state or {}))
@@ -91,13 +91,16 @@ class HoldfastSessionService(BaseSessionService):
             return None
         session = _session(app_name, user_id, place.session_id, entry)
         session.state = _merged(answers.searches)
-        session.events = await self._events(place.thread_id, config or GetSessionConfig())
+        config = config or GetSessionConfig()
+        if config.num_recent_events == 0:
+            _update(session, (await self._messages.last_contents([place.thread_id])).get(place.thread_id))
+            return session
+        found = await self._newest(place.thread_id, config.num_recent_events)
+        _update(session, found[-1].content if found else None)
+        session.events = _since(config.after_timestamp, [Event.model_validate(message.content) for message in found])
         return session
 
-    async def _events(self, thread_id: str, config: GetSessionConfig) -> list[Event]:
-        wanted = config.num_recent_events
-        if wanted == 0:
-            return []
+    async def _newest(self, thread_id: str, wanted: int | None) -> list[Message]:
         found: list[Message] = []
         if wanted is not None and wanted <= LIMIT:
             found = await self._messages.last(thread_id, wanted)
@@ -106,13 +109,7 @@ class HoldfastSessionService(BaseSessionService):
             while page:
                 found += page
                 page = await self._messages.list_messages(thread_id, after=page[-1].seq, limit=LIMIT)
-            found = found if wanted is None else found[-wanted:]
-        events = [Event.model_validate(message.content) for message in found]
-        if config.after_timestamp is None:
-            return events
-        after = config.after_timestamp
-        older = [place for place, event in enumerate(events) if event.timestamp < after]
-        return events[older[-1] + 1 :] if older else events
+        return found if wanted is None else found[-wanted:]
 
     async def list_sessions(self, *, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
         """Return the sessions of a user, or of all, with their state and without events, oldest activity first."""
@@ -124,10 +121,13 @@ class HoldfastSessionService(BaseSessionService):
         )
         entries, states, users, app = answers.searches
         by_session, by_user = _grouped(states), _grouped(users)
+        places = [_Place(app_name, namespace_labels(entry.namespace)[3], entry.key) for entry in entries]
+        last = await self._messages.last_contents([place.thread_id for place in places])
         sessions = []
-        for entry in entries:
-            owner = namespace_labels(entry.namespace)[3]
+        for entry, place in zip(entries, places, strict=True):
+            owner = place.user_id
             session = _session(app_name, owner, entry.key, entry)
+            _update(session, last.get(place.thread_id))
             session.state = _merged([app, by_user.get((owner,), []), by_session.get((owner, entry.key), [])])
             sessions.append(session)
         sessions.sort(key=lambda session: (session.last_update_time, session.user_id, session.id))
@@ -194,7 +194,7 @@ class HoldfastSessionService(BaseSessionService):
         place = _Place(session.app_name, session.user_id, session.id)
         content = event.model_dump(mode="json", exclude_none=True)
         message = Message(role=event.author or "event", content=content)
-        puts = place.writes(event.actions.state_delta, event.timestamp)
+        puts = place.writes(event.actions.state_delta)
         try:
             if not await self._messages.append_event(place.thread_id, message, puts):
                 return event  # delivered again
@@ -227,9 +227,13 @@ class _Place:
             _search(self.app_name, "state", self.user_id, self.session_id),
         ]
 
-    def writes(self, delta: dict[str, Any], updated: float) -> list[Put]:
-        """Return the writes of what a state changes, and of the time of the session's last event."""
-        puts = [Put(self.entry, self.session_id, content_json({"updated": updated}), None, [])]
+    def put(self, moment: float) -> Put:
+        """Return the write of the session's entry, with the time of its creation."""
+        return Put(self.entry, self.session_id, content_json({"updated": moment}), None, [])
+
+    def writes(self, delta: dict[str, Any]) -> list[Put]:
+        """Return the writes of what a state changes."""
+        puts = []
         for key, value in _without_temp(delta).items():
             kind = next(kind for kind, prefix in _PREFIXES.items() if key.startswith(prefix))
             owner = {"app": [], "user": [self.user_id], "state": [self.user_id, self.session_id]}[kind]
@@ -273,3 +277,15 @@ def _merged(states: Sequence[Sequence[Found]]) -> dict[str, Any]:
 def _session(app_name: str, user_id: str, session_id: str, entry: Found) -> Session:
     updated = decoded(entry.value)["updated"]
     return Session(app_name=app_name, user_id=user_id, id=session_id, last_update_time=updated)
+
+
+def _update(session: Session, last: Any) -> None:
+    """Give a session the time of its last event; without one it keeps that of its creation."""
+    if last is not None:
+        session.last_update_time = last["timestamp"]
+
+
+def _since(after: float | None, events: list[Event]) -> list[Event]:
+    """Return the events that follow the last one that is older."""
+    older = [place for place, event in enumerate(events) if after is not None and event.timestamp < after]
+    return events[older[-1] + 1 :] if older else events

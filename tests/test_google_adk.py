@@ -118,9 +118,12 @@ async def test_the_last_update_is_the_time_of_the_last_event(service: HoldfastSe
     session = await service.create_session(**ADA)
     moment = session.last_update_time + 10
     await service.append_event(session, event(timestamp=moment))
-    found = await service.get_session(**ADA, session_id=session.id)
-    assert found is not None
-    assert found.last_update_time == session.last_update_time == moment
+    for config in (None, GetSessionConfig(num_recent_events=0), GetSessionConfig(after_timestamp=moment + 1)):
+        found = await service.get_session(**ADA, session_id=session.id, config=config)
+        assert found is not None
+        assert found.last_update_time == session.last_update_time == moment
+    listed = (await service.list_sessions(**ADA)).sessions
+    assert [each.last_update_time for each in listed] == [moment]
 
 
 async def test_state_is_of_the_app_the_user_and_the_session(service: HoldfastSessionService) -> None:

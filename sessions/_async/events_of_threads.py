@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from persistence import AsyncDatabaseManager
+from persistence.dialect import chunked
+from persistence.validation import LIMIT
 from sessions._async.items import AsyncItemStore
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.messages_base import append_values
 from sessions.item_batches import Batch, Put, filterable
 from sessions.items import SHARED
-from sessions.messages import Message, message_values
+from sessions.messages import Message, decoded, message_values
 
 
 class AsyncThreadEvents(AsyncMessageStore):
@@ -34,6 +36,9 @@ class AsyncThreadEvents(AsyncMessageStore):
         key = hashlib.sha256(row["content"].encode()).hexdigest()
         values: dict[str, Any] = {**append_values(thread_id, key, None), **row, "through": None, "words": None}
         database = await self._database()
+        if not puts:
+            name = "append_keyed" if database.kind == "postgresql" else "append_message"
+            return (await self._appended("append_event", thread_id, [message], name, values))[1]
         if database.kind == "postgresql":
             # A later write of a key counts; one statement can't write it twice.
             last = {(put.namespace, put.key): put for put in puts}.values()
@@ -50,3 +55,13 @@ class AsyncThreadEvents(AsyncMessageStore):
             if stored:
                 await self._items.run(Batch(puts=list(puts)))
         return stored
+
+    async def last_contents(self, thread_ids: Sequence[str]) -> dict[str, Any]:
+        """Return the content of each thread's last message; threads without one are left out."""
+        database = await self._database()
+        found: dict[str, Any] = {}
+        for some in chunked(thread_ids, LIMIT):
+            given = {"threads": database.dialect.keys(some)}
+            rows = await database.fetch_all(*self._prepared(database, "last_contents", given))
+            found.update((row["thread_id"], decoded(row["content"])) for row in rows)
+        return found

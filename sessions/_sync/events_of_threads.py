@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from persistence import DatabaseManager
+from persistence.dialect import chunked
+from persistence.validation import LIMIT
 from sessions._sync.items import ItemStore
 from sessions._sync.messages import MessageStore
 from sessions._sync.messages_base import append_values
 from sessions.item_batches import Batch, Put, filterable
 from sessions.items import SHARED
-from sessions.messages import Message, message_values
+from sessions.messages import Message, decoded, message_values
 
 
 class ThreadEvents(MessageStore):
@@ -35,6 +37,9 @@ class ThreadEvents(MessageStore):
         key = hashlib.sha256(row["content"].encode()).hexdigest()
         values: dict[str, Any] = {**append_values(thread_id, key, None), **row, "through": None, "words": None}
         database = self._database()
+        if not puts:
+            name = "append_keyed" if database.kind == "postgresql" else "append_message"
+            return (self._appended("append_event", thread_id, [message], name, values))[1]
         if database.kind == "postgresql":
             # A later write of a key counts; one statement can't write it twice.
             last = {(put.namespace, put.key): put for put in puts}.values()
@@ -51,3 +56,13 @@ class ThreadEvents(MessageStore):
             if stored:
                 self._items.run(Batch(puts=list(puts)))
         return stored
+
+    def last_contents(self, thread_ids: Sequence[str]) -> dict[str, Any]:
+        """Return the content of each thread's last message; threads without one are left out."""
+        database = self._database()
+        found: dict[str, Any] = {}
+        for some in chunked(thread_ids, LIMIT):
+            given = {"threads": database.dialect.keys(some)}
+            rows = database.fetch_all(*self._prepared(database, "last_contents", given))
+            found.update((row["thread_id"], decoded(row["content"])) for row in rows)
+        return found

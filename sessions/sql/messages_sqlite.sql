@@ -342,3 +342,11 @@ WHERE t.tenant_id = :tenant AND t.id = :thread AND (:user IS NULL OR t.user_id =
     )
     AND t.last_seq < (SELECT min(n.value ->> 'seq') FROM json_each(:rows) AS n)
 ORDER BY value ->> 'seq';
+
+-- name: last_contents
+-- hot: the last message of each thread, one step backwards in the primary key for each.
+SELECT m.thread_id, m.content
+FROM json_each(:threads) AS t
+CROSS JOIN holdfast_messages AS m ON m.tenant_id = :tenant AND m.thread_id = t.value AND m.seq = (
+    SELECT max(l.seq) FROM holdfast_messages AS l WHERE l.tenant_id = :tenant AND l.thread_id = t.value
+);
