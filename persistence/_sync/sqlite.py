@@ -3,237 +3,29 @@
 
 Protocol: one connection writes, up to ``max_readers`` read; each is used by one caller at a time. A write transaction
 begins with BEGIN IMMEDIATE, so it never has to upgrade a lock and fail half-way. A database in memory has one
-connection for both. Deadlines are held by SQLite's progress handler, which looks at the clock as a statement runs.
+connection for both.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from persistence._sync.compat import Threads
 from persistence._sync.database import Database
-from persistence._sync.executor import NO_HINTS, FailedPart, Hints, Link, Options, Row, returns_no_rows, too_late
+from persistence._sync.executor import NO_HINTS, Options
 from persistence._sync.pool import Pool
+from persistence._sync.sqlite_link import SQLiteLink, let_it_end
 from persistence.backups import copy_sqlite, restore_sqlite
 from persistence.capabilities import Capabilities
 from persistence.config import SQLiteConfig
-from persistence.copying import check_rows
-from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
+from persistence.dialect import Statement
 from persistence.errors import ConnectError, CorruptError, PersistenceError, from_sqlite
 from persistence.fields import Duration, seconds, seconds_or_none
 from persistence.health import PoolStats
-
-_PLAIN = frozenset((str, int, bytes, type(None), bool))
-_NAME = itemgetter(0)
-_PROGRESS_STEPS = 20_000
-COPY_ROWS = 1000
-"""How many rows of a copy are held at a time."""
-
-
-def _bind(values: Sequence[Any]) -> Sequence[Any]:
-    if _PLAIN.issuperset(map(type, values)):
-        return values
-    return [value if type(value) in _PLAIN else sqlite_value(value) for value in values]
-
-
-def _rows(description: Sequence[Sequence[Any]], fetched: Iterable[Any]) -> list[Row]:
-    names = tuple(map(_NAME, description))
-    return [dict(zip(names, row)) for row in fetched]  # noqa: B905 - strict=True costs a third more
-
-
-class SQLiteLink(Link):
-    """One connection; its calls run in the threads of the database."""
-
-    def __init__(self, raw: sqlite3.Connection, threads: Threads, busy_timeout: float, in_memory: bool) -> None:
-        self.raw = raw
-        self._threads = threads
-        self._busy_timeout = busy_timeout
-        self._in_memory = in_memory
-        self._deadline = float("inf")
-        self._shortened = self._interrupted = self._closed = False
-        raw.set_progress_handler(self._is_late, _PROGRESS_STEPS)
-
-    def _is_late(self) -> bool:
-        return self._interrupted or monotonic() >= self._deadline
-
-    def is_alive(self) -> bool:
-        return not self._closed
-
-    def is_usable(self) -> bool:
-        return not self._closed  # an interrupted statement is undone, and the connection goes on
-
-    def is_free(self) -> bool:
-        return not self._closed and not self.raw.in_transaction
-
-    def recover(self) -> bool:
-        # A file's connection is discarded instead, which undoes too. A database in memory would go with it.
-        if self._in_memory and not self._closed and self.raw.in_transaction:
-            self._settle()
-            self.raw.execute("ROLLBACK")
-            self.raw.execute("PRAGMA query_only = OFF")
-        return self.is_free()
-
-    def discard(self) -> None:
-        self._closed = True
-        self.raw.close()
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        if not self._closed:
-            self.raw.interrupt()
-
-    def _until(self, deadline: float) -> None:
-        self._deadline, self._interrupted = deadline, False
-        left = deadline - monotonic()
-        if left < self._busy_timeout:
-            self._shortened = True
-            self.raw.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}")
-
-    def _settle(self) -> None:
-        self._deadline, self._interrupted = float("inf"), False
-        if self._shortened and not self._closed:
-            self._shortened = False
-            self.raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
-
-    def run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
-    ) -> tuple[list[Row], int]:
-        return self._threads.run(self.interrupt, self._run, statement, values, rows, deadline)
-
-    def _run(
-        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float
-    ) -> tuple[list[Row], int]:
-        self._until(deadline)
-        try:
-            return self._step(statement, values, rows)
-        finally:
-            self._settle()
-
-    def _step(self, statement: Statement, values: Sequence[Any], rows: int | None) -> tuple[list[Row], int]:
-        cursor = self.raw.execute(statement.text, _bind(values))
-        description = cursor.description
-        if rows == 0:
-            if description is not None:
-                cursor.fetchall()  # a statement with RETURNING takes effect as it is stepped through
-            return [], 0 if statement.reads else max(cursor.rowcount, 0)
-        if description is None:
-            raise returns_no_rows()
-        if rows is None or not statement.reads:
-            fetched = cursor.fetchall()
-        else:
-            fetched = cursor.fetchmany(rows)
-            cursor.close()  # or it would keep its snapshot
-        return _rows(description, fetched), cursor.rowcount
-
-    def run_batch(
-        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float, hints: Hints
-    ) -> list[list[Row]]:
-        return self._threads.run(self.interrupt, self._run_batch, calls, alone, deadline)
-
-    def _run_batch(
-        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float
-    ) -> list[list[Row]]:
-        self._until(deadline)
-        try:
-            if alone:
-                self.raw.execute("BEGIN" if all(each.reads for each, _ in calls) else "BEGIN IMMEDIATE")
-            found = [self._part(number, *call) for number, call in enumerate(calls)]
-            if alone:
-                self.raw.execute("COMMIT")
-            return found
-        except BaseException:
-            self._deadline, self._interrupted = float("inf"), False
-            if alone and self.raw.in_transaction:
-                self.raw.execute("ROLLBACK")
-            raise
-        finally:
-            self._settle()
-
-    def _part(self, number: int, statement: Statement, values: Sequence[Any]) -> list[Row]:
-        try:
-            cursor = self.raw.execute(statement.text, _bind(values))
-            return _rows(cursor.description or (), cursor.fetchall())
-        except Exception as exc:
-            raise FailedPart(f"calls[{number}]", exc) from exc
-
-    def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
-        return self._insert(statement.text, values, "parameters", 0, deadline)
-
-    def _insert(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
-        return self._threads.run(self.interrupt, self._run_many, text, values, what, first, deadline)
-
-    def _run_many(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
-        current = first
-
-        def bound() -> Iterator[Sequence[Any]]:
-            nonlocal current
-            for current, each in enumerate(values, first):  # noqa: B007 - the handler below names the current one
-                yield _bind(each)
-
-        self._until(deadline)
-        try:
-            return max(self.raw.executemany(text, bound()).rowcount, 0)
-        except Exception as exc:
-            raise FailedPart(f"{what}[{current}]", exc) from exc
-        finally:
-            self._settle()
-
-    def copy_into(
-        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], alone: bool, deadline: float
-    ) -> int:
-        names = ", ".join(quote_identifier(column) for column in columns)
-        insert = f"INSERT INTO {quote_identifier(table)} ({names}) VALUES"
-        text = f"{insert} ({', '.join('?' * len(columns))})"
-        done = 0
-        if alone:
-            self.script("BEGIN IMMEDIATE", deadline)
-        try:
-            while batch := list(islice(rows, COPY_ROWS)):
-                check_rows(batch, len(columns), done)
-                self._insert(text, batch, "rows", done, deadline)
-                done += len(batch)
-                if monotonic() >= deadline:
-                    raise too_late()
-            if not done:  # a table or a column that isn't there is told all the same
-                explained = compile_statement(f"EXPLAIN {insert} ({', '.join(['NULL'] * len(columns))})", "sqlite")
-                self.run(explained, (), 0, deadline, NO_HINTS)
-            if alone:
-                self.script("COMMIT", deadline)
-        except BaseException:
-            if alone:
-                self.roll_back(float("inf"))
-            raise
-        return done
-
-    def script(self, text: str, deadline: float) -> None:
-        self._threads.run(self.interrupt, self._script, text, deadline)
-
-    def _script(self, text: str, deadline: float) -> None:
-        self._until(deadline)
-        try:
-            for statement in split_statements(text) if ";" in text else (text,):
-                self.raw.execute(statement)
-            if self._in_memory and text in ("COMMIT", "ROLLBACK"):
-                self.raw.execute("PRAGMA query_only = OFF")  # a read-only transaction had set it
-        finally:
-            self._settle()
-
-    def through(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Run what takes the whole connection; it goes on to its end."""
-        self._threads.run(_nothing, work, self.raw)
-
-    def roll_back(self, deadline: float) -> None:
-        if self.raw.in_transaction:
-            self.script("ROLLBACK", deadline)
+from persistence.sqlite_files import open_file
 
 
 class SQLiteDatabase(Database):
@@ -275,14 +67,14 @@ class SQLiteDatabase(Database):
         self._writer.release(link)
 
     def _open_writer(self, deadline: float) -> SQLiteLink:
-        return self._open(self._make, self.config.read_only, deadline)
+        return self._open(self.config.read_only, deadline)
 
     def _open_reader(self, deadline: float) -> SQLiteLink:
-        return self._open(self._make, True, deadline)
+        return self._open(True, deadline)
 
-    def _open(self, make: Callable[[bool, float], SQLiteLink], read_only: bool, deadline: float) -> SQLiteLink:
+    def _open(self, read_only: bool, deadline: float) -> SQLiteLink:
         try:
-            return self._threads.run(_nothing, make, read_only, deadline)
+            raw = self._threads.run(let_it_end, open_file, self.config, read_only, deadline)
         except sqlite3.Error as exc:
             error = from_sqlite(exc, operation="open", connection=self.name)
             kind = CorruptError if isinstance(error, CorruptError) else ConnectError
@@ -301,37 +93,7 @@ class SQLiteDatabase(Database):
                 operation="open",
                 connection=self.name,
             ) from exc
-
-    def _make(self, read_only: bool, deadline: float) -> SQLiteLink:
-        path = self.config.path
-        if not self._in_memory and not self.config.read_only:
-            _make_private(os.path.realpath(path))
-        location = path if self._in_memory else _file_uri(path, self.config.read_only)
-        busy = seconds(self.config.busy_timeout)
-        raw = sqlite3.connect(
-            location,
-            timeout=max(0.001, min(busy, deadline - monotonic())),
-            isolation_level=None,
-            check_same_thread=False,
-            uri=not self._in_memory,
-            cached_statements=256,
-        )
-        try:
-            raw.execute(f"PRAGMA busy_timeout = {int(busy * 1000)}")
-            if not self._in_memory and not self.config.read_only:
-                _use_write_ahead_log(raw, min(deadline, monotonic() + busy))
-            raw.execute(f"PRAGMA synchronous = {self.config.synchronous}")
-            # Libraries are built with either, and ours shouldn't depend on whose it is.
-            raw.execute(f"PRAGMA secure_delete = {'ON' if self.config.secure_delete else 'OFF'}")
-            raw.execute("PRAGMA foreign_keys = ON")
-            raw.execute("PRAGMA temp_store = MEMORY")
-            raw.execute(f"PRAGMA cache_size = -{self.config.cache_size}")
-            raw.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
-            raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except BaseException:
-            raw.close()
-            raise
-        return SQLiteLink(raw, self._threads, busy, self._in_memory)
+        return SQLiteLink(raw, self._threads, seconds(self.config.busy_timeout), self._in_memory)
 
     def _pool_for(self, statement: Statement) -> Pool[Any]:
         return self._readers if statement.reads else self._writer
@@ -418,49 +180,3 @@ class SQLiteDatabase(Database):
         self._readers.close()
         self._writer.close()
         self._threads.close()
-
-
-def _nothing() -> None:
-    """What interrupting an open or a copy means: let it end."""
-
-
-def _use_write_ahead_log(raw: sqlite3.Connection, until: float) -> None:
-    """Have the file keep a write-ahead log, trying until ``until`` (monotonic seconds).
-
-    The first to open a new file changes it, and that needs the file alone: where two do so at once, SQLite doesn't wait
-    but says to one of them that the file is locked, whatever its busy_timeout.
-    """
-    while True:
-        try:
-            raw.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() >= until:
-                raise
-        time.sleep(0.002)
-
-
-def _make_private(path: str) -> None:
-    """Make the file, for its owner alone, unless it is there.
-
-    It is made under another name and linked, and never opened here once it is a database: closing any descriptor of a
-    file drops every lock that SQLite holds on it in this process (POSIX), and then another process may take the
-    write-ahead log away from under it.
-    """
-    if os.path.exists(path):
-        return
-    descriptor, draft = tempfile.mkstemp(prefix=".holdfast-", dir=os.path.dirname(path))
-    os.close(descriptor)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # another made it meanwhile
-    except OSError:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # a file system without links
-    finally:
-        os.unlink(draft)
-
-
-def _file_uri(path: str, read_only: bool) -> str:
-    escaped = os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return f"file://{escaped}?mode={'ro' if read_only else 'rw'}"

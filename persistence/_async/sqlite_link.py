@@ -1,0 +1,225 @@
+"""What a connection to SQLite does for databases and transactions, in the threads of its database.
+
+Deadlines are held by SQLite's progress handler, which looks at the clock as a statement runs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
+from time import monotonic
+from typing import Any
+
+from persistence._async.compat import Threads
+from persistence._async.executor import NO_HINTS, FailedPart, Hints, Link, Row, returns_no_rows, too_late
+from persistence.copying import check_rows
+from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
+
+_PLAIN = frozenset((str, int, bytes, type(None), bool))
+_NAME = itemgetter(0)
+_PROGRESS_STEPS = 20_000
+COPY_ROWS = 1000
+"""How many rows of a copy are held at a time."""
+
+
+def _bind(values: Sequence[Any]) -> Sequence[Any]:
+    if _PLAIN.issuperset(map(type, values)):
+        return values
+    return [value if type(value) in _PLAIN else sqlite_value(value) for value in values]
+
+
+def _rows(description: Sequence[Sequence[Any]], fetched: Iterable[Any]) -> list[Row]:
+    names = tuple(map(_NAME, description))
+    return [dict(zip(names, row)) for row in fetched]  # noqa: B905 - strict=True costs a third more
+
+
+class SQLiteLink(Link):
+    """One connection; its calls run in the threads of the database."""
+
+    def __init__(self, raw: sqlite3.Connection, threads: Threads, busy_timeout: float, in_memory: bool) -> None:
+        self.raw = raw
+        self._threads = threads
+        self._busy_timeout = busy_timeout
+        self._in_memory = in_memory
+        self._deadline = float("inf")
+        self._shortened = self._interrupted = self._closed = False
+        raw.set_progress_handler(self._is_late, _PROGRESS_STEPS)
+
+    def _is_late(self) -> bool:
+        return self._interrupted or monotonic() >= self._deadline
+
+    def is_alive(self) -> bool:
+        return not self._closed
+
+    def is_usable(self) -> bool:
+        return not self._closed  # an interrupted statement is undone, and the connection goes on
+
+    def is_free(self) -> bool:
+        return not self._closed and not self.raw.in_transaction
+
+    def recover(self) -> bool:
+        # A file's connection is discarded instead, which undoes too. A database in memory would go with it.
+        if self._in_memory and not self._closed and self.raw.in_transaction:
+            self._settle()
+            self.raw.execute("ROLLBACK")
+            self.raw.execute("PRAGMA query_only = OFF")
+        return self.is_free()
+
+    def discard(self) -> None:
+        self._closed = True
+        self.raw.close()
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if not self._closed:
+            self.raw.interrupt()
+
+    def _until(self, deadline: float) -> None:
+        self._deadline, self._interrupted = deadline, False
+        left = deadline - monotonic()
+        if left < self._busy_timeout:
+            self._shortened = True
+            self.raw.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}")
+
+    def _settle(self) -> None:
+        self._deadline, self._interrupted = float("inf"), False
+        if self._shortened and not self._closed:
+            self._shortened = False
+            self.raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+
+    async def run(
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
+    ) -> tuple[list[Row], int]:
+        return await self._threads.run(self.interrupt, self._run, statement, values, rows, deadline)
+
+    def _run(
+        self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float
+    ) -> tuple[list[Row], int]:
+        self._until(deadline)
+        try:
+            return self._step(statement, values, rows)
+        finally:
+            self._settle()
+
+    def _step(self, statement: Statement, values: Sequence[Any], rows: int | None) -> tuple[list[Row], int]:
+        cursor = self.raw.execute(statement.text, _bind(values))
+        description = cursor.description
+        if rows == 0:
+            if description is not None:
+                cursor.fetchall()  # a statement with RETURNING takes effect as it is stepped through
+            return [], 0 if statement.reads else max(cursor.rowcount, 0)
+        if description is None:
+            raise returns_no_rows()
+        if rows is None or not statement.reads:
+            fetched = cursor.fetchall()
+        else:
+            fetched = cursor.fetchmany(rows)
+            cursor.close()  # or it would keep its snapshot
+        return _rows(description, fetched), cursor.rowcount
+
+    async def run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float, hints: Hints
+    ) -> list[list[Row]]:
+        return await self._threads.run(self.interrupt, self._run_batch, calls, alone, deadline)
+
+    def _run_batch(
+        self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float
+    ) -> list[list[Row]]:
+        self._until(deadline)
+        try:
+            if alone:
+                self.raw.execute("BEGIN" if all(each.reads for each, _ in calls) else "BEGIN IMMEDIATE")
+            found = [self._part(number, *call) for number, call in enumerate(calls)]
+            if alone:
+                self.raw.execute("COMMIT")
+            return found
+        except BaseException:
+            self._deadline, self._interrupted = float("inf"), False
+            if alone and self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
+            raise
+        finally:
+            self._settle()
+
+    def _part(self, number: int, statement: Statement, values: Sequence[Any]) -> list[Row]:
+        try:
+            cursor = self.raw.execute(statement.text, _bind(values))
+            return _rows(cursor.description or (), cursor.fetchall())
+        except Exception as exc:
+            raise FailedPart(f"calls[{number}]", exc) from exc
+
+    async def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
+        return await self._insert(statement.text, values, "parameters", 0, deadline)
+
+    async def _insert(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
+        return await self._threads.run(self.interrupt, self._run_many, text, values, what, first, deadline)
+
+    def _run_many(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
+        current = first
+
+        def bound() -> Iterator[Sequence[Any]]:
+            nonlocal current
+            for current, each in enumerate(values, first):  # noqa: B007 - the handler below names the current one
+                yield _bind(each)
+
+        self._until(deadline)
+        try:
+            return max(self.raw.executemany(text, bound()).rowcount, 0)
+        except Exception as exc:
+            raise FailedPart(f"{what}[{current}]", exc) from exc
+        finally:
+            self._settle()
+
+    async def copy_into(
+        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], alone: bool, deadline: float
+    ) -> int:
+        names = ", ".join(quote_identifier(column) for column in columns)
+        insert = f"INSERT INTO {quote_identifier(table)} ({names}) VALUES"
+        text = f"{insert} ({', '.join('?' * len(columns))})"
+        done = 0
+        if alone:
+            await self.script("BEGIN IMMEDIATE", deadline)
+        try:
+            while batch := list(islice(rows, COPY_ROWS)):
+                check_rows(batch, len(columns), done)
+                await self._insert(text, batch, "rows", done, deadline)
+                done += len(batch)
+                if monotonic() >= deadline:
+                    raise too_late()
+            if not done:  # a table or a column that isn't there is told all the same
+                explained = compile_statement(f"EXPLAIN {insert} ({', '.join(['NULL'] * len(columns))})", "sqlite")
+                await self.run(explained, (), 0, deadline, NO_HINTS)
+            if alone:
+                await self.script("COMMIT", deadline)
+        except BaseException:
+            if alone:
+                await self.roll_back(float("inf"))
+            raise
+        return done
+
+    async def script(self, text: str, deadline: float) -> None:
+        await self._threads.run(self.interrupt, self._script, text, deadline)
+
+    def _script(self, text: str, deadline: float) -> None:
+        self._until(deadline)
+        try:
+            for statement in split_statements(text) if ";" in text else (text,):
+                self.raw.execute(statement)
+            if self._in_memory and text in ("COMMIT", "ROLLBACK"):
+                self.raw.execute("PRAGMA query_only = OFF")  # a read-only transaction had set it
+        finally:
+            self._settle()
+
+    async def through(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Run what takes the whole connection; it goes on to its end."""
+        await self._threads.run(let_it_end, work, self.raw)
+
+    async def roll_back(self, deadline: float) -> None:
+        if self.raw.in_transaction:
+            await self.script("ROLLBACK", deadline)
+
+
+def let_it_end() -> None:
+    """Interrupt a call of which nothing may be left half done: do nothing."""
