@@ -1,98 +1,50 @@
 # Generated from ../_async/database.py by tests/unasync.py: edit that one.
-"""A named SQL database: the small face that every store stands on, the same on PostgreSQL and SQLite.
-
-Protocol: a statement outside a transaction takes a pooled connection, runs, commits and gives it back before it
-returns. Inside a transaction, statements of the task that opened it run on the transaction's connection; other tasks'
-don't. A connection whose state is in doubt (a deadline, a broken socket, a failed rollback) is discarded.
-"""
+"""A named SQL database: the small face that every store stands on, the same on PostgreSQL and SQLite."""
 
 from __future__ import annotations
 
-import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from persistence._sync.compat import current_owner, in_background, sleep
-from persistence._sync.executor import (
-    NO_HINTS,
-    Executor,
-    FailedPart,
-    Hints,
-    Isolation,
-    Link,
-    Options,
-    Parameters,
-    Row,
-    check_reads,
-    left_open,
-    read_after,
-)
+from persistence._sync.compat import in_background, sleep
+from persistence._sync.executor import NO_HINTS, Isolation, Link, Options, Parameters, Row, read_after
 from persistence._sync.pool import Pool
+from persistence._sync.pooled import PooledExecutor
 from persistence._sync.transaction import Transaction
 from persistence.backups import Backup, existing_file, new_file, put_in_place
 from persistence.capabilities import Capabilities
-from persistence.dialect import Dialect, Kind, Statement, compile_statement
-from persistence.errors import (
-    ClosedError,
-    ConnectionLostError,
-    DeadlineError,
-    PersistenceError,
-    ReadOnlyError,
-    TransactionError,
-    ValidationError,
-)
+from persistence.dialect import Kind
+from persistence.errors import PersistenceError, TransactionError, ValidationError
 from persistence.fields import Duration
 from persistence.health import PoolStats
-from persistence.observing import Observation, Observers
-from persistence.places import Place, calling_place
+from persistence.places import calling_place
 from persistence.retry import Backoff, is_transient
 from persistence.validation import check_timeout
 
 T = TypeVar("T")
 
-_READ_ONLY = "25006"
-
 BACKUP_SECONDS = 3600.0
 """How long a backup, or a restore, may take."""
 
 
-class Database(Executor):
+class Database(PooledExecutor):
     """A named connection to a SQL database; made by a manager, safe for every task at once."""
 
     def __init__(
         self, name: str, kind: Kind, *, timeout: float, pool_timeout: float, slow_threshold: float | None = None
     ) -> None:
-        self.name = name
-        self.kind = kind
-        self.dialect = Dialect(kind)
-        self.observers = Observers(name, kind, slow_threshold)
+        super().__init__(name, kind, timeout=timeout, pool_timeout=pool_timeout, slow_threshold=slow_threshold)
         self.migrated: set[str] = set()
         """The migration lines known to be up to date, so that a store asks only once."""
         self.has_migrations = False
         """Whether the table that records migrations is known to be there."""
         self.partitions: set[tuple[str, str]] = set()
         """The partitions known to be there, each by its table and its suffix, so that a store asks only once."""
-        self._timeout = timeout
-        self._pool_timeout = pool_timeout
-        self._joined: dict[object, weakref.ref[Transaction]] = {}
-        """The innermost transaction of each owner, which alone keeps it: one that is dropped ends itself."""
-
-    @abstractmethod
-    def _pool_for(self, statement: Statement) -> Pool[Any]:
-        """Return the pool of connections that may run the statement."""
-
-    @abstractmethod
-    def _transaction_pool(self, options: Options) -> Pool[Any]: ...
 
     @abstractmethod
     def _begin_statements(self, options: Options) -> str: ...
-
-    @abstractmethod
-    def _translate(self, exc: Exception, operation: str) -> PersistenceError | None:
-        """Return our error for a driver's; None for what isn't a driver's."""
 
     @abstractmethod
     def capabilities(self) -> Capabilities:
@@ -137,190 +89,10 @@ class Database(Executor):
         """Whether ``close`` was called."""
         return self._transaction_pool(Options()).closed
 
-    def _deadline(self, timeout: Duration | None) -> float:
-        return monotonic() + (self._timeout if timeout is None else check_timeout("timeout", timeout))
-
     @property
     def in_transaction(self) -> bool:
         """Whether this task is inside a transaction on this database."""
         return self._current() is not None
-
-    def _current(self) -> Transaction | None:
-        """Return the innermost transaction of this task."""
-        found = self._joined.get(current_owner()) if self._joined else None
-        current = None if found is None else found()
-        # In a forked child the parent's transactions are not ours to join.
-        return None if current is None or current.is_foreign else current
-
-    def _acquire(
-        self, pool: Pool[Any], deadline: float, seen: Observation | None = None, place: Place | None = None
-    ) -> Any:
-        try:
-            return pool.acquire(min(deadline, monotonic() + self._pool_timeout), place)
-        except BaseException as exc:
-            if seen is not None:
-                seen.failed(exc)
-            raise
-
-    def _failure(self, exc: BaseException, operation: str, pool: Pool[Any]) -> BaseException:
-        """Return the error to raise for one that came out of a driver connection."""
-        if isinstance(exc, FailedPart):
-            failure = self._failure(exc.error, operation, pool)
-            if isinstance(failure, PersistenceError):
-                failure.message = f"{exc.part}: {failure.message}"
-            return failure
-        pool.count_error()
-        if not isinstance(exc, Exception):
-            return exc
-        ours = exc if isinstance(exc, PersistenceError) else self._translate(exc, operation)
-        if ours is exc and ours.connection is None:
-            ours.connection, ours.operation = self.name, operation
-        if pool.closed and (ours is None or isinstance(ours, ConnectionLostError | DeadlineError)):
-            return ClosedError("it was closed while this ran", operation=operation, connection=self.name)
-        return exc if ours is None else ours
-
-    def _run(
-        self,
-        operation: str,
-        sql: str,
-        parameters: Parameters | None,
-        rows: int | None,
-        timeout: Duration | None,
-        hints: Hints,
-    ) -> tuple[list[Row], int]:
-        current = self._current()
-        if current is not None:
-            return current._run(operation, sql, parameters, rows, timeout, hints)
-        if hints.read_only:
-            return self._run_reading(operation, sql, parameters, rows, timeout, hints)
-        return self._run_apart(operation, sql, parameters, rows, timeout, hints)
-
-    def _run_reading(
-        self,
-        operation: str,
-        sql: str,
-        parameters: Parameters | None,
-        rows: int | None,
-        timeout: Duration | None,
-        hints: Hints,
-    ) -> tuple[list[Row], int]:
-        """Run a statement that was said to read only, where that is best done."""
-        check_reads(compile_statement(sql, self.kind))
-        return self._run_apart(operation, sql, parameters, rows, timeout, hints)
-
-    def _run_apart(
-        self,
-        operation: str,
-        sql: str,
-        parameters: Parameters | None,
-        rows: int | None,
-        timeout: Duration | None,
-        hints: Hints,
-    ) -> tuple[list[Row], int]:
-        """Run a statement on a connection of its own, also when this task is in a transaction."""
-        statement = compile_statement(sql, self.kind)
-        values = statement.values(parameters)
-        deadline = self._deadline(timeout)
-        pool = self._pool_for(statement)
-        seen = self.observers.begin(operation, sql)
-        link = self._acquire(pool, deadline, seen)
-        try:
-            result: tuple[list[Row], int] = link.run(statement, values, rows, deadline, hints)
-        except BaseException as exc:
-            self._give_back(exc, link, operation, pool, seen)
-        if not link.is_free():
-            self._give_back(left_open(), link, operation, pool, seen)
-        pool.release(link)
-        if seen is not None:
-            seen.done(len(result[0]) or result[1])
-        return result
-
-    def _run_batch(
-        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
-    ) -> list[list[Row]]:
-        current = self._current()
-        if current is not None:
-            return current._run_batch(calls, timeout, hints)
-        if hints.read_only:
-            for statement, _ in calls:
-                check_reads(statement)
-        return self._run_batch_apart(calls, timeout, hints)
-
-    def _run_batch_apart(
-        self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints
-    ) -> list[list[Row]]:
-        pool = self._pool_for(next((each for each, _ in calls if not each.reads), calls[0][0]))
-        deadline = self._deadline(timeout)
-        seen = self.observers.begin_many("fetch_batch", (each.text for each, _ in calls))
-        found: list[list[Row]] = self._lend(
-            "fetch_batch", pool, deadline, lambda link: link.run_batch(calls, True, deadline, hints), seen
-        )
-        if seen is not None:
-            seen.done(sum(map(len, found)))
-        return found
-
-    def _copy_into(
-        self, table: str, columns: Sequence[str], rows: Iterator[Sequence[Any]], timeout: Duration | None
-    ) -> int:
-        current = self._current()
-        if current is not None:
-            return current._copy_into(table, columns, rows, timeout)
-        pool, deadline = self._transaction_pool(Options()), self._deadline(timeout)
-        seen = self.observers.begin("copy_into", f"COPY {table} ({', '.join(columns)})")
-        count: int = self._lend(
-            "copy_into",
-            pool,
-            deadline,
-            lambda link: link.copy_into(table, columns, rows, True, deadline),
-            seen,
-            calling_place(),
-        )
-        if seen is not None:
-            seen.done(count)
-        return count
-
-    def _lend(
-        self,
-        operation: str,
-        pool: Pool[Any],
-        deadline: float,
-        work: Callable[[Any], T],
-        seen: Observation | None = None,
-        place: Place | None = None,
-    ) -> T:
-        """Return what ``work`` does with a connection of its own; ``place`` is for what may call the program."""
-        link = self._acquire(pool, deadline, seen, place)
-        try:
-            result = work(link)
-        except BaseException as exc:
-            self._give_back(exc, link, operation, pool, seen)
-        if not link.is_free():
-            self._give_back(left_open(), link, operation, pool, seen)
-        pool.release(link)
-        return result
-
-    def _give_back(
-        self, exc: BaseException, link: Link, operation: str, pool: Pool[Any], seen: Observation | None = None
-    ) -> NoReturn:
-        """Give a connection back on which a call failed, and raise the error."""
-        pool.release(link, broken=not link.recover())
-        self._reraise(exc, operation, pool, seen)
-
-    def _reraise(
-        self, exc: BaseException, operation: str, pool: Pool[Any], seen: Observation | None = None
-    ) -> NoReturn:
-        failure = self._failure(exc, operation, pool)
-        self._notice(failure, pool)
-        if seen is not None:
-            seen.failed(failure)
-        if failure is exc:
-            raise exc
-        raise failure from (exc.error if isinstance(exc, FailedPart) else exc)
-
-    def _notice(self, failure: BaseException, pool: Pool[Any]) -> None:
-        """Have connections made anew where a server says that it only reads: another one may have taken over."""
-        if isinstance(failure, ReadOnlyError) and failure.code == _READ_ONLY:
-            pool.renew()
 
     def fetch_apart(self, sql: str, parameters: Parameters | None = None) -> Row | None:
         """Return the first row of a query that runs outside any transaction of this task."""
