@@ -8,13 +8,18 @@ import threading
 from types import TracebackType
 from typing import Literal, Self
 
-Mode = Literal["pass", "black hole", "swallow replies", "refuse"]
+Mode = Literal["pass", "black hole", "hold replies", "swallow replies", "refuse"]
+
+
+HELD = 0.005
+"""How often to look whether answers are still to be held, in seconds."""
 
 
 class FaultyProxy:
     """Forwards connections to ``target``; ``mode`` may change at any time.
 
     ``pass`` forwards. ``black hole`` takes what is sent and answers nothing, also for connections made before.
+    ``hold replies`` lets requests through to the server, and its answers only once the mode is another.
     ``swallow replies`` lets requests through to the server, drops its answer and then closes the connection.
     ``refuse`` closes what comes in.
     """
@@ -74,8 +79,13 @@ class FaultyProxy:
         with client, server:
             while True:
                 try:
-                    ready, _, _ = select.select([client, server], [], [])
+                    holding = self.mode == "hold replies"
+                    ready, _, _ = select.select(
+                        [client] if holding else [client, server], [], [], HELD if holding else None
+                    )
                     for side in ready:
+                        if side is server and self.mode == "hold replies":
+                            continue  # it stays in the socket
                         data = side.recv(65536)
                         if not data:
                             return

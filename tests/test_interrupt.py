@@ -11,7 +11,8 @@ from types import FrameType
 
 import pytest
 
-from persistence import AsyncDatabaseManager, DatabaseManager, PostgreSQLConfig, RedisConfig
+from persistence import AsyncDatabaseManager, DatabaseManager, LeaseLock, PostgreSQLConfig, RedisConfig
+from tests.proxy import FaultyProxy
 
 
 @pytest.fixture
@@ -57,6 +58,29 @@ def test_the_answer_of_an_interrupted_redis_command_reaches_nobody(
         cache.client.rpush("list", "the answer of the command that was interrupted")
         assert cache.client.get("k") is None
         assert (cache.stats().open, cache.stats().in_use) == (1, 0)
+
+
+def test_a_lease_that_was_given_to_an_interrupted_acquire_is_given_back(redis_config: RedisConfig) -> None:
+    target = redis_config.unix_socket or (redis_config.host, redis_config.port)
+    with FaultyProxy(target) as proxy, DatabaseManager() as manager:
+        through = replace(redis_config, unix_socket=None, host="127.0.0.1", port=proxy.port)
+        beside = manager.add_redis("main", redis_config)
+        manager.add_redis("proxied", through)
+        lease = LeaseLock(manager, "proxied", "l")
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            assert beside.client.exists("holdfast:{default:l}:lease")
+            proxy.mode = "pass"
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        proxy.mode = "hold replies"
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            lease.acquire()
+        signal.signal(signal.SIGALRM, before)
+        assert not lease.held
+        assert LeaseLock(manager, "main", "l").acquire(timeout=0) == 2
 
 
 def test_the_answer_of_a_cancelled_redis_command_reaches_nobody(redis_config: RedisConfig) -> None:

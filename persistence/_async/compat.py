@@ -13,7 +13,7 @@ from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from persistence.errors import ClosedError, WrongLoopError
+from persistence.errors import ClosedError, PersistenceError, WrongLoopError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -284,6 +284,42 @@ async def undisturbed(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     task = asyncio.ensure_future(call())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
+
+
+async def undone_if_interrupted(
+    call: Callable[[], Coroutine[Any, Any, T]],
+    undo: Callable[[], Coroutine[Any, Any, object]],
+    timeout: float,
+) -> T:
+    """Return the result of a call; when the caller is cancelled, ``undo`` what it did once it has ended.
+
+    The cancellation waits for both, at most ``timeout`` seconds, however often it comes: until the call has ended,
+    nobody knows what there is to undo. ``undo`` must be safe where the call did nothing; its own errors of ours are
+    left out, for the cancellation goes first.
+    """
+    task = asyncio.ensure_future(call())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        undoing = asyncio.ensure_future(_undo(task, undo, timeout))
+        while not undoing.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(undoing)
+        undoing.result()
+        raise
+
+
+async def _undo(task: asyncio.Task[Any], undo: Callable[[], Coroutine[Any, Any, object]], timeout: float) -> None:
+    try:
+        with suppress(TimeoutError, PersistenceError):
+            async with asyncio.timeout(timeout):
+                await asyncio.wait((task,))
+                await undo()
+    finally:
+        if task.done():
+            task.cancelled() or task.exception()  # it is seen: its caller has gone
+        else:
+            task.cancel()
 
 
 async def in_background(call: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from persistence._async.compat import sleep
+from persistence._async.compat import sleep, undone_if_interrupted
 from persistence._async.keyvalue_backends import AsyncSQLValues
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
@@ -25,6 +25,9 @@ from persistence.leases import advisory_key, check_lock
 from persistence.queries import load_queries
 from persistence.scripts import packaged_script
 from persistence.validation import check_tenant, check_timeout, shown
+
+GIVE_BACK_SECONDS = 5.0
+"""How long the cancellation of an ``acquire`` may wait to give back what it took."""
 
 
 class AsyncAdvisoryLock:
@@ -134,6 +137,9 @@ class AsyncLeaseLock:
     async def acquire(self, timeout: Duration | None = None) -> int:
         """Take the lease and return its fencing token; wait for it up to ``timeout`` seconds (0: try once).
 
+        An ``acquire`` that is cancelled has taken nothing: a lease that the server gave it is given back before
+        the cancellation goes on, which waits for the server up to 5 s. A server that answers neither lets it run out.
+
         Raises:
             LockTimeoutError: somebody else had it all the time.
             TransactionError: this task is in a transaction, where nobody would see the lease.
@@ -146,7 +152,7 @@ class AsyncLeaseLock:
         pause = 0.005
         while True:
             holder, asked = secrets.token_hex(16), monotonic()
-            fence = await self._call("take", holder)
+            fence = await self._take(holder)
             if fence:
                 self._holder, self._fence, self._until = holder, fence, asked + self._ttl
                 return fence
@@ -160,6 +166,17 @@ class AsyncLeaseLock:
                 )
             await sleep(min(left, pause * random.uniform(0.5, 1.5)))
             pause = min(pause * 2, 0.25)
+
+    async def _take(self, holder: str) -> int:
+        """Return the token of the lease, 0 where somebody else has it."""
+
+        async def take() -> int:
+            return await self._call("take", holder)
+
+        async def give_back() -> int:
+            return await self._call("release", holder)
+
+        return await undone_if_interrupted(take, give_back, GIVE_BACK_SECONDS)
 
     async def renew(self) -> None:
         """Begin the lease's time anew.

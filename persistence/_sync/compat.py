@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
+
+from persistence.errors import PersistenceError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -188,6 +191,22 @@ class SocketWatch:
 def undisturbed(call: Callable[[], T]) -> T:
     """Return the result of a call that goes on to its end."""
     return call()
+
+
+def undone_if_interrupted(call: Callable[[], T], undo: Callable[[], object], timeout: float) -> T:
+    """Return the result of a call; when it is interrupted (Ctrl-C), ``undo`` what it may have done.
+
+    ``undo`` must be safe where the call did nothing; its own errors of ours are left out, for the interruption goes
+    first. It keeps to its own timeout: ``timeout`` is for the other side.
+    """
+    try:
+        return call()
+    except Exception:
+        raise
+    except BaseException:
+        with suppress(PersistenceError):
+            undo()
+        raise
 
 
 def in_background(call: Callable[[], T]) -> T:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from persistence._sync.compat import sleep
+from persistence._sync.compat import sleep, undone_if_interrupted
 from persistence._sync.keyvalue_backends import SQLValues
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
@@ -26,6 +26,9 @@ from persistence.leases import advisory_key, check_lock
 from persistence.queries import load_queries
 from persistence.scripts import packaged_script
 from persistence.validation import check_tenant, check_timeout, shown
+
+GIVE_BACK_SECONDS = 5.0
+"""How long the cancellation of an ``acquire`` may wait to give back what it took."""
 
 
 class AdvisoryLock:
@@ -135,6 +138,9 @@ class LeaseLock:
     def acquire(self, timeout: Duration | None = None) -> int:
         """Take the lease and return its fencing token; wait for it up to ``timeout`` seconds (0: try once).
 
+        An ``acquire`` that is cancelled has taken nothing: a lease that the server gave it is given back before
+        the cancellation goes on, which waits for the server up to 5 s. A server that answers neither lets it run out.
+
         Raises:
             LockTimeoutError: somebody else had it all the time.
             TransactionError: this task is in a transaction, where nobody would see the lease.
@@ -147,7 +153,7 @@ class LeaseLock:
         pause = 0.005
         while True:
             holder, asked = secrets.token_hex(16), monotonic()
-            fence = self._call("take", holder)
+            fence = self._take(holder)
             if fence:
                 self._holder, self._fence, self._until = holder, fence, asked + self._ttl
                 return fence
@@ -161,6 +167,17 @@ class LeaseLock:
                 )
             sleep(min(left, pause * random.uniform(0.5, 1.5)))
             pause = min(pause * 2, 0.25)
+
+    def _take(self, holder: str) -> int:
+        """Return the token of the lease, 0 where somebody else has it."""
+
+        def take() -> int:
+            return self._call("take", holder)
+
+        def give_back() -> int:
+            return self._call("release", holder)
+
+        return undone_if_interrupted(take, give_back, GIVE_BACK_SECONDS)
 
     def renew(self) -> None:
         """Begin the lease's time anew.
