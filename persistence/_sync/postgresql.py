@@ -12,17 +12,14 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import psycopg
-from psycopg.adapt import AdaptersMap
-from psycopg.rows import dict_row
-from psycopg.types.json import JsonbDumper
 
-from persistence._sync.compat import Threads, check_home, current_home, in_background, sleep
+from persistence._sync.compat import Threads, check_home, current_home, in_background
 from persistence._sync.database import Database
+from persistence._sync.dialing import Dialer
 from persistence._sync.executor import NO_HINTS, Hints, Options, Parameters, Row, check_reads
 from persistence._sync.link import PostgreSQLLink
 from persistence._sync.pool import Dedicated, Pool
 from persistence._sync.replicas import Replica, Replicas
-from persistence._sync.wire import WireConnection, dial_deadline
 from persistence.backups import Program, connection_environment, find_program, put_in_order_of_drops
 from persistence.capabilities import Capabilities
 from persistence.config import PgVectorConfig, PostgreSQLConfig
@@ -30,7 +27,6 @@ from persistence.dialect import Statement, compile_statement
 from persistence.errors import (
     CapabilityError,
     ClosedError,
-    ConnectError,
     DuplicateError,
     PersistenceError,
     PoolTimeoutError,
@@ -39,10 +35,9 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
-from persistence.fields import Duration, scrub, seconds, seconds_or_none
+from persistence.fields import Duration, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.queries import load_queries
-from persistence.vectors import vector_adapters
 
 T = TypeVar("T")
 
@@ -61,15 +56,13 @@ class PostgreSQLDatabase(Database):
             slow_threshold=seconds_or_none(config.slow_threshold),
         )
         self.config = config
-        self._capabilities: Capabilities | None = None
-        self._adapters = _adapters()
-        self._first_host = 0
+        self._dialer = Dialer(name, config)
         self._home = current_home()
         self.dedicated: WeakSet[Dedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._pool: Pool[PostgreSQLLink] = Pool(
             name,
-            self._connect,
+            self._dialer.connect,
             max_open=config.max_connections,
             max_idle=config.max_idle_connections,
             max_lifetime=seconds(config.conn_max_lifetime),
@@ -107,96 +100,7 @@ class PostgreSQLDatabase(Database):
         check_home(self._home, self.name)
         if self.is_closed:
             raise ClosedError("it was closed", hint="add it to a manager again", connection=self.name)
-        return self._connect(deadline)
-
-    def _connect(self, deadline: float) -> PostgreSQLLink:
-        hosts = self.config.hosts
-        deadline = min(deadline, monotonic() + seconds(self.config.connect_timeout) * len(hosts))
-        pause = 0.01
-        said: psycopg.Error | None = None
-        while True:
-            try:
-                raw = self._dial(deadline)
-                break
-            except psycopg.Error as exc:
-                # A server that is starting up is about to answer: wait for it, within the deadline. So is a replica
-                # that becomes the next primary, where there are several servers and one that writes is needed.
-                if "starting up" in str(exc) or (len(hosts) > 1 and _REPLICA in str(exc)):
-                    said = exc
-                # The last try, which the deadline cuts short, tells less than what a server said before.
-                elif said is None or _EXPIRED not in str(exc):
-                    raise self._connect_error(exc) from exc
-                if said is not exc or monotonic() + pause >= deadline:
-                    raise self._connect_error(said) from said
-            sleep(pause)
-            pause = min(pause * 2, 0.2)
-        try:
-            self._prepare(raw, deadline)
-        except psycopg.Error as exc:
-            raw.hang_up()
-            raise self._connect_error(exc) from exc
-        except BaseException:
-            raw.hang_up()
-            raise
-        return PostgreSQLLink(raw)
-
-    def _dial(self, deadline: float) -> WireConnection:
-        token = dial_deadline.set(deadline)
-        try:
-            made = WireConnection.connect(
-                **self.config.connection_parameters(first=self._first_host),
-                autocommit=True,
-                prepare_threshold=self.config.prepare_threshold,
-                cursor_factory=psycopg.RawCursor,
-                row_factory=dict_row,
-            )
-        finally:
-            dial_deadline.reset(token)
-        hosts, found = self.config.hosts, (made.info.host, made.info.port)
-        if found in hosts:
-            self._first_host = hosts.index(found)
-        return made
-
-    def _prepare(self, raw: WireConnection, deadline: float) -> None:
-        """Make a new connection ready: what the server is, is asked on the first one only."""
-        raw.deadline = deadline
-        found = self._capabilities or self._probe(raw)
-        if found.pooler:
-            raw.prepare_threshold = None
-        raw._adapters = AdaptersMap(self._adapters)
-
-    def _probe(self, raw: WireConnection) -> Capabilities:
-        cursor = raw.execute(_QUERIES.probe, prepare=False)
-        (row,) = cursor.fetchall()
-        number = row["version"]
-        vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
-        pooler = self.config.pooler
-        found = Capabilities(
-            kind=self.kind,
-            server_version=(number // 10000, number % 10000),
-            returning=True,
-            json=True,
-            full_text_search=True,
-            listen_notify=True,
-            advisory_locks=True,
-            concurrent_writers=True,
-            # A pooler answers with the pid of a connection of its own making.
-            pooler=raw.info.backend_pid != row["pid"] if pooler is None else pooler,
-            in_recovery=row["in_recovery"],
-            vector=vector,
-        )
-        self._capabilities, self._adapters = found, _adapters(row["vector_oid"])
-        return found
-
-    def _connect_error(self, exc: psycopg.Error) -> PersistenceError:
-        message = scrub(str(exc).strip().partition("\n")[0], self.config.password)
-        return ConnectError(
-            f"can't connect to PostgreSQL at {self.config.address}: {message}",
-            hint=_connect_hint(message),
-            operation="connect",
-            connection=self.name,
-            code=exc.sqlstate,
-        )
+        return self._dialer.connect(deadline)
 
     def _pool_for(self, statement: Statement) -> Pool[Any]:
         return self._pool
@@ -308,13 +212,14 @@ class PostgreSQLDatabase(Database):
 
     def capabilities(self, *, refresh: bool = False) -> Capabilities:
         """Return what the live server can do; asked on the first connection, or again with ``refresh``."""
-        if self._capabilities is not None and not refresh:
-            return self._capabilities
+        known = self._dialer.capabilities
+        if known is not None and not refresh:
+            return known
         link = self._acquire(self._pool, self._deadline(None))
         try:
             link.raw.deadline = self._deadline(None)
-            found = self._probe(link.raw)
-            link.adopt(self._adapters)
+            found = self._dialer.probe(link.raw)
+            link.adopt(self._dialer.adapters)
         except BaseException as exc:
             self._pool.release(link, broken=True)
             self._reraise(exc, "capabilities", self._pool)
@@ -354,7 +259,8 @@ class PostgreSQLDatabase(Database):
     @property
     def server_version(self) -> str | None:
         """The server's version, None before the first connection."""
-        return None if self._capabilities is None else self._capabilities.version_text
+        known = self._dialer.capabilities
+        return None if known is None else known.version_text
 
     def stats(self) -> PoolStats:
         """Return the state of the pool."""
@@ -376,13 +282,8 @@ class PostgreSQLDatabase(Database):
         """
         if (self.capabilities()).vector is not None:
             return
-        missing = CapabilityError(
-            f"the database {self.config.database!r} has no pgvector extension",
-            hint="as a superuser run: CREATE EXTENSION vector",
-            connection=self.name,
-        )
         if not create:
-            raise missing
+            raise self._no_vector()
         try:
             self.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except DuplicateError:
@@ -390,8 +291,15 @@ class PostgreSQLDatabase(Database):
         except ClosedError:
             raise
         except PersistenceError as exc:
-            raise missing from exc
+            raise self._no_vector() from exc
         self.capabilities(refresh=True)
+
+    def _no_vector(self) -> CapabilityError:
+        return CapabilityError(
+            f"the database {self.config.database!r} has no pgvector extension",
+            hint="as a superuser run: CREATE EXTENSION vector",
+            connection=self.name,
+        )
 
 
 class PgVectorDatabase(PostgreSQLDatabase):
@@ -417,38 +325,7 @@ class PgVectorDatabase(PostgreSQLDatabase):
             CapabilityError: the extension is missing.
         """
         if not (self._run_apart("ping", _QUERIES.find_vector, None, 1, timeout, NO_HINTS))[0]:
-            raise CapabilityError(
-                f"the database {self.config.database!r} has no pgvector extension",
-                hint="as a superuser run: CREATE EXTENSION vector",
-                connection=self.name,
-            )
+            raise self._no_vector()
 
 
 _QUERIES = load_queries("persistence", "postgresql")
-_REPLICA = "session is read-only"
-"""What libpq says of a server that it left, because it was to find one that writes."""
-_EXPIRED = "timeout expired"
-
-
-def _adapters(vector_oid: int | None = None) -> AdaptersMap:
-    adapters = vector_adapters(vector_oid) if vector_oid else AdaptersMap(psycopg.adapters)
-    adapters.register_dumper(dict, JsonbDumper)
-    return adapters
-
-
-def _connect_hint(message: str) -> str:
-    for part, hint in (
-        ("authentication failed", "check username and password"),
-        ("no password supplied", "give a password"),
-        ("does not exist", "create it, or check the name"),
-        ("refused", "is the server running, and host and port right?"),
-        ("No such file", "is the server running, and the socket directory right?"),
-        ("timeout", "is the host right, and no firewall in between?"),
-        ("translate host name", "check the host name"),
-        ("resolve host", "check the host name"),
-        ("too many clients", "lower max_connections of the pools, or put a pooler in front"),
-        ("certificate", "check sslrootcert and the host name, or choose sslmode yourself"),
-    ):
-        if part in message:
-            return hint
-    return "see the server's log"
