@@ -53,6 +53,7 @@ from vectorstore import (
 
 METRICS: tuple[Any, ...] = ("cosine", "l2", "inner_product", "l1")
 DATA = ROOT / "examples" / "data" / "debian2k"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 # What is stored
@@ -882,15 +883,29 @@ async def test_a_scan_of_the_index_that_gives_up_is_not_the_end(backend: Backend
 async def test_a_batch_is_locked_in_the_order_of_its_ids(backend: Backend) -> None:
     store, beside = backend.store(), await backend.beside()
     await store.store_documents([doc("a"), doc("z")])
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with backend.database.transaction():
         await store.update_document("a", content="first")
         other = Started(partial(beside.store_documents, [doc("z", X, "other"), doc("a", X, "other")]))
-        while not (await backend.database.fetch_apart(waiting) or {})["count"]:
+        while not (await backend.database.fetch_apart(WAITING) or {})["count"]:
             await sleep(0.01)
         await store.update_document("z", content="first")
     assert await other.result() == 2
     assert [each.content for each in await store.get_many(["a", "z"])] == ["other", "other"]
+
+
+@on_pgvector
+async def test_of_two_that_replace_a_source_at_once_the_second_leaves_nothing_of_the_first(backend: Backend) -> None:
+    store, beside = backend.store(), await backend.beside()
+    await store.replace_source("file", [doc("old")])
+    async with backend.database.transaction():
+        await store.replace_source("file", [doc("first")])
+        other = Started(partial(beside.replace_source, "file", [doc("second")]))
+        for _ in range(200):  # without the lock it would not wait, and the test goes on
+            if (await backend.database.fetch_apart(WAITING) or {})["count"]:
+                break
+            await sleep(0.01)
+    assert await other.result() == 1
+    assert [each.id for each in await store.get_many(["old", "first", "second"])] == ["second"]
 
 
 @on_pgvector

@@ -123,12 +123,13 @@ class AsyncPgVectorStore(AsyncPgIndexes):
         if known.columns is not None:
             self._check_adopted(True)
         ids: list[str] = []
+        own = {"tenant": self._tenant, "namespace": self.namespace, "source": source}
         async with database.transaction():
+            await database.execute(self._sql.lock_source, {**own, "collection": self.collection})
             async for batch in batches:
                 await self._upsert(database, batch)
                 ids += [document.id for document in batch]
-            own = {"tenant": self._tenant, "namespace": self.namespace, "source": source, "ids": TextColumn(ids)}
-            await database.execute(self._sql.delete_rest_of_source, own)
+            await database.execute(self._sql.delete_rest_of_source, {**own, "ids": TextColumn(ids)})
         return len(set(ids))
 
     async def _read(self, ids: list[str], with_embeddings: bool) -> list[Document]:

@@ -124,12 +124,13 @@ class PgVectorStore(PgIndexes):
         if known.columns is not None:
             self._check_adopted(True)
         ids: list[str] = []
+        own = {"tenant": self._tenant, "namespace": self.namespace, "source": source}
         with database.transaction():
+            database.execute(self._sql.lock_source, {**own, "collection": self.collection})
             for batch in batches:
                 self._upsert(database, batch)
                 ids += [document.id for document in batch]
-            own = {"tenant": self._tenant, "namespace": self.namespace, "source": source, "ids": TextColumn(ids)}
-            database.execute(self._sql.delete_rest_of_source, own)
+            database.execute(self._sql.delete_rest_of_source, {**own, "ids": TextColumn(ids)})
         return len(set(ids))
 
     def _read(self, ids: list[str], with_embeddings: bool) -> list[Document]:

@@ -164,6 +164,12 @@ DELETE FROM /* table */ holdfast_documents AS d USING (
 ) AS gone
 WHERE d.tenant_id = gone.tenant_id AND d.namespace = gone.namespace AND d.id = gone.id;
 
+-- name: lock_source
+-- Held to the end of the transaction: of two that replace a source at once, the second must see what the first stored,
+-- to delete it.
+SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(chr(31), 'holdfast_sources', CAST(:collection AS text),
+    CAST(:tenant AS text), CAST(:namespace AS text), CAST(:source AS text)), 0));
+
 -- name: delete_rest_of_source
 -- hot: what a source had before and has no more.
 DELETE FROM /* table */ holdfast_documents
