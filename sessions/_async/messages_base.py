@@ -177,6 +177,8 @@ class AsyncMessagesBase(AsyncSessionsStore):
                     operation=operation,
                     connection=self._name,
                 )
+            if key is not None and database.kind == "postgresql":
+                await self._change("forget_last_key", {"thread": thread_id, "key": key})
         raise self._overtaken(operation, thread_id)
 
     async def _tell(self, database: AsyncDatabase, thread_id: str) -> None:

@@ -178,6 +178,8 @@ class MessagesBase(SessionsStore):
                     operation=operation,
                     connection=self._name,
                 )
+            if key is not None and database.kind == "postgresql":
+                self._change("forget_last_key", {"thread": thread_id, "key": key})
         raise self._overtaken(operation, thread_id)
 
     def _tell(self, database: Database, thread_id: str) -> None:

@@ -304,13 +304,19 @@ local function book(thread, sums)
     end
 end
 
+-- A key goes with its message: who gives it again appends anew.
 local function remove(thread, found, members)
-    local sums = {}
+    local sums, gone, keys = {}, {}, key('message-keys', thread)
     for _, member in ipairs(members) do
         redis.call('ZREM', key('messages', thread), member)
         tally(sums, found, member, -1)
+        gone[text((parts(member)))] = true
     end
     book(thread, sums)
+    local flat = #members > 0 and redis.call('HGETALL', keys) or {}
+    for place = 1, #flat, 2 do
+        if gone[string.match(flat[place + 1], '^%d+')] then redis.call('HDEL', keys, flat[place]) end
+    end
 end
 
 local function add(thread, found, through)

@@ -249,6 +249,14 @@ WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL 
         WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
     );
 
+-- name: forget_last_key
+-- hot: of a message that was pruned since; the key may be given anew.
+UPDATE holdfast_threads AS t SET last_key = NULL
+WHERE t.tenant_id = :tenant AND t.id = :thread AND t.last_key = CAST(:key AS text) AND NOT EXISTS (
+    SELECT 1 FROM holdfast_messages AS k
+    WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text)
+);
+
 -- name: list_messages_before
 -- hot: walks the primary key backwards; the thread is looked at once.
 SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, CAST(m.content AS text) AS content, m.metadata,

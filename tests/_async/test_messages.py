@@ -209,6 +209,22 @@ async def test_a_retry_with_its_key_changes_nothing(messages: AsyncMessageStore,
     assert (await elsewhere.conversation("t1")).version == 3
 
 
+async def test_a_key_goes_with_its_message(messages: AsyncMessageStore, elsewhere: AsyncMessageStore) -> None:
+    removals: list[Callable[[], Awaitable[Any]]] = [
+        lambda: messages.pop_last("t1"),
+        lambda: messages.replace_tail("t1", 2, []),
+        lambda: messages.prune(thread_id="t1", keep_last=0),
+    ]
+    await messages.append("t1", said("a"), key="first")
+    for seq, remove in enumerate(removals, 2):
+        assert (await messages.append("t1", said("b"), key="k")).seq == seq
+        await remove()
+        assert "b" not in [content for _, content in await contents(elsewhere)]
+    again = await messages.append("t1", said("b"), key="k")
+    assert again == await messages.append("t1", said("b"), key="k")
+    assert await contents(elsewhere) == [(5, "b")]
+
+
 async def test_a_key_belongs_to_its_thread(manager: AsyncDatabaseManager, messages: AsyncMessageStore) -> None:
     await AsyncThreadManager(manager, "main").create_thread(Thread(id="t2", user_id="ada"))
     await messages.append("t1", said("a"), key="k")

@@ -210,6 +210,22 @@ def test_a_retry_with_its_key_changes_nothing(messages: MessageStore, elsewhere:
     assert (elsewhere.conversation("t1")).version == 3
 
 
+def test_a_key_goes_with_its_message(messages: MessageStore, elsewhere: MessageStore) -> None:
+    removals: list[Callable[[], Any]] = [
+        lambda: messages.pop_last("t1"),
+        lambda: messages.replace_tail("t1", 2, []),
+        lambda: messages.prune(thread_id="t1", keep_last=0),
+    ]
+    messages.append("t1", said("a"), key="first")
+    for seq, remove in enumerate(removals, 2):
+        assert (messages.append("t1", said("b"), key="k")).seq == seq
+        remove()
+        assert "b" not in [content for _, content in contents(elsewhere)]
+    again = messages.append("t1", said("b"), key="k")
+    assert again == messages.append("t1", said("b"), key="k")
+    assert contents(elsewhere) == [(5, "b")]
+
+
 def test_a_key_belongs_to_its_thread(manager: DatabaseManager, messages: MessageStore) -> None:
     ThreadManager(manager, "main").create_thread(Thread(id="t2", user_id="ada"))
     messages.append("t1", said("a"), key="k")
