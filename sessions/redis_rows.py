@@ -74,6 +74,16 @@ RESULTS: dict[str, Result] = {
 }
 """What the script answers to each statement that it knows."""
 
+READS = frozenset(
+    "conversation cut_by_age cut_by_count cut_by_tokens export_thread_messages export_user_items export_user_sessions"
+    " export_user_threads get_session get_thread last_message_seq list_contents list_context list_messages_after"
+    " list_messages_before list_scope list_threads_to_prune list_usage load_state".split()
+)
+"""Statements that change nothing, so that sending one twice is sending it once."""
+
+FORGETTING = frozenset(("list_session_threads", "list_user_sessions", "list_user_threads"))
+"""Statements that only read, but for ids of what is gone, which they forget: that is as well done twice."""
+
 _MESSAGE = (
     "role",
     "content",

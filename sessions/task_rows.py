@@ -22,6 +22,9 @@ _COLUMNS = (
     "finished_at",
 )  # fmt: skip
 
+READS = frozenset(("list_tasks", "list_tasks_by_id", "task_counts", "task_get", "task_latest"))
+"""Statements that change nothing, so that sending one twice is sending it once."""
+
 
 def task_arguments(values: dict[str, Any]) -> list[str]:
     """Return a statement's parameters as pairs of name and value; None is left out."""

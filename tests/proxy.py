@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Literal, Self
 
-Mode = Literal["pass", "black hole", "hold replies", "swallow replies", "refuse"]
+Mode = Literal["pass", "black hole", "hold replies", "swallow replies", "swallow a reply", "refuse"]
 
 
 HELD = 0.005
@@ -21,6 +21,7 @@ class FaultyProxy:
     ``pass`` forwards. ``black hole`` takes what is sent and answers nothing, also for connections made before.
     ``hold replies`` lets requests through to the server, and its answers only once the mode is another.
     ``swallow replies`` lets requests through to the server, drops its answer and then closes the connection.
+    ``swallow a reply`` does so with one answer, and then is ``pass``.
     ``refuse`` closes what comes in.
     """
 
@@ -92,6 +93,9 @@ class FaultyProxy:
                         if self.mode == "black hole":
                             continue
                         if self.mode == "swallow replies" and side is server:
+                            return
+                        if self.mode == "swallow a reply" and side is server:
+                            self.mode = "pass"
                             return
                         (server if side is client else client).sendall(data)
                 except OSError:

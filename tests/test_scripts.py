@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 
 import pytest
 
+from checkpoint import redis_scripts as checkpoint_scripts
+from persistence._async.redis import READS
 from persistence.scripts import call_script, needed, packaged_text
+from sessions import redis_rows, task_rows
+from sessions._async import context_redis
 
 FILES = [("sessions", "sessions"), ("sessions", "tasks"), ("sessions", "context"), ("persistence", "keyvalues")]
 
@@ -29,6 +34,35 @@ def test_a_call_is_sent_with_all_that_it_uses_and_no_other_call(package: str, na
         assert used <= made_by(sent), call
         assert re.search(rf"return \w+\.{call}\(", sent)
         assert len(sent) < 0.5 * len(whole)
+
+
+def not_reads(script: str) -> set[str]:
+    """Return the commands in a script's text that may change something; ? stands for one that it works out."""
+    return {found or "?" for found in re.findall(r"redis\.p?call\(\s*(?:'(\w+)')?", script)} - READS
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "forgetting"),
+    [
+        ("sessions", redis_rows.READS, redis_rows.FORGETTING),
+        ("tasks", task_rows.READS, frozenset()),
+        ("context", context_redis.READS, frozenset()),
+    ],
+)
+def test_what_is_sent_again_is_what_changes_nothing(
+    name: str, reads: frozenset[str], forgetting: frozenset[str]
+) -> None:
+    calls = set(re.findall(r"\b(?:run|commands)\.(\w+)", packaged_text("sessions", name)))
+    changes = {call: not_reads(call_script("sessions", name, call).text) for call in calls}
+    assert {call for call, commands in changes.items() if not commands} == reads
+    assert {call for call, commands in changes.items() if commands == {"SREM"}} == forgetting
+
+
+def test_scripts_of_checkpoints_that_are_sent_again_change_nothing() -> None:
+    folder = files("checkpoint") / "lua"
+    names = {path.name.removesuffix(".lua") for path in folder.iterdir()} - {"common"}
+    reads = {name for name in names if not not_reads(checkpoint_scripts.script(name).text)}
+    assert reads == checkpoint_scripts.READS
 
 
 def test_a_text_gets_the_parts_that_it_needs_in_their_order() -> None:

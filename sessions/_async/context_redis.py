@@ -18,6 +18,8 @@ from persistence.scripts import call_script
 from sessions.context import ContextAgent, ContextItem, ContextStats, Draft, Refused, Restored, agent_of
 
 _PARTS = ("items", "order", "expiry", "agents")
+READS = frozenset(("agent", "agents", "all_topics", "get", "items", "stats"))
+"""Calls that change nothing: they are sent again after a dropped connection."""
 _BATCH = 900
 """How many lines of an export one script takes; Lua passes at most some 8,000 arguments on."""
 
@@ -38,7 +40,8 @@ class AsyncRedisContext:
         keys = [f"holdfast:{{{self._tenant}:{_place(user)}}}:context:{part}" for part in _PARTS]
         given = ["" if argument is None else argument for argument in arguments]
         connection = self._manager.get_redis(self._name)
-        return await connection.run_script(call_script("sessions", "context", name), keys, [name, *given])
+        script = call_script("sessions", "context", name)
+        return await connection.run_script(script, keys, [name, *given], reads=name in READS)
 
     async def push(self, user: str, draft: Draft, agent: str | None, expected: int | None) -> ContextItem | Refused:
         """Compare and write."""

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from persistence import RedisConnection, Row
 from persistence.dialect import Dialect
 from persistence.scripts import call_script
-from sessions.redis_rows import arguments, rows_of
+from sessions.redis_rows import FORGETTING, READS, arguments, rows_of
 
 
 class RedisStatements:
@@ -28,10 +28,16 @@ class RedisStatements:
         self._connection = connection
 
     def fetch_all(self, name: str, values: dict[str, Any], *, prepare: bool | None = None) -> list[Row]:
-        """Return the rows of a statement by name; there is no plan that ``prepare`` could be about."""
+        """Return the rows of a statement by name; there is no plan that ``prepare`` could be about.
+
+        One that reads is sent again after a dropped connection.
+        """
         root = f"holdfast:{{{quote(values['tenant'], safe='')}}}"
         given = [name, *arguments(name, values)]
-        answer = self._connection.run_script(call_script("sessions", "sessions", name), [root], given)
+        reads = name in READS or name in FORGETTING
+        answer = self._connection.run_script(
+            call_script("sessions", "sessions", name), [root], given, reads=reads
+        )
         return rows_of(name, answer, values)
 
     def fetch_one(self, name: str, values: dict[str, Any]) -> Row | None:
