@@ -25,9 +25,14 @@ def servers() -> Iterator[TestServers]:
 
 
 @pytest.fixture
-def postgresql_config(servers: TestServers) -> Iterator[PostgreSQLConfig]:
-    """A fresh database, with the extension ``vector``."""
-    config = servers.fresh_database()
+def postgresql_config(request: pytest.FixtureRequest, servers: TestServers) -> Iterator[PostgreSQLConfig]:
+    """A fresh database, with the extension ``vector`` and the tables of the packages that the mark ``tables`` names.
+
+    The mark spares a test the migrations, most of the time of a small one; one that wants none of its module's tables
+    says ``tables()``.
+    """
+    mark = request.node.get_closest_marker("tables")
+    config = servers.fresh_database(*(() if mark is None else mark.args))
     yield config
     servers.drop_database(config)
 

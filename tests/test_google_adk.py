@@ -27,6 +27,8 @@ from persistence import AsyncDatabaseManager, ClosedError, PostgreSQLConfig, SQL
 from sessions import AsyncMessageStore, AsyncUserData
 from sessions.google_adk import HoldfastSessionService
 
+pytestmark = pytest.mark.tables("sessions")
+
 Config = PostgreSQLConfig | SQLiteConfig
 ADA: dict[str, Any] = {"app_name": "app", "user_id": "ada"}
 

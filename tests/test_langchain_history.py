@@ -25,6 +25,8 @@ from persistence import (
 from sessions import MessageStore
 from sessions.langchain_history import HoldfastChatMessageHistory
 
+pytestmark = pytest.mark.tables("sessions")
+
 Config = PostgreSQLConfig | SQLiteConfig
 
 MESSAGES: list[Any] = [

@@ -43,6 +43,8 @@ from persistence import (
 )
 from tests.servers import redis_url, url_of
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 BACKENDS = ("postgresql", "sqlite", "memory", "redis")
 SUITE = {
     "put": 17,

@@ -27,6 +27,8 @@ from tests.langgraph_workflow import CONFIG, Workflow, report
 from tests.servers import redis_url, url_of
 from tests.unasync import ROOT
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 BACKENDS = ("postgresql", "sqlite", "memory", "redis")
 SERVERS = ("postgresql", "sqlite")
 FOUND = ["LAKES", "MOORS", "RIVERS", "checked"]

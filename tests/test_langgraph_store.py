@@ -39,6 +39,8 @@ from persistence import (
 )
 from sessions.langgraph_store import HoldfastStore
 
+pytestmark = pytest.mark.tables("sessions")
+
 BACKENDS = ("postgresql", "sqlite")
 LETTERS = "abcdefgh"
 VALUES: list[dict[str, Any]] = [

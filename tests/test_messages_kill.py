@@ -19,6 +19,8 @@ from sessions import Message, MessageStore, Thread, ThreadManager
 from tests._sync.test_faults import processes_of
 from tests.unasync import ROOT
 
+pytestmark = pytest.mark.tables("sessions")
+
 WRITER = """
 import sys
 from persistence import DatabaseManager

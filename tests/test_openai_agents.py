@@ -26,6 +26,8 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from persistence import AsyncDatabaseManager, ClosedError, PostgreSQLConfig, RedisConfig, SQLiteConfig, ValidationError
 from sessions.openai_agents import HoldfastSession
 
+pytestmark = pytest.mark.tables("sessions")
+
 Config = PostgreSQLConfig | RedisConfig | SQLiteConfig
 
 

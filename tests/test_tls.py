@@ -116,10 +116,6 @@ class PostgreSQL:
         if os.geteuid() == 0:
             self._as |= {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(folder, "nobody")
-            temporary = Path(tempfile.gettempdir())
-            for parent in folder.parents:
-                if parent.is_relative_to(temporary) and parent != temporary:
-                    parent.chmod(parent.stat().st_mode | 0o011)
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
         command = ["initdb", "-D", f"{folder}/data", "-U", "tester", "-A", "scram-sha-256", "--no-sync"]
@@ -162,13 +158,15 @@ class PostgreSQL:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+def server() -> Iterator[PostgreSQL]:
     built = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     if not built:
         pytest.skip("no PostgreSQL with TLS is installed (Debian's package postgresql)")
-    made = PostgreSQL(built[-1], tmp_path_factory.mktemp("tls"))
-    yield made
-    made.stop()
+    # Not below pytest's folder: another run, which a test may begin, closes that to the server's user.
+    with tempfile.TemporaryDirectory(prefix="holdfast-tls-") as folder:
+        made = PostgreSQL(built[-1], Path(folder))
+        yield made
+        made.stop()
 
 
 def reached(config: PostgreSQLConfig) -> bool:

@@ -32,6 +32,8 @@ from tests._async.checkpoints import (
     versions,
 )
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def noise(size: int, seed: int) -> bytes:
     """Return bytes that don't get smaller."""

@@ -16,6 +16,8 @@ from tests._async.side import sleep, together
 from tests._async.test_checkpoint_cached import LONG, STATE, Forgetful
 from tests.proxy import FaultyProxy
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 @pytest_asyncio.fixture
 async def main(manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig) -> AsyncDatabase:

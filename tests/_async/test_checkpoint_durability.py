@@ -18,6 +18,8 @@ from persistence import (
 )
 from tests._async.checkpoints import LONG
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 async def test_what_is_held_back_is_saved_by_a_flush_the_last_of_each_thread(checkpointer: AsyncCheckpointer) -> None:
     state: dict[str, Any] = {"items": [LONG]}

@@ -10,6 +10,8 @@ from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
 from persistence import AsyncDatabaseManager, PostgreSQLConfig, ValidationError
 from persistence._async.compat import Parallel
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 WRITERS = 8
 
 

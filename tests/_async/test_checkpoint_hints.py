@@ -10,6 +10,8 @@ import pytest
 from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
 from persistence import AsyncDatabase, AsyncDatabaseManager, ValidationError
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 OLD, NEW = ["a large value"] * 9, ["another value"] * 9
 
 

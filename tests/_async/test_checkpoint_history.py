@@ -25,6 +25,8 @@ from persistence import (
 )
 from tests._async.checkpoints import LONG, blocks, check_blocks, fresh, refs, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def state_of(n: int) -> dict[str, Any]:
     return {"n": n, "same": LONG, "own": f"{n} " * 30, "items": [LONG] * n}

@@ -13,6 +13,8 @@ from checkpoint import AsyncCheckpointer, AsyncDatabaseCheckpointer, AsyncMemory
 from persistence import AsyncDatabaseManager, SQLiteConfig, ValidationError
 from tests._async.checkpoints import LONG, fresh, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 BAD_IDS: list[Any] = ["", "a\0b", "\ud800", "x" * 1025, "x" * 10_000, "é" * 513, 7, None, b"t"]
 
 

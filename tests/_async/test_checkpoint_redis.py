@@ -546,7 +546,7 @@ async def test_damage_is_named(
         with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its record is damaged"):
             await call()
     await redis.client.hset(data, "c\x001", record)
-    await redis.client.hset(data, "b\x001.0", block[:-1] + b"y")
+    await redis.client.hset(data, "b\x001.0", block[:-1] + bytes([block[-1] ^ 1]))
     with pytest.raises(CorruptError, match=r"checkpoint 1 of thread 't': channel 'a': piece [0-9a-f]{16} is damaged"):
         await fresh(manager).load_checkpoint("t")
     ((field, value),) = (await redis.client.hgetall(writes)).items()

@@ -24,6 +24,8 @@ from persistence import (
 )
 from tests._async.checkpoints import LONG, another, blocks, check_blocks, stored_bytes, together, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 PAST = timedelta(microseconds=1)
 NOW = datetime.now(UTC)
 

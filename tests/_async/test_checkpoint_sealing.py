@@ -10,6 +10,8 @@ import pytest_asyncio
 from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
 from persistence import AsyncDatabase, AsyncDatabaseManager, Cipher, ConfigError, CorruptError
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 KEYS = {"old": bytes(range(32)), "new": bytes(range(1, 33))}
 SECRET = "swordfish "
 STATE: dict[str, Any] = {"hidden name": SECRET * 9, "small": SECRET, "list": [SECRET * 5], "n": 1}

@@ -25,6 +25,8 @@ from tests._async.checkpoints import (
     together,
 )
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def message(number: int) -> dict[str, Any]:
     return {"role": "user", "id": f"m{number}", "content": random.Random(number).randbytes(280).hex()}

@@ -15,6 +15,8 @@ from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
 from persistence import AsyncDatabase, AsyncDatabaseManager, DuplicateError, ValidationError
 from tests._async.checkpoints import LONG, another, blocks, check_blocks, fresh
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 CHANNELS = ("a", "b", "items", "text", "large", "other", "small", "\ud800" * 20)
 FAR = 2**23
 

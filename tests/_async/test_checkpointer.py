@@ -12,6 +12,8 @@ from checkpoint import AsyncCheckpointer, Checkpoint, CheckpointInfo
 from persistence import ConflictError, DuplicateError, NotFoundError
 from tests._async.checkpoints import LONG, RICH, together, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 async def test_a_rich_state_comes_back_equal_and_of_the_same_types(checkpointer: AsyncCheckpointer) -> None:
     saved = await checkpointer.save_checkpoint(Checkpoint("t", RICH))

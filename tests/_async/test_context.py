@@ -35,6 +35,8 @@ from sessions import (
 from tests._async.redis_contract import teach
 from tests._async.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 SQL = ("postgresql", "sqlite")
 BACKENDS = (*SQL, "redis", "memory")
 HOSTILE = [

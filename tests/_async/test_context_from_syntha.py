@@ -27,6 +27,8 @@ from persistence import (
 from sessions import AsyncContextStore, AsyncMemoryContextStore, ContextAgent
 from tests._async.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 SQL = ("postgresql", "sqlite")
 
 
@@ -170,6 +172,7 @@ async def test_9_the_last_topic_of_an_agent_and_of_an_item_can_be_deleted(contex
     assert await context.items() == []
 
 
+@pytest.mark.tables
 async def test_10_an_older_schema_is_brought_up_to_date_and_keeps_its_rows(
     manager: AsyncDatabaseManager, database: AsyncDatabase, tmp_path: Path
 ) -> None:

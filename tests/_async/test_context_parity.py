@@ -12,6 +12,8 @@ import pytest
 from persistence import AsyncDatabaseManager, ConflictError, SQLiteConfig
 from sessions import AsyncContextStore, AsyncMemoryContextStore, ContextItem, NotPermittedError
 
+pytestmark = pytest.mark.tables("sessions")
+
 KEYS = ["a", "b", "é", "a:b", "\U0001f9f6"]
 AGENTS = ["ann", "bob", "cy"]
 TOPICS = ["t", "u", "v/w"]

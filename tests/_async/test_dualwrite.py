@@ -28,6 +28,8 @@ from persistence import (
 from persistence.embedded import EmbeddedRedis
 from tests._async.side import Started, sleep, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 QUICK = 0.05
 """How long the phase is known in these tests, in seconds."""
 AT_ONCE = Backoff(retries=50, base=0.001, cap=0.01)

@@ -24,6 +24,8 @@ from sessions import AsyncEventLog, Event, EventPolicy
 from tests._async.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log
 from tests._async.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 ALL_ROWS = "SELECT * FROM holdfast_events ORDER BY tenant_id, at, id"
 
 

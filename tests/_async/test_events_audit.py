@@ -14,6 +14,8 @@ from sessions import AsyncEventLog, ChainHead, ChainReport, Event, EventPolicy
 from tests._async.events import BACKENDS, DAY, HOUR, database_of, is_postgresql, metric, open_log
 from tests._async.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest_asyncio.fixture(params=BACKENDS)
 async def log(manager: AsyncDatabaseManager, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncEventLog:

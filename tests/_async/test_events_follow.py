@@ -15,6 +15,8 @@ from sessions._async import following
 from tests._async.events import BACKENDS, HOUR, metric, open_log
 from tests._async.side import Started, sleep
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest_asyncio.fixture(params=BACKENDS)
 async def log(manager: AsyncDatabaseManager, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncEventLog:

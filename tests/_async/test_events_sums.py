@@ -17,6 +17,8 @@ from sessions import AsyncEventLog, Event, EventBucket
 from sessions.event_queries import EventSum
 from tests._async.events import BACKENDS, DAY, HOUR, MINUTE, metric, open_log
 
+pytestmark = pytest.mark.tables("sessions")
+
 SUMS: list[EventSum] = ["count", "sum", "avg", "min", "max", "p50", "p95", "p99", "rate"]
 
 

@@ -20,6 +20,8 @@ from sessions import AsyncEventLog
 from tests._async.events import BACKENDS, DAY, MINUTE, database_of, metric, open_log
 from tests._async.side import sleep, together
 
+pytestmark = pytest.mark.tables("sessions")
+
 GONE, BACK = "ALTER TABLE holdfast_events RENAME TO gone", "ALTER TABLE gone RENAME TO holdfast_events"
 
 

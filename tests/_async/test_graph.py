@@ -30,6 +30,8 @@ from persistence._async.compat import Parallel
 from sessions import AsyncMemoryGraph, Deleted, Edge, Node
 from tests._async.graphs import connect, outcome, second_connection
 
+pytestmark = pytest.mark.tables("sessions")
+
 WHOLE = {
     "text": "naïve 🚀 'quoted' \"double\" \\ /",
     "nul \0 and \ud800": "\0\udfff\x1a0000 \\u001a",
@@ -429,6 +431,7 @@ async def test_wrong_options_are_refused(manager: AsyncDatabaseManager) -> None:
         await graph.find(filter={})  # type: ignore[call-arg]
 
 
+@pytest.mark.tables
 async def test_a_closed_manager_a_missing_migration_and_redis_are_clear_errors(
     manager: AsyncDatabaseManager, graph: AsyncMemoryGraph, redis_config: RedisConfig
 ) -> None:

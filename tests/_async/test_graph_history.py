@@ -25,6 +25,8 @@ from sessions import (
 )
 from tests._async.graphs import connect, outcome, second_connection
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest_asyncio.fixture
 async def graph(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncMemoryGraph:

@@ -13,6 +13,8 @@ from persistence import AsyncDatabase, AsyncDatabaseManager, ForeignKeyError, Va
 from sessions import AsyncMemoryGraph, Edge, Node, NotPermittedError, ScopePolicy
 from tests._async.graphs import outcome, second_connection
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest_asyncio.fixture
 async def graph(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncMemoryGraph:

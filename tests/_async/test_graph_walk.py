@@ -16,6 +16,8 @@ from persistence.queries import load_queries
 from sessions import AsyncMemoryGraph, Edge, GraphPath, Node
 from tests._async.graphs import connect, outcome
 
+pytestmark = pytest.mark.tables("sessions")
+
 INFINITE = float("inf")
 
 

@@ -26,6 +26,8 @@ from persistence import (
 )
 from tests._async.side import sleep, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 
 @pytest_asyncio.fixture(params=("postgresql", "sqlite", "redis"))
 async def store(request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path) -> AsyncKeyValueStore:
@@ -336,6 +338,7 @@ async def test_calls_join_the_transaction_of_their_task(manager: AsyncDatabaseMa
     assert await store.get_many(["k", "l"]) == {"k": 1}
 
 
+@pytest.mark.tables
 async def test_the_raw_column_holds_what_is_documented(manager: AsyncDatabaseManager, database: AsyncDatabase) -> None:
     with pytest.raises(MigrationError, match="persistence/0001_key_values"):
         await AsyncKeyValueStore(manager, "main", migrate=False).get("k")

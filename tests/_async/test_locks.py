@@ -23,6 +23,8 @@ from persistence import (
 )
 from tests._async.side import elsewhere, sleep, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 
 @pytest_asyncio.fixture(params=("postgresql", "sqlite", "redis"))
 async def locks(request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path) -> AsyncDatabaseManager:

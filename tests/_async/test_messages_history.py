@@ -25,6 +25,8 @@ from persistence import (
 from sessions import AsyncMessageStore, AsyncSessionManager, AsyncThreadManager, Message, Query, Session, Thread, Usage
 from tests._async.side import Started
 
+pytestmark = pytest.mark.tables("sessions")
+
 HOUR = timedelta(hours=1)
 ALL_ROWS = "SELECT thread_id, seq FROM holdfast_messages ORDER BY thread_id, seq"
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from persistence import (
@@ -18,6 +19,8 @@ from persistence import (
 from sessions import AsyncMessageStore, AsyncThreadManager, Message, Thread
 from tests._async.side import together
 from tests.proxy import FaultyProxy
+
+pytestmark = pytest.mark.tables("sessions")
 
 WRITERS, EACH = 16, 6
 

@@ -13,6 +13,8 @@ from sessions import AsyncMessageStore, Message
 from sessions._async import following
 from tests._async.side import Started, sleep
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest_asyncio.fixture(params=["postgresql", "redis"])
 async def connection(request: pytest.FixtureRequest, manager: AsyncDatabaseManager) -> str:

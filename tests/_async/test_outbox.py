@@ -27,6 +27,8 @@ from persistence.outbox import Settled
 from tests._async.side import Started, sleep, together
 from tests._async.test_monitor import until
 
+pytestmark = pytest.mark.tables("persistence")
+
 AT_ONCE = Backoff(retries=2, base=0.001, cap=0.001)
 
 

@@ -25,6 +25,8 @@ from persistence import (
 from persistence._async.guards import AsyncSecretsOption
 from sessions import AsyncContextStore, AsyncEventLog, AsyncMemoryGraph, Edge, Event, Node
 
+pytestmark = pytest.mark.tables("checkpoint", "sessions")
+
 CANARY = "Canary-4711-Nobody"
 TEXT = f"log in with password={CANARY} now"
 REDACTED = "log in with password=[REDACTED password] now"

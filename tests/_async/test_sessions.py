@@ -33,6 +33,8 @@ from persistence.queries import load_queries
 from sessions import AsyncSessionManager, Session
 from tests._async.redis_contract import teach
 
+pytestmark = pytest.mark.tables("sessions")
+
 HOUR = timedelta(hours=1)
 HOSTILE_TEXTS = [
     "'; DROP TABLE holdfast_sessions; --",
@@ -766,6 +768,7 @@ async def test_activity_never_goes_back_when_the_clock_does(
     assert (await sessions.update_session(Session(id="s1", user_id="ada"))).updated_at == ahead
 
 
+@pytest.mark.tables
 async def test_without_migrate_a_missing_table_is_told_by_its_migration(
     manager: AsyncDatabaseManager, database: AsyncDatabase
 ) -> None:

@@ -20,6 +20,8 @@ from persistence import (
 from sessions import AsyncSessionManager, AsyncStateStore, AsyncUserData, Session
 from tests._async.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest_asyncio.fixture
 async def state(manager: AsyncDatabaseManager, database: AsyncDatabase) -> AsyncStateStore:

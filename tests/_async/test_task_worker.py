@@ -24,6 +24,8 @@ from tests._async import taskstores
 from tests._async.side import Started, sleep
 from tests._async.taskstores import Backend
 
+pytestmark = pytest.mark.tables("sessions")
+
 backend, shared_config = taskstores.backend, taskstores.shared_config
 
 

@@ -32,6 +32,8 @@ from tests._async import taskstores
 from tests._async.redis_contract import teach
 from tests._async.taskstores import Backend
 
+pytestmark = pytest.mark.tables("sessions")
+
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
 shared_config = taskstores.shared_config
 

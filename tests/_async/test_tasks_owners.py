@@ -11,6 +11,8 @@ from sessions import AsyncEventLog, AsyncTaskStore, LeaseLostError, Task
 from tests._async import taskstores
 from tests._async.taskstores import Backend
 
+pytestmark = pytest.mark.tables("sessions")
+
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
 shared_config = taskstores.shared_config
 

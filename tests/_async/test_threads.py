@@ -30,6 +30,8 @@ from persistence.dialect import from_json
 from sessions import AsyncSessionManager, AsyncThreadManager, Session, Thread
 from tests._async.redis_contract import teach
 
+pytestmark = pytest.mark.tables("sessions")
+
 HOUR = timedelta(hours=1)
 ALL_ROWS = "SELECT * FROM holdfast_threads ORDER BY tenant_id, id"
 

@@ -41,6 +41,8 @@ from sessions import (
 )
 from vectorstore import AsyncMemoryVectorStore, Document
 
+pytestmark = pytest.mark.tables("checkpoint", "sessions")
+
 TABLES = ("holdfast_sessions", "holdfast_threads", "holdfast_messages", "holdfast_items", "holdfast_context_agents")
 SECRET = "ada-4711"
 

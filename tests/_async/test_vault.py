@@ -27,6 +27,8 @@ from persistence import (
 )
 from tests._async.side import elsewhere, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 CIPHER = Cipher({"old": OLD}, "old")
 PASSWORD = "hunter2!"
@@ -288,7 +290,7 @@ async def test_keys_rotate_in_batches_beside_readers_and_go_on_where_they_were_c
     broken = reference_in(protected[0])[8:40]
     [good] = [bytes(row["sealed"]) for row in await rows_of(database) if row["id"] == broken]
     await database.execute(
-        "UPDATE holdfast_secrets SET sealed = :x WHERE id = :id", {"id": broken, "x": good[:-1] + b"?"}
+        "UPDATE holdfast_secrets SET sealed = :x WHERE id = :id", {"id": broken, "x": good[:-1] + bytes([good[-1] ^ 1])}
     )
     with pytest.raises(CorruptError, match=broken):
         await both.rotate_keys(batch=1)

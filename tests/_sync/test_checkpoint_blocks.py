@@ -33,6 +33,8 @@ from tests._sync.checkpoints import (
     versions,
 )
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def noise(size: int, seed: int) -> bytes:
     """Return bytes that don't get smaller."""

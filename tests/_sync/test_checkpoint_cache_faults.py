@@ -17,6 +17,8 @@ from tests._sync.side import sleep, together
 from tests._sync.test_checkpoint_cached import LONG, STATE, Forgetful
 from tests.proxy import FaultyProxy
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 @pytest.fixture
 def main(manager: DatabaseManager, postgresql_config: PostgreSQLConfig) -> Database:

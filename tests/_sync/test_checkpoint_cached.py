@@ -29,6 +29,8 @@ from persistence import (
 from tests._sync import test_checkpoint_history, test_checkpoint_retention, test_checkpointer
 from tests.servers import TestServers
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 LONG = "word " * 3000
 STATE = {"messages": [f"message {n} " * 9 for n in range(40)], "document": LONG, "notes": "x" * 700, "n": 0}
 

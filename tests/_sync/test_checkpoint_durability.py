@@ -19,6 +19,8 @@ from persistence import (
 )
 from tests._sync.checkpoints import LONG
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def test_what_is_held_back_is_saved_by_a_flush_the_last_of_each_thread(checkpointer: Checkpointer) -> None:
     state: dict[str, Any] = {"items": [LONG]}

@@ -11,6 +11,8 @@ from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import DatabaseManager, PostgreSQLConfig, ValidationError
 from persistence._sync.compat import Parallel
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 WRITERS = 8
 
 

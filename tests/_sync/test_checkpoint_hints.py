@@ -11,6 +11,8 @@ import pytest
 from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import Database, DatabaseManager, ValidationError
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 OLD, NEW = ["a large value"] * 9, ["another value"] * 9
 
 

@@ -14,6 +14,8 @@ from checkpoint import Checkpointer, DatabaseCheckpointer, MemoryCheckpointer, C
 from persistence import DatabaseManager, SQLiteConfig, ValidationError
 from tests._sync.checkpoints import LONG, fresh, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 BAD_IDS: list[Any] = ["", "a\0b", "\ud800", "x" * 1025, "x" * 10_000, "é" * 513, 7, None, b"t"]
 
 

@@ -547,7 +547,7 @@ def test_damage_is_named(
         with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its record is damaged"):
             call()
     redis.client.hset(data, "c\x001", record)
-    redis.client.hset(data, "b\x001.0", block[:-1] + b"y")
+    redis.client.hset(data, "b\x001.0", block[:-1] + bytes([block[-1] ^ 1]))
     with pytest.raises(CorruptError, match=r"checkpoint 1 of thread 't': channel 'a': piece [0-9a-f]{16} is damaged"):
         fresh(manager).load_checkpoint("t")
     ((field, value),) = (redis.client.hgetall(writes)).items()

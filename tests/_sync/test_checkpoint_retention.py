@@ -25,6 +25,8 @@ from persistence import (
 )
 from tests._sync.checkpoints import LONG, another, blocks, check_blocks, stored_bytes, together, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 PAST = timedelta(microseconds=1)
 NOW = datetime.now(UTC)
 

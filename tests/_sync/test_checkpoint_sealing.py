@@ -11,6 +11,8 @@ import pytest
 from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import Database, DatabaseManager, Cipher, ConfigError, CorruptError
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 KEYS = {"old": bytes(range(32)), "new": bytes(range(1, 33))}
 SECRET = "swordfish "
 STATE: dict[str, Any] = {"hidden name": SECRET * 9, "small": SECRET, "list": [SECRET * 5], "n": 1}

@@ -26,6 +26,8 @@ from tests._sync.checkpoints import (
     together,
 )
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def message(number: int) -> dict[str, Any]:
     return {"role": "user", "id": f"m{number}", "content": random.Random(number).randbytes(280).hex()}

@@ -16,6 +16,8 @@ from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import Database, DatabaseManager, DuplicateError, ValidationError
 from tests._sync.checkpoints import LONG, another, blocks, check_blocks, fresh
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 CHANNELS = ("a", "b", "items", "text", "large", "other", "small", "\ud800" * 20)
 FAR = 2**23
 

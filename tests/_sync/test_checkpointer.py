@@ -13,6 +13,8 @@ from checkpoint import Checkpointer, Checkpoint, CheckpointInfo
 from persistence import ConflictError, DuplicateError, NotFoundError
 from tests._sync.checkpoints import LONG, RICH, together, versions
 
+pytestmark = pytest.mark.tables("checkpoint")
+
 
 def test_a_rich_state_comes_back_equal_and_of_the_same_types(checkpointer: Checkpointer) -> None:
     saved = checkpointer.save_checkpoint(Checkpoint("t", RICH))

@@ -36,6 +36,8 @@ from sessions import (
 from tests._sync.redis_contract import teach
 from tests._sync.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 SQL = ("postgresql", "sqlite")
 BACKENDS = (*SQL, "redis", "memory")
 HOSTILE = [

@@ -28,6 +28,8 @@ from persistence import (
 from sessions import ContextStore, MemoryContextStore, ContextAgent
 from tests._sync.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 SQL = ("postgresql", "sqlite")
 
 
@@ -171,6 +173,7 @@ def test_9_the_last_topic_of_an_agent_and_of_an_item_can_be_deleted(context: Con
     assert context.items() == []
 
 
+@pytest.mark.tables
 def test_10_an_older_schema_is_brought_up_to_date_and_keeps_its_rows(
     manager: DatabaseManager, database: Database, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 from persistence import DatabaseManager, ConflictError, SQLiteConfig
 from sessions import ContextStore, MemoryContextStore, ContextItem, NotPermittedError
 
+pytestmark = pytest.mark.tables("sessions")
+
 KEYS = ["a", "b", "é", "a:b", "\U0001f9f6"]
 AGENTS = ["ann", "bob", "cy"]
 TOPICS = ["t", "u", "v/w"]

@@ -25,6 +25,8 @@ from sessions import EventLog, Event, EventPolicy
 from tests._sync.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log
 from tests._sync.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 ALL_ROWS = "SELECT * FROM holdfast_events ORDER BY tenant_id, at, id"
 
 

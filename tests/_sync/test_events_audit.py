@@ -15,6 +15,8 @@ from sessions import EventLog, ChainHead, ChainReport, Event, EventPolicy
 from tests._sync.events import BACKENDS, DAY, HOUR, database_of, is_postgresql, metric, open_log
 from tests._sync.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest.fixture(params=BACKENDS)
 def log(manager: DatabaseManager, request: pytest.FixtureRequest, tmp_path: Path) -> EventLog:

@@ -16,6 +16,8 @@ from sessions._sync import following
 from tests._sync.events import BACKENDS, HOUR, metric, open_log
 from tests._sync.side import Started, sleep
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest.fixture(params=BACKENDS)
 def log(manager: DatabaseManager, request: pytest.FixtureRequest, tmp_path: Path) -> EventLog:

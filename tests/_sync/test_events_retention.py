@@ -15,6 +15,8 @@ from sessions import EventLog, Event, EventPolicy, RollUpReport
 from tests._sync.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log
 from tests._sync.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 DAYS = timedelta(days=1)
 POLICY = EventPolicy(aggregate_after=7 * DAYS, downsample_after=30 * DAYS, delete_after=365 * DAYS)
 

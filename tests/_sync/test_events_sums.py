@@ -18,6 +18,8 @@ from sessions import EventLog, Event, EventBucket
 from sessions.event_queries import EventSum
 from tests._sync.events import BACKENDS, DAY, HOUR, MINUTE, metric, open_log
 
+pytestmark = pytest.mark.tables("sessions")
+
 SUMS: list[EventSum] = ["count", "sum", "avg", "min", "max", "p50", "p95", "p99", "rate"]
 
 

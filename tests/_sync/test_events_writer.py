@@ -21,6 +21,8 @@ from sessions import EventLog
 from tests._sync.events import BACKENDS, DAY, MINUTE, database_of, metric, open_log
 from tests._sync.side import sleep, together
 
+pytestmark = pytest.mark.tables("sessions")
+
 GONE, BACK = "ALTER TABLE holdfast_events RENAME TO gone", "ALTER TABLE gone RENAME TO holdfast_events"
 
 

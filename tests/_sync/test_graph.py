@@ -31,6 +31,8 @@ from persistence._sync.compat import Parallel
 from sessions import MemoryGraph, Deleted, Edge, Node
 from tests._sync.graphs import connect, outcome, second_connection
 
+pytestmark = pytest.mark.tables("sessions")
+
 WHOLE = {
     "text": "naïve 🚀 'quoted' \"double\" \\ /",
     "nul \0 and \ud800": "\0\udfff\x1a0000 \\u001a",
@@ -430,6 +432,7 @@ def test_wrong_options_are_refused(manager: DatabaseManager) -> None:
         graph.find(filter={})  # type: ignore[call-arg]
 
 
+@pytest.mark.tables
 def test_a_closed_manager_a_missing_migration_and_redis_are_clear_errors(
     manager: DatabaseManager, graph: MemoryGraph, redis_config: RedisConfig
 ) -> None:

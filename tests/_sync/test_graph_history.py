@@ -26,6 +26,8 @@ from sessions import (
 )
 from tests._sync.graphs import connect, outcome, second_connection
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest.fixture
 def graph(manager: DatabaseManager, database: Database) -> MemoryGraph:

@@ -14,6 +14,8 @@ from persistence import Database, DatabaseManager, ForeignKeyError, ValidationEr
 from sessions import MemoryGraph, Edge, Node, NotPermittedError, ScopePolicy
 from tests._sync.graphs import outcome, second_connection
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest.fixture
 def graph(manager: DatabaseManager, database: Database) -> MemoryGraph:

@@ -17,6 +17,8 @@ from persistence.queries import load_queries
 from sessions import MemoryGraph, Edge, GraphPath, Node
 from tests._sync.graphs import connect, outcome
 
+pytestmark = pytest.mark.tables("sessions")
+
 INFINITE = float("inf")
 
 

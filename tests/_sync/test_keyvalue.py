@@ -27,6 +27,8 @@ from persistence import (
 )
 from tests._sync.side import sleep, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 
 @pytest.fixture(params=("postgresql", "sqlite", "redis"))
 def store(request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path) -> KeyValueStore:
@@ -337,6 +339,7 @@ def test_calls_join_the_transaction_of_their_task(manager: DatabaseManager, data
     assert store.get_many(["k", "l"]) == {"k": 1}
 
 
+@pytest.mark.tables
 def test_the_raw_column_holds_what_is_documented(manager: DatabaseManager, database: Database) -> None:
     with pytest.raises(MigrationError, match="persistence/0001_key_values"):
         KeyValueStore(manager, "main", migrate=False).get("k")

@@ -24,6 +24,8 @@ from persistence import (
 )
 from tests._sync.side import elsewhere, sleep, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 
 @pytest.fixture(params=("postgresql", "sqlite", "redis"))
 def locks(request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path) -> DatabaseManager:

@@ -37,6 +37,8 @@ from sessions import (
     Thread,
 )
 
+pytestmark = pytest.mark.tables("sessions")
+
 ALL_ROWS = "SELECT * FROM holdfast_messages ORDER BY tenant_id, thread_id, seq"
 ALL_THREADS = "SELECT * FROM holdfast_threads ORDER BY tenant_id, id"
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import pytest
 
 from persistence import (
     Database,
@@ -19,6 +20,8 @@ from persistence import (
 from sessions import MessageStore, ThreadManager, Message, Thread
 from tests._sync.side import together
 from tests.proxy import FaultyProxy
+
+pytestmark = pytest.mark.tables("sessions")
 
 WRITERS, EACH = 16, 6
 

@@ -14,6 +14,8 @@ from sessions import MessageStore, Message
 from sessions._sync import following
 from tests._sync.side import Started, sleep
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest.fixture(params=["postgresql", "redis"])
 def connection(request: pytest.FixtureRequest, manager: DatabaseManager) -> str:

@@ -28,6 +28,8 @@ from persistence.outbox import Settled
 from tests._sync.side import Started, sleep, together
 from tests._sync.test_monitor import until
 
+pytestmark = pytest.mark.tables("persistence")
+
 AT_ONCE = Backoff(retries=2, base=0.001, cap=0.001)
 
 

@@ -26,6 +26,8 @@ from persistence import (
 from persistence._sync.guards import SecretsOption
 from sessions import ContextStore, EventLog, MemoryGraph, Edge, Event, Node
 
+pytestmark = pytest.mark.tables("checkpoint", "sessions")
+
 CANARY = "Canary-4711-Nobody"
 TEXT = f"log in with password={CANARY} now"
 REDACTED = "log in with password=[REDACTED password] now"

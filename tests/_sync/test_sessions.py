@@ -34,6 +34,8 @@ from persistence.queries import load_queries
 from sessions import SessionManager, Session
 from tests._sync.redis_contract import teach
 
+pytestmark = pytest.mark.tables("sessions")
+
 HOUR = timedelta(hours=1)
 HOSTILE_TEXTS = [
     "'; DROP TABLE holdfast_sessions; --",
@@ -767,6 +769,7 @@ def test_activity_never_goes_back_when_the_clock_does(
     assert (sessions.update_session(Session(id="s1", user_id="ada"))).updated_at == ahead
 
 
+@pytest.mark.tables
 def test_without_migrate_a_missing_table_is_told_by_its_migration(
     manager: DatabaseManager, database: Database
 ) -> None:

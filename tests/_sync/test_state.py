@@ -21,6 +21,8 @@ from persistence import (
 from sessions import SessionManager, StateStore, UserData, Session
 from tests._sync.side import together
 
+pytestmark = pytest.mark.tables("sessions")
+
 
 @pytest.fixture
 def state(manager: DatabaseManager, database: Database) -> StateStore:

@@ -25,6 +25,8 @@ from tests._sync import taskstores
 from tests._sync.side import Started, sleep
 from tests._sync.taskstores import Backend
 
+pytestmark = pytest.mark.tables("sessions")
+
 backend, shared_config = taskstores.backend, taskstores.shared_config
 
 

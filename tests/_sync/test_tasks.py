@@ -33,6 +33,8 @@ from tests._sync import taskstores
 from tests._sync.redis_contract import teach
 from tests._sync.taskstores import Backend
 
+pytestmark = pytest.mark.tables("sessions")
+
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
 shared_config = taskstores.shared_config
 

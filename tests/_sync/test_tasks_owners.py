@@ -12,6 +12,8 @@ from sessions import EventLog, TaskStore, LeaseLostError, Task
 from tests._sync import taskstores
 from tests._sync.taskstores import Backend
 
+pytestmark = pytest.mark.tables("sessions")
+
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
 shared_config = taskstores.shared_config
 

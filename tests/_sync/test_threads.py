@@ -31,6 +31,8 @@ from persistence.dialect import from_json
 from sessions import SessionManager, ThreadManager, Session, Thread
 from tests._sync.redis_contract import teach
 
+pytestmark = pytest.mark.tables("sessions")
+
 HOUR = timedelta(hours=1)
 ALL_ROWS = "SELECT * FROM holdfast_threads ORDER BY tenant_id, id"
 

@@ -28,6 +28,8 @@ from persistence import (
 )
 from tests._sync.side import elsewhere, together
 
+pytestmark = pytest.mark.tables("persistence")
+
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 CIPHER = Cipher({"old": OLD}, "old")
 PASSWORD = "hunter2!"
@@ -289,7 +291,7 @@ def test_keys_rotate_in_batches_beside_readers_and_go_on_where_they_were_cut_off
     broken = reference_in(protected[0])[8:40]
     [good] = [bytes(row["sealed"]) for row in rows_of(database) if row["id"] == broken]
     database.execute(
-        "UPDATE holdfast_secrets SET sealed = :x WHERE id = :id", {"id": broken, "x": good[:-1] + b"?"}
+        "UPDATE holdfast_secrets SET sealed = :x WHERE id = :id", {"id": broken, "x": good[:-1] + bytes([good[-1] ^ 1])}
     )
     with pytest.raises(CorruptError, match=broken):
         both.rotate_keys(batch=1)

@@ -27,6 +27,8 @@ from sessions import Task, TaskStore
 from tests.servers import url_of
 from tests.unasync import ROOT
 
+pytestmark = pytest.mark.tables("sessions")
+
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
 PROCESSES = 16 if FULL else 4
 TASKS = 20_000 if FULL else 600
