@@ -17,8 +17,9 @@ from datetime import datetime
 from time import monotonic
 from typing import Any, TypeVar
 
+from checkpoint._async.remembering import BASE_THREADS
 from checkpoint._async.sql import AsyncDatabaseCheckpointer
-from checkpoint._async.sql_base import BASE_THREADS, Attempt, Saved
+from checkpoint._async.sql_base import Attempt, Saved
 from checkpoint.caching import STORE, CacheStats, Entry, as_entry, fields_of, key_of, log
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, Durability, PendingWrite

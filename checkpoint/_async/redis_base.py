@@ -7,17 +7,14 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from checkpoint._async.sql_base import BASE_BYTES, BASE_THREADS
+from checkpoint._async.remembering import AsyncRemembering
 from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.records import Durability, describe
 from checkpoint.redis_format import Record, tenant_keys, thread_keys, unpack_record
 from checkpoint.redis_scripts import ALONE, READS, script
-from checkpoint.sealing import SEALED, Sealing
+from checkpoint.sealing import SEALED
 from checkpoint.serializer import Serializer
-from checkpoint.states import Base, Bases
-from checkpoint.validation import check_durability
-from persistence._async.compat import Mutex
-from persistence._async.guards import AsyncSecretsOption, check_secrets
+from persistence._async.guards import AsyncSecretsOption
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError
@@ -27,7 +24,7 @@ from persistence.validation import check_tenant
 _MANY = 100
 
 
-class AsyncCheckpointKeys:
+class AsyncCheckpointKeys(AsyncRemembering):
     """A store on the keys of checkpoints in Redis, bound to one tenant."""
 
     def __init__(
@@ -41,16 +38,10 @@ class AsyncCheckpointKeys:
         cipher: Cipher | None = None,
         secrets: AsyncSecretsOption = None,
     ) -> None:
-        self._durability = check_durability(durability)
-        self._secrets = check_secrets(secrets)
+        super().__init__(name, tenant, serializer=serializer, durability=durability, cipher=cipher, secrets=secrets)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)
-        self._place: str | None = name
-        self._serializer = serializer or Serializer()
-        self._mutex = Mutex()
-        self._bases = Bases(BASE_THREADS, BASE_BYTES)
-        self._sealing = Sealing(cipher, self._tenant)
         manager.get_redis(name)
 
     @property
@@ -60,17 +51,6 @@ class AsyncCheckpointKeys:
 
     def _keys(self, thread_id: str) -> tuple[bytes, ...]:
         return thread_keys(self._tenant, thread_id)
-
-    def _recall(self, thread_id: str, namespace: str) -> Base | None:
-        with self._mutex:
-            return self._bases.get((thread_id, namespace))
-
-    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
-        with self._mutex:
-            if base is None:
-                self._bases.drop((thread_id, namespace))
-            else:
-                self._bases.put((thread_id, namespace), base)
 
     async def _run(self, name: str, keys: Sequence[bytes], *arguments: object) -> Any:
         """Return the answer of a script; one that only reads is sent again after a dropped connection."""

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from checkpoint._async.redis_listing import LATELY, AsyncRedisListing
-from checkpoint._async.retention import AsyncRetention
+from checkpoint._async.retention import AsyncRetention, PruneRule
 from checkpoint.records import PruneReport, describe
 from checkpoint.redis_format import micros, pack_moment, tenant_keys, unpack_heads
 from checkpoint.redis_pruning import DamagedError, Line, choose, plan, read_line
@@ -38,9 +38,9 @@ class AsyncRedisRetention(AsyncRedisListing, AsyncRetention):
         return bool((await self._forget(thread_id, namespace, only, False, 1)).checkpoints)
 
     async def _forget(
-        self, thread_id: str, namespace: str, rule: Callable[[list[Line]], list[int]], dry_run: bool, size: int
+        self, thread_id: str, namespace: str, victims: Callable[[list[Line]], list[int]], dry_run: bool, size: int
     ) -> PruneReport:
-        """Delete the checkpoints that a rule chooses of all; say how many went, and the bytes that this freed."""
+        """Delete the checkpoints that ``victims`` chooses of all; say how many went, and the bytes that this freed."""
         keys = self._keys(thread_id)
         checkpoints = freed = 0
         for _ in range(_TRIES):
@@ -49,7 +49,7 @@ class AsyncRedisRetention(AsyncRedisListing, AsyncRetention):
                 continue
             epoch, seen, lines = read
             try:
-                batches = plan(lines, rule(lines), size)
+                batches = plan(lines, victims(lines), size)
             except DamagedError as exc:
                 raise self._damaged(exc, exc.version, thread_id, namespace) from exc
             if dry_run:
@@ -100,19 +100,11 @@ class AsyncRedisRetention(AsyncRedisListing, AsyncRetention):
             await self._unregister([thread_id])
         return count
 
-    async def _prune(
-        self,
-        thread_id: str | None,
-        keep_last: int,
-        cutoff: datetime | None,
-        keep_tagged: bool,
-        dry_run: bool,
-        batch: int,
-    ) -> PruneReport:
-        before = None if cutoff is None else pack_moment(cutoff)
+    async def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
+        before = None if rule.cutoff is None else pack_moment(rule.cutoff)
 
-        def rule(lines: list[Line]) -> list[int]:
-            return choose(lines, keep_last, before, keep_tagged)
+        def victims(lines: list[Line]) -> list[int]:
+            return choose(lines, rule.keep_last, before, rule.keep_tagged)
 
         checkpoints = size = 0
         if thread_id is not None:
@@ -122,7 +114,7 @@ class AsyncRedisRetention(AsyncRedisListing, AsyncRetention):
             heads = [found async for found in self._walk_threads("", LIMIT, False)]
         for name, answer in heads:
             for namespace in unpack_heads(answer[0]).versions:
-                report = await self._forget(name, namespace, rule, dry_run, batch)
+                report = await self._forget(name, namespace, victims, rule.dry_run, rule.batch)
                 checkpoints, size = checkpoints + report.checkpoints, size + report.bytes
                 if report.checkpoints:
                     self._remember(name, namespace, None)

@@ -9,26 +9,20 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
 from checkpoint._async.group import AsyncGroupCommit
+from checkpoint._async.remembering import AsyncRemembering
 from checkpoint.matching import contains
 from checkpoint.records import Durability
-from checkpoint.sealing import Sealing
 from checkpoint.serializer import Serializer
-from checkpoint.states import Base, Bases, Written
-from checkpoint.validation import check_durability
-from persistence._async.compat import Mutex
+from checkpoint.states import Base, Written
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
-from persistence._async.guards import AsyncSecretsOption, check_secrets
+from persistence._async.guards import AsyncSecretsOption
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import from_json, to_micros
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
 from persistence.secrets import Cipher
-
-BASE_THREADS = 1024
-BASE_BYTES = 64 * 1024 * 1024
-"""How much of the last checkpoints seen a checkpointer remembers, in order to send only what changed."""
 
 
 class Saved(NamedTuple):
@@ -54,7 +48,7 @@ class Attempt(NamedTuple):
     meanwhile: Callable[[], object] | None = None
 
 
-class AsyncCheckpointTables(AsyncSQLStore):
+class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
     """A store on the tables of checkpoints, bound to one tenant."""
 
     line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
@@ -72,29 +66,14 @@ class AsyncCheckpointTables(AsyncSQLStore):
         cipher: Cipher | None = None,
         secrets: AsyncSecretsOption = None,
     ) -> None:
-        self._durability = check_durability(durability)
-        self._secrets = check_secrets(secrets)
-        super().__init__(manager, name, tenant=tenant, migrate=migrate)
-        self._place: str | None = name
-        self._serializer = serializer or Serializer()
-        self._mutex = Mutex()
-        self._bases = Bases(BASE_THREADS, BASE_BYTES)
-        self._sealing = Sealing(cipher, self._tenant)
+        AsyncRemembering.__init__(
+            self, name, tenant, serializer=serializer, durability=durability, cipher=cipher, secrets=secrets
+        )
+        AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         self._group = AsyncGroupCommit() if group_commit else None
 
     def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
-
-    def _recall(self, thread_id: str, namespace: str) -> Base | None:
-        with self._mutex:
-            return self._bases.get((thread_id, namespace))
-
-    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
-        with self._mutex:
-            if base is None:
-                self._bases.drop((thread_id, namespace))
-            else:
-                self._bases.put((thread_id, namespace), base)
 
     async def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None

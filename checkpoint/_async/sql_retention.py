@@ -10,7 +10,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from checkpoint._async.retention import AsyncRetention
+from checkpoint._async.retention import AsyncRetention, PruneRule
 from checkpoint._async.sql_base import clock
 from checkpoint._async.sql_listing import AsyncSQLListing
 from checkpoint.records import PruneReport
@@ -47,38 +47,31 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
                 return True, base.after_delete(stamp)
         return bool(await database.execute(queries.lock_head, {**keys, "stamp": stamp})), None
 
-    async def _prune(
-        self,
-        thread_id: str | None,
-        keep_last: int,
-        cutoff: datetime | None,
-        keep_tagged: bool,
-        dry_run: bool,
-        batch: int,
-    ) -> PruneReport:
+    async def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
         database = await self._database()
-        rule = {"keep_last": keep_last, "cutoff": database.dialect.time(cutoff), "keep_tagged": keep_tagged}
+        cutoff = database.dialect.time(rule.cutoff)
+        values = {"keep_last": rule.keep_last, "cutoff": cutoff, "keep_tagged": rule.keep_tagged}
         checkpoints = size = 0
         after: tuple[str, str] | None = None
-        while heads := await self._heads(database, thread_id, after, rule):
+        while heads := await self._heads(database, thread_id, after, values):
             for head in heads:
                 while True:
-                    count, freed = await self._prune_batch(database, head, rule, dry_run, batch)
+                    count, freed = await self._prune_batch(database, head, values, rule)
                     checkpoints, size = checkpoints + count, size + freed
-                    if count < batch or dry_run:
+                    if count < rule.batch or rule.dry_run:
                         break
             after = heads[-1]
         return PruneReport(checkpoints=checkpoints, bytes=size)
 
     async def _heads(
-        self, database: AsyncDatabase, thread_id: str | None, after: tuple[str, str] | None, rule: dict[str, Any]
+        self, database: AsyncDatabase, thread_id: str | None, after: tuple[str, str] | None, values: dict[str, Any]
     ) -> list[tuple[str, str]]:
         """Return the next threads and namespaces to prune; of one thread all, of many those that have something."""
         queries = load_queries("checkpoint", database.kind)
         if thread_id is None:
             low = after or ("", "")
-            values = {"tenant": self._tenant, "after_thread": low[0], "after_namespace": low[1], "limit": _HEADS}
-            rows = await database.fetch_all(queries.list_prunable, {**values, **rule})
+            place = {"after_thread": low[0], "after_namespace": low[1], "limit": _HEADS}
+            rows = await database.fetch_all(queries.list_prunable, {"tenant": self._tenant, **place, **values})
             return [(row["thread_id"], row["namespace"]) for row in rows]
         keys = {"tenant": self._tenant, "thread": thread_id, "limit": _HEADS}
         place = {"start": after is None, "after": "" if after is None else after[1]}
@@ -86,7 +79,7 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
         return [(thread_id, row["namespace"]) for row in rows]
 
     async def _prune_batch(
-        self, database: AsyncDatabase, head: tuple[str, str], rule: dict[str, Any], dry_run: bool, batch: int
+        self, database: AsyncDatabase, head: tuple[str, str], values: dict[str, Any], rule: PruneRule
     ) -> tuple[int, int]:
         """Delete a batch; return how many checkpoints, and the bytes that this frees."""
         queries = load_queries("checkpoint", database.kind)
@@ -99,11 +92,11 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
             async with database.transaction():
                 is_there, left = await self._lock(database, keys, base)
                 if is_there:
-                    limit = 2**31 if dry_run else batch
-                    rows = await database.fetch_all(queries.list_victims, {**keys, **rule, "batch": limit})
+                    limit = 2**31 if rule.dry_run else rule.batch
+                    rows = await database.fetch_all(queries.list_victims, {**keys, **values, "batch": limit})
                     if rows:
                         found = await self._forget(database, keys, [row["version"] for row in rows])
-                if dry_run:
+                if rule.dry_run:
                     raise _DryRun
         except _DryRun:
             left = base

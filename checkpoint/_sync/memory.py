@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from checkpoint._sync.checkpointer import Checkpointer
+from checkpoint._sync.retention import PruneRule
 from checkpoint._sync.timetravel import newest_first
 from checkpoint._sync.writes import Item
 from checkpoint.growth import INLINE_BYTES
@@ -300,24 +301,16 @@ class MemoryCheckpointer(Checkpointer):
             thread.saved(head, head.counter + 1, kept)
             return head.counter
 
-    def _prune(
-        self,
-        thread_id: str | None,
-        keep_last: int,
-        cutoff: datetime | None,
-        keep_tagged: bool,
-        dry_run: bool,
-        batch: int,
-    ) -> PruneReport:
+    def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
         checkpoints = size = 0
         with self._mutex:
             chosen = [self._alive(name) for name in list(self._threads) if thread_id in (None, name)]
             for head in [head for thread in chosen if thread is not None for head in thread.heads.values()]:
                 gone = {
                     version: kept
-                    for version, kept in list(head.kept.items())[:-keep_last]
-                    if (cutoff is None or kept.timestamp < cutoff)
-                    and not (keep_tagged and "tag" in json.loads(kept.metadata))
+                    for version, kept in list(head.kept.items())[: -rule.keep_last]
+                    if (rule.cutoff is None or kept.timestamp < rule.cutoff)
+                    and not (rule.keep_tagged and "tag" in json.loads(kept.metadata))
                 }
                 left = {
                     data
@@ -329,7 +322,7 @@ class MemoryCheckpointer(Checkpointer):
                     data for kept in gone.values() for data in kept.channels.values() if len(data) > INLINE_BYTES
                 } - left
                 checkpoints, size = checkpoints + len(gone), size + sum(map(len, freed))
-                for version in () if dry_run else gone:
+                for version in () if rule.dry_run else gone:
                     head.forget(version)
         return PruneReport(checkpoints=checkpoints, bytes=size)
 

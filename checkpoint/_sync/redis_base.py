@@ -8,17 +8,14 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from checkpoint._sync.sql_base import BASE_BYTES, BASE_THREADS
+from checkpoint._sync.remembering import Remembering
 from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.records import Durability, describe
 from checkpoint.redis_format import Record, tenant_keys, thread_keys, unpack_record
 from checkpoint.redis_scripts import ALONE, READS, script
-from checkpoint.sealing import SEALED, Sealing
+from checkpoint.sealing import SEALED
 from checkpoint.serializer import Serializer
-from checkpoint.states import Base, Bases
-from checkpoint.validation import check_durability
-from persistence._sync.compat import Mutex
-from persistence._sync.guards import SecretsOption, check_secrets
+from persistence._sync.guards import SecretsOption
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError
@@ -28,7 +25,7 @@ from persistence.validation import check_tenant
 _MANY = 100
 
 
-class CheckpointKeys:
+class CheckpointKeys(Remembering):
     """A store on the keys of checkpoints in Redis, bound to one tenant."""
 
     def __init__(
@@ -42,16 +39,10 @@ class CheckpointKeys:
         cipher: Cipher | None = None,
         secrets: SecretsOption = None,
     ) -> None:
-        self._durability = check_durability(durability)
-        self._secrets = check_secrets(secrets)
+        super().__init__(name, tenant, serializer=serializer, durability=durability, cipher=cipher, secrets=secrets)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)
-        self._place: str | None = name
-        self._serializer = serializer or Serializer()
-        self._mutex = Mutex()
-        self._bases = Bases(BASE_THREADS, BASE_BYTES)
-        self._sealing = Sealing(cipher, self._tenant)
         manager.get_redis(name)
 
     @property
@@ -61,17 +52,6 @@ class CheckpointKeys:
 
     def _keys(self, thread_id: str) -> tuple[bytes, ...]:
         return thread_keys(self._tenant, thread_id)
-
-    def _recall(self, thread_id: str, namespace: str) -> Base | None:
-        with self._mutex:
-            return self._bases.get((thread_id, namespace))
-
-    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
-        with self._mutex:
-            if base is None:
-                self._bases.drop((thread_id, namespace))
-            else:
-                self._bases.put((thread_id, namespace), base)
 
     def _run(self, name: str, keys: Sequence[bytes], *arguments: object) -> Any:
         """Return the answer of a script; one that only reads is sent again after a dropped connection."""

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from checkpoint._sync.redis_listing import LATELY, RedisListing
-from checkpoint._sync.retention import Retention
+from checkpoint._sync.retention import Retention, PruneRule
 from checkpoint.records import PruneReport, describe
 from checkpoint.redis_format import micros, pack_moment, tenant_keys, unpack_heads
 from checkpoint.redis_pruning import DamagedError, Line, choose, plan, read_line
@@ -39,9 +39,9 @@ class RedisRetention(RedisListing, Retention):
         return bool((self._forget(thread_id, namespace, only, False, 1)).checkpoints)
 
     def _forget(
-        self, thread_id: str, namespace: str, rule: Callable[[list[Line]], list[int]], dry_run: bool, size: int
+        self, thread_id: str, namespace: str, victims: Callable[[list[Line]], list[int]], dry_run: bool, size: int
     ) -> PruneReport:
-        """Delete the checkpoints that a rule chooses of all; say how many went, and the bytes that this freed."""
+        """Delete the checkpoints that ``victims`` chooses of all; say how many went, and the bytes that this freed."""
         keys = self._keys(thread_id)
         checkpoints = freed = 0
         for _ in range(_TRIES):
@@ -50,7 +50,7 @@ class RedisRetention(RedisListing, Retention):
                 continue
             epoch, seen, lines = read
             try:
-                batches = plan(lines, rule(lines), size)
+                batches = plan(lines, victims(lines), size)
             except DamagedError as exc:
                 raise self._damaged(exc, exc.version, thread_id, namespace) from exc
             if dry_run:
@@ -101,19 +101,11 @@ class RedisRetention(RedisListing, Retention):
             self._unregister([thread_id])
         return count
 
-    def _prune(
-        self,
-        thread_id: str | None,
-        keep_last: int,
-        cutoff: datetime | None,
-        keep_tagged: bool,
-        dry_run: bool,
-        batch: int,
-    ) -> PruneReport:
-        before = None if cutoff is None else pack_moment(cutoff)
+    def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
+        before = None if rule.cutoff is None else pack_moment(rule.cutoff)
 
-        def rule(lines: list[Line]) -> list[int]:
-            return choose(lines, keep_last, before, keep_tagged)
+        def victims(lines: list[Line]) -> list[int]:
+            return choose(lines, rule.keep_last, before, rule.keep_tagged)
 
         checkpoints = size = 0
         if thread_id is not None:
@@ -123,7 +115,7 @@ class RedisRetention(RedisListing, Retention):
             heads = [found for found in self._walk_threads("", LIMIT, False)]
         for name, answer in heads:
             for namespace in unpack_heads(answer[0]).versions:
-                report = self._forget(name, namespace, rule, dry_run, batch)
+                report = self._forget(name, namespace, victims, rule.dry_run, rule.batch)
                 checkpoints, size = checkpoints + report.checkpoints, size + report.bytes
                 if report.checkpoints:
                     self._remember(name, namespace, None)

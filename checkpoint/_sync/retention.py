@@ -5,13 +5,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from checkpoint.records import PruneReport, describe
 from checkpoint.validation import check_cutoff, check_filter, check_ttl
 from persistence.errors import NotFoundError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole
+
+
+class PruneRule(NamedTuple):
+    """What is pruned of each namespace, as ``prune`` was told, checked."""
+
+    keep_last: int
+    cutoff: datetime | None
+    keep_tagged: bool
+    dry_run: bool
+    batch: int
 
 
 class Retention(ABC):
@@ -50,7 +60,7 @@ class Retention(ABC):
         keep = 1 if keep_last is None else check_whole("keep_last", keep_last)
         check_limit(batch, "batch")
         cutoff = check_cutoff(older_than)
-        return self._prune(thread_id, keep, cutoff, bool(keep_tagged), bool(dry_run), batch)
+        return self._prune(thread_id, PruneRule(keep, cutoff, bool(keep_tagged), bool(dry_run), batch))
 
     def set_ttl(self, thread_id: str, ttl: Duration | None, *, sliding: bool = True) -> None:
         """Let a thread expire ``ttl`` (seconds or a timedelta) from now, or from its last save if ``sliding``.
@@ -94,15 +104,7 @@ class Retention(ABC):
         return self._delete_threads(cutoff, wanted, limit)
 
     @abstractmethod
-    def _prune(
-        self,
-        thread_id: str | None,
-        keep_last: int,
-        cutoff: datetime | None,
-        keep_tagged: bool,
-        dry_run: bool,
-        batch: int,
-    ) -> PruneReport: ...
+    def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport: ...
 
     @abstractmethod
     def _set_ttl(self, thread_id: str, ttl: timedelta | None, sliding: bool) -> bool: ...

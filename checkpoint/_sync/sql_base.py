@@ -10,26 +10,20 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
 from checkpoint._sync.group import GroupCommit
+from checkpoint._sync.remembering import Remembering
 from checkpoint.matching import contains
 from checkpoint.records import Durability
-from checkpoint.sealing import Sealing
 from checkpoint.serializer import Serializer
-from checkpoint.states import Base, Bases, Written
-from checkpoint.validation import check_durability
-from persistence._sync.compat import Mutex
+from checkpoint.states import Base, Written
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
-from persistence._sync.guards import SecretsOption, check_secrets
+from persistence._sync.guards import SecretsOption
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.store import SQLStore
 from persistence.dialect import from_json, to_micros
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
 from persistence.secrets import Cipher
-
-BASE_THREADS = 1024
-BASE_BYTES = 64 * 1024 * 1024
-"""How much of the last checkpoints seen a checkpointer remembers, in order to send only what changed."""
 
 
 class Saved(NamedTuple):
@@ -55,7 +49,7 @@ class Attempt(NamedTuple):
     meanwhile: Callable[[], object] | None = None
 
 
-class CheckpointTables(SQLStore):
+class CheckpointTables(Remembering, SQLStore):
     """A store on the tables of checkpoints, bound to one tenant."""
 
     line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
@@ -73,29 +67,14 @@ class CheckpointTables(SQLStore):
         cipher: Cipher | None = None,
         secrets: SecretsOption = None,
     ) -> None:
-        self._durability = check_durability(durability)
-        self._secrets = check_secrets(secrets)
-        super().__init__(manager, name, tenant=tenant, migrate=migrate)
-        self._place: str | None = name
-        self._serializer = serializer or Serializer()
-        self._mutex = Mutex()
-        self._bases = Bases(BASE_THREADS, BASE_BYTES)
-        self._sealing = Sealing(cipher, self._tenant)
+        Remembering.__init__(
+            self, name, tenant, serializer=serializer, durability=durability, cipher=cipher, secrets=secrets
+        )
+        SQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         self._group = GroupCommit() if group_commit else None
 
     def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
-
-    def _recall(self, thread_id: str, namespace: str) -> Base | None:
-        with self._mutex:
-            return self._bases.get((thread_id, namespace))
-
-    def _remember(self, thread_id: str, namespace: str, base: Base | None) -> None:
-        with self._mutex:
-            if base is None:
-                self._bases.drop((thread_id, namespace))
-            else:
-                self._bases.put((thread_id, namespace), base)
 
     def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None

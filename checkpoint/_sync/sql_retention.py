@@ -11,7 +11,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-from checkpoint._sync.retention import Retention
+from checkpoint._sync.retention import Retention, PruneRule
 from checkpoint._sync.sql_base import clock
 from checkpoint._sync.sql_listing import SQLListing
 from checkpoint.records import PruneReport
@@ -48,38 +48,31 @@ class SQLRetention(SQLListing, Retention):
                 return True, base.after_delete(stamp)
         return bool(database.execute(queries.lock_head, {**keys, "stamp": stamp})), None
 
-    def _prune(
-        self,
-        thread_id: str | None,
-        keep_last: int,
-        cutoff: datetime | None,
-        keep_tagged: bool,
-        dry_run: bool,
-        batch: int,
-    ) -> PruneReport:
+    def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
         database = self._database()
-        rule = {"keep_last": keep_last, "cutoff": database.dialect.time(cutoff), "keep_tagged": keep_tagged}
+        cutoff = database.dialect.time(rule.cutoff)
+        values = {"keep_last": rule.keep_last, "cutoff": cutoff, "keep_tagged": rule.keep_tagged}
         checkpoints = size = 0
         after: tuple[str, str] | None = None
-        while heads := self._heads(database, thread_id, after, rule):
+        while heads := self._heads(database, thread_id, after, values):
             for head in heads:
                 while True:
-                    count, freed = self._prune_batch(database, head, rule, dry_run, batch)
+                    count, freed = self._prune_batch(database, head, values, rule)
                     checkpoints, size = checkpoints + count, size + freed
-                    if count < batch or dry_run:
+                    if count < rule.batch or rule.dry_run:
                         break
             after = heads[-1]
         return PruneReport(checkpoints=checkpoints, bytes=size)
 
     def _heads(
-        self, database: Database, thread_id: str | None, after: tuple[str, str] | None, rule: dict[str, Any]
+        self, database: Database, thread_id: str | None, after: tuple[str, str] | None, values: dict[str, Any]
     ) -> list[tuple[str, str]]:
         """Return the next threads and namespaces to prune; of one thread all, of many those that have something."""
         queries = load_queries("checkpoint", database.kind)
         if thread_id is None:
             low = after or ("", "")
-            values = {"tenant": self._tenant, "after_thread": low[0], "after_namespace": low[1], "limit": _HEADS}
-            rows = database.fetch_all(queries.list_prunable, {**values, **rule})
+            place = {"after_thread": low[0], "after_namespace": low[1], "limit": _HEADS}
+            rows = database.fetch_all(queries.list_prunable, {"tenant": self._tenant, **place, **values})
             return [(row["thread_id"], row["namespace"]) for row in rows]
         keys = {"tenant": self._tenant, "thread": thread_id, "limit": _HEADS}
         place = {"start": after is None, "after": "" if after is None else after[1]}
@@ -87,7 +80,7 @@ class SQLRetention(SQLListing, Retention):
         return [(thread_id, row["namespace"]) for row in rows]
 
     def _prune_batch(
-        self, database: Database, head: tuple[str, str], rule: dict[str, Any], dry_run: bool, batch: int
+        self, database: Database, head: tuple[str, str], values: dict[str, Any], rule: PruneRule
     ) -> tuple[int, int]:
         """Delete a batch; return how many checkpoints, and the bytes that this frees."""
         queries = load_queries("checkpoint", database.kind)
@@ -100,11 +93,11 @@ class SQLRetention(SQLListing, Retention):
             with database.transaction():
                 is_there, left = self._lock(database, keys, base)
                 if is_there:
-                    limit = 2**31 if dry_run else batch
-                    rows = database.fetch_all(queries.list_victims, {**keys, **rule, "batch": limit})
+                    limit = 2**31 if rule.dry_run else rule.batch
+                    rows = database.fetch_all(queries.list_victims, {**keys, **values, "batch": limit})
                     if rows:
                         found = self._forget(database, keys, [row["version"] for row in rows])
-                if dry_run:
+                if rule.dry_run:
                     raise _DryRun
         except _DryRun:
             left = base
