@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,6 +23,7 @@ from langgraph.store.base import (
     InvalidNamespaceError,
     ListNamespacesOp,
     MatchCondition,
+    Op,
     PutOp,
     SearchOp,
 )
@@ -481,6 +484,40 @@ def test_calls_join_the_transaction_they_are_made_in(manager: DatabaseManager, d
         assert keys(store.search(("a",))) == ["new"]
         raise RuntimeError
     assert keys(store.search(("a",))) == ["kept"]
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "batch"),
+    [
+        ("a", "z", [PutOp(("m",), "z", {"n": 2}), PutOp(("m",), "a", {"n": 2})]),
+        ("z", "a", [PutOp(("m",), "z", None), PutOp(("m",), "a", {"n": 2})]),
+        ("a", "z", [PutOp(("m",), "z", None), PutOp(("m",), "a", {"n": 2})]),
+    ],
+    ids=["puts", "a put first", "a delete first"],
+)
+def test_batches_of_the_same_items_come_through_in_whatever_order_they_meet(
+    postgresql_config: PostgreSQLConfig, first: str, then: str, batch: list[Op]
+) -> None:
+    with DatabaseManager() as manager, DatabaseManager() as beside, ThreadPoolExecutor(1) as pool:
+        database = manager.add_postgresql("main", postgresql_config)
+        store = HoldfastStore(manager)
+        store.batch([PutOp(("m",), key, {"n": 0}) for key in "az"])
+        name = database.fetch_value("SELECT quote_ident(current_database())")
+        # It looks for a deadlock sooner than the other does, and so is the one that is undone.
+        database.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '50ms'")
+        beside.add_postgresql("main", postgresql_config)
+        with database.transaction():
+            store.put(("m",), first, {"n": 1})
+            other = pool.submit(HoldfastStore(beside).batch, batch)
+            while not (database.fetch_apart(WAITING) or {})["count"]:
+                time.sleep(0.001)
+            store.put(("m",), then, {"n": 1})
+        assert other.result(20) == [None, None]
+        left = [op.key for op in batch if isinstance(op, PutOp) and op.value]
+        assert sorted(keys(store.search(("m",), filter={"n": 2}))) == sorted(left)
 
 
 def test_tenants_are_apart_and_so_is_the_shared_context(manager: DatabaseManager) -> None:

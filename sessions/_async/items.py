@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from persistence import AsyncDatabase, AsyncSQLStore, MigrationLine, Row
+from persistence._async.compat import sleep
 from persistence.dialect import Dialect, compile_statement
-from persistence.errors import CapabilityError, CorruptError
+from persistence.errors import CapabilityError, CorruptError, DeadlockError
 from persistence.queries import load_queries
+from persistence.retry import Backoff
 from sessions.item_batches import (
     Answers,
     Batch,
@@ -58,7 +60,7 @@ class AsyncItemStore(AsyncSQLStore):
         """
         database = await self._database()
         if database.kind == "postgresql":
-            answers = await self._run_at_once(database, batch)
+            answers = await self._run_until_done(database, batch)
             due = _due(batch, answers)
             if due:
                 values = {"namespaces": [item.namespace for item in due], "keys": [item.key for item in due]}
@@ -77,6 +79,20 @@ class AsyncItemStore(AsyncSQLStore):
         """Remove at most ``limit`` expired items of the tenant and return how many."""
         database = await self._database()
         return await database.execute(*self._prepared(database, "item_delete_expired", {"limit": limit}))
+
+    async def _run_until_done(self, database: AsyncDatabase, batch: Batch) -> Answers:
+        """Run a batch, and anew where it met one that puts and deletes the same items in another order.
+
+        The server has undone it then, as a whole; a transaction that it is in goes too, and that is the caller's.
+        """
+        for delay in Backoff().delays():
+            try:
+                return await self._run_at_once(database, batch)
+            except DeadlockError:
+                if database.in_transaction:
+                    raise
+                await sleep(delay)
+        return await self._run_at_once(database, batch)
 
     async def _run_at_once(self, database: AsyncDatabase, batch: Batch) -> Answers:
         """Choose the leanest statement: most batches are all of one kind, and item_batch takes longer to start."""
@@ -244,19 +260,20 @@ def _list_values(batch: Batch, together: Sequence[int]) -> dict[str, Any]:
 
 
 def _write_values(batch: Batch) -> dict[str, Any]:
-    """Return the writes of a batch as arrays, one a column."""
+    """Return the writes of a batch as arrays, one a column, in the order in which all batches lock them."""
+    puts = sorted(batch.puts, key=lambda put: (put.namespace, put.key))
     vectors = [
         (put.namespace, put.key, place, "{" + json.dumps(vector)[1:-1] + "}")
-        for put in batch.puts
+        for put in puts
         for place, vector in enumerate(put.vectors)
     ]
     return {
-        "put_namespaces": [put.namespace for put in batch.puts],
-        "put_keys": [put.key for put in batch.puts],
-        "put_values": [put.value for put in batch.puts],
-        "put_fields": [filterable(put.value) for put in batch.puts],
-        "put_ttls": [put.ttl for put in batch.puts],
-        "put_vectors": [len(put.vectors) for put in batch.puts],
+        "put_namespaces": [put.namespace for put in puts],
+        "put_keys": [put.key for put in puts],
+        "put_values": [put.value for put in puts],
+        "put_fields": [filterable(put.value) for put in puts],
+        "put_ttls": [put.ttl for put in puts],
+        "put_vectors": [len(put.vectors) for put in puts],
         "delete_namespaces": [namespace for namespace, _ in batch.deletes],
         "delete_keys": [key for _, key in batch.deletes],
         "vector_namespaces": [row[0] for row in vectors],

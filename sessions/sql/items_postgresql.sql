@@ -54,7 +54,8 @@ ON CONFLICT (tenant_id, user_id, namespace, key) DO UPDATE SET
     updated_at = greatest(i.updated_at, excluded.updated_at);
 
 -- name: item_write_many
--- hot: a batch that only writes.
+-- hot: a batch that only writes. The puts are in the order of their places, so that those of the same items wait for one
+-- another.
 WITH written AS (
     INSERT INTO holdfast_items AS i
         (tenant_id, user_id, namespace, key, value, fields, topics, subscribers, version, ttl_micros, expires_at,
@@ -89,10 +90,16 @@ WITH written AS (
 SELECT 1;
 
 -- name: item_refresh
--- hot: renews times to live. The program asks for it once a twentieth has passed, so that most reads write nothing.
+-- hot: renews times to live. The program asks for it once a twentieth has passed, so that most reads write nothing. What
+-- somebody is writing is skipped: a read waits for nobody.
 UPDATE holdfast_items AS i SET expires_at = statement_timestamp() + i.ttl_micros * INTERVAL '1 microsecond'
-FROM unnest(CAST(:namespaces AS text[]), CAST(:keys AS text[])) AS r (namespace, key)
-WHERE i.tenant_id = :tenant AND i.user_id = :user_id AND i.namespace = r.namespace AND i.key = r.key
+FROM (
+    SELECT l.namespace, l.key FROM unnest(CAST(:namespaces AS text[]), CAST(:keys AS text[])) AS r (namespace, key)
+    JOIN holdfast_items AS l
+        ON l.tenant_id = :tenant AND l.user_id = :user_id AND l.namespace = r.namespace AND l.key = r.key
+    FOR UPDATE OF l SKIP LOCKED
+) AS due
+WHERE i.tenant_id = :tenant AND i.user_id = :user_id AND i.namespace = due.namespace AND i.key = due.key
     AND i.expires_at > statement_timestamp();
 
 -- name: item_batch
