@@ -4,7 +4,7 @@
 --   :session-threads:<id>  set of thread ids            :user-sessions:<user>, :user-threads:<user>  sets of ids
 --   :thread:<id>           hash: as a session's, and session, last, mversion, window, summary, parent, parent_seq
 --   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<use><JSON><content>
---   :message-keys:<id>     hash: key -> <seq>:<version>:<created>
+--   :message-keys:<id>     hash: key -> <seq>:<version>:<created>; NUL <seq> -> key, for no key has a NUL
 --   :usage:<id>            hash: sums over the thread's own messages, <part>:<day since 1970>:<models as JSON>
 --   :app-state:<namespace>, :user-state:<user>  hashes: key, or namespace and key -> value as JSON
 --   :expiry                sorted set: session id by the microsecond it ends
@@ -304,19 +304,25 @@ local function book(thread, sums)
     end
 end
 
--- A key goes with its message: who gives it again appends anew.
+-- Return what tells of the append that had a key; a key goes with its message.
+local function keyed(thread)
+    local kept = v.key and redis.call('HGET', key('message-keys', thread), v.key)
+    if not kept then return nil end
+    local seq = string.match(kept, '^%d+')
+    local member = redis.call('ZRANGEBYSCORE', key('messages', thread), seq, seq)[1]
+    return member and string.sub(member, 1, #kept + 1) == kept .. ':' and kept or nil
+end
+
 local function remove(thread, found, members)
-    local sums, gone, keys = {}, {}, key('message-keys', thread)
+    local sums, keys = {}, key('message-keys', thread)
     for _, member in ipairs(members) do
         redis.call('ZREM', key('messages', thread), member)
         tally(sums, found, member, -1)
-        gone[text((parts(member)))] = true
+        local place = '\0' .. text((parts(member)))
+        local gone = redis.call('HGET', keys, place)
+        if gone then redis.call('HDEL', keys, place, gone) end
     end
     book(thread, sums)
-    local flat = #members > 0 and redis.call('HGETALL', keys) or {}
-    for place = 1, #flat, 2 do
-        if gone[string.match(flat[place + 1], '^%d+')] then redis.call('HDEL', keys, flat[place]) end
-    end
 end
 
 local function add(thread, found, through)
@@ -339,10 +345,13 @@ local function append()
     if not found or not is_expected(found, 'mversion') then return {} end
     local through = tonumber(v.through)
     if through and (through < tonumber(found.window) or through > tonumber(found.last)) then return {} end
-    if v.key and redis.call('HEXISTS', key('message-keys', v.thread), v.key) == 1 then return {} end
+    if keyed(v.thread) then return {} end
     local added = add(v.thread, found, v.through)
     if through then redis.call('HSET', key('thread', v.thread), 'window', v.through, 'summary', added[1][1]) end
-    if v.key then redis.call('HSET', key('message-keys', v.thread), v.key, table.concat(added[1], ':')) end
+    if v.key then
+        local told = table.concat(added[1], ':')
+        redis.call('HSET', key('message-keys', v.thread), v.key, told, '\0' .. added[1][1], v.key)
+    end
     if found.session and redis.call('HEXISTS', key('session', found.session), 'expires') == 1 then
         keep_thread(v.thread, found.session)
     end
@@ -353,9 +362,8 @@ run.append_message, run.append_messages = append, append
 function run.conversation()
     local found = live_thread(v.thread, v.user)
     if not found then return {} end
-    local kept = v.key and redis.call('HGET', key('message-keys', v.thread), v.key)
     return {{v.thread, found.mversion, found.last, found.window, found.summary or '', found.parent or '',
-        found.parent_seq or '', kept or ''}}
+        found.parent_seq or '', keyed(v.thread) or ''}}
 end
 
 local function last_seq(thread)

@@ -54,6 +54,22 @@ def said(content: Any) -> Message:
     return Message(role="user", content=content)
 
 
+async def test_a_key_leaves_nothing_behind_and_one_stored_without_its_number_goes_too(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore
+) -> None:
+    client, keys = manager.get_redis("main").client, "holdfast:{default}:message-keys:t1"
+    await messages.append("t1", said("a"), key="k")
+    assert await client.hkeys(keys) == [b"k", b"\x001"]
+    await messages.pop_last("t1")
+    assert not await client.exists(keys)
+    await messages.append("t1", said("a"), key="k")
+    await client.hdel(keys, "\x002")
+    await messages.pop_last("t1")
+    assert await client.hkeys(keys) == [b"k"]
+    assert (await messages.append("t1", said("b"), key="k")).seq == 3
+    assert [message.content for message in await messages.last("t1")] == ["b"]
+
+
 async def test_each_call_is_one_script(manager: AsyncDatabaseManager, messages: AsyncMessageStore) -> None:
     await teach(manager)
     await messages.append_many("t1", [said(number) for number in range(6)])

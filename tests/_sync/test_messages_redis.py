@@ -55,6 +55,22 @@ def said(content: Any) -> Message:
     return Message(role="user", content=content)
 
 
+def test_a_key_leaves_nothing_behind_and_one_stored_without_its_number_goes_too(
+    manager: DatabaseManager, messages: MessageStore
+) -> None:
+    client, keys = manager.get_redis("main").client, "holdfast:{default}:message-keys:t1"
+    messages.append("t1", said("a"), key="k")
+    assert client.hkeys(keys) == [b"k", b"\x001"]
+    messages.pop_last("t1")
+    assert not client.exists(keys)
+    messages.append("t1", said("a"), key="k")
+    client.hdel(keys, "\x002")
+    messages.pop_last("t1")
+    assert client.hkeys(keys) == [b"k"]
+    assert (messages.append("t1", said("b"), key="k")).seq == 3
+    assert [message.content for message in messages.last("t1")] == ["b"]
+
+
 def test_each_call_is_one_script(manager: DatabaseManager, messages: MessageStore) -> None:
     teach(manager)
     messages.append_many("t1", [said(number) for number in range(6)])
