@@ -248,7 +248,8 @@ WHERE t.tenant_id = :tenant AND t.thread_id > :after AND t.thread_id IN (
     JOIN holdfast_checkpoint_threads AS h ON h.tenant_id = :tenant AND h.thread_id = c.thread_id AND h.namespace = ''
         AND h.latest = c.version
     WHERE c.tenant_id = :tenant AND c.namespace = '' AND c.thread_id > :after
-      AND c.metadata ->> '$.user_id' = :user AND json_type(c.metadata, '$.user_id') = 'text')
+      AND CASE WHEN json_valid(c.metadata) THEN c.metadata ->> '$.user_id' END = :user
+      AND json_type(c.metadata, '$.user_id') = 'text')
 GROUP BY t.thread_id
 HAVING max(t.expires_at) IS NULL OR max(t.expires_at) > :now
 ORDER BY t.thread_id

@@ -56,7 +56,9 @@ ORDER BY e.at, e.id LIMIT :limit;
 SELECT e.at, e.id, e.retention, e.kind, e.service, e.name, e.value, e.level, e.message, e.correlation, e.tags, e.samples,
     e.valued, e.low, e.high, e.chain, e.chain_seq, e.hash
 FROM holdfast_events AS e
-WHERE e.tenant_id = :tenant AND e.tags ->> '$.user_id' = :user AND json_type(e.tags, '$.user_id') = 'text'
+WHERE e.tenant_id = :tenant
+    AND CASE WHEN json_valid(e.tags) THEN e.tags ->> '$.user_id' END = :user
+    AND json_type(e.tags, '$.user_id') = 'text'
     AND (:after_time IS NULL OR (e.at, e.id) < (:after_time, :after_id))
 ORDER BY e.at DESC, e.id DESC LIMIT :limit;
 

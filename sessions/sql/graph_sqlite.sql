@@ -302,7 +302,8 @@ ORDER BY n.updated_at DESC, n.id DESC LIMIT :limit;
 SELECT n.id, n.scope, n.type, n.attributes, n.version, n.created_by, n.updated_by, n.approved_by, n.approval_reason,
     n.created_at, n.updated_at
 FROM holdfast_graph_nodes AS n
-WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.attributes ->> '$.user_id' = :user
+WHERE n.tenant_id = :tenant AND n.scope = :scope
+    AND CASE WHEN json_valid(n.attributes) THEN n.attributes ->> '$.user_id' END = :user
     AND json_type(n.attributes, '$.user_id') = 'text'
     AND (:after_time IS NULL OR (n.updated_at, n.id) < (:after_time, :after_id))
 ORDER BY n.updated_at DESC, n.id DESC LIMIT :limit;
@@ -452,9 +453,9 @@ ORDER BY v.id;
 -- hot: versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
 DELETE FROM holdfast_graph_history
 WHERE tenant_id = :tenant AND scope = :scope AND relationship = '' AND target = ''
-    AND (deleted OR attributes ->> '$.user_id' = :user)
+    AND (deleted OR CASE WHEN json_valid(attributes) THEN attributes ->> '$.user_id' END = :user)
     AND id IN (
         SELECT DISTINCT o.id FROM holdfast_graph_history AS o
         WHERE o.tenant_id = :tenant AND o.scope = :scope AND o.relationship = '' AND o.target = ''
-            AND o.attributes ->> '$.user_id' = :user
+            AND CASE WHEN json_valid(o.attributes) THEN o.attributes ->> '$.user_id' END = :user
         ORDER BY o.id LIMIT :limit);

@@ -86,7 +86,9 @@ ORDER BY +created_at DESC, +id DESC LIMIT :limit;
 SELECT id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, result, error, metadata, created_at, updated_at, finished_at
 FROM holdfast_tasks
-WHERE tenant_id = :tenant AND metadata ->> '$.user_id' = :user AND json_type(metadata, '$.user_id') = 'text'
+WHERE tenant_id = :tenant
+    AND CASE WHEN json_valid(metadata) THEN metadata ->> '$.user_id' END = :user
+    AND json_type(metadata, '$.user_id') = 'text'
     AND (:view IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
     AND (:after_time IS NULL OR (created_at, id) < (:after_time, :after_id))
 ORDER BY created_at DESC, id DESC LIMIT :limit;

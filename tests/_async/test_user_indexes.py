@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
-from persistence import AsyncDatabase, AsyncDatabaseManager, StatementEvent
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    AsyncMigrator,
+    CorruptError,
+    MigrationLine,
+    SQLiteConfig,
+    StatementEvent,
+)
 from persistence.dialect import compile_statement, split_statements
 from sessions import AsyncEventLog, AsyncMemoryGraph, AsyncTaskStore, AsyncUserData, Event, Node, Task
 from tests.test_queries import is_by_index, scans
@@ -106,3 +119,66 @@ async def test_a_name_is_a_text_and_of_any_length(manager: AsyncDatabaseManager,
     counts = await users.erase_user("5")
     assert (counts["events"], counts["nodes"]) == (1, 1)
     assert len(await log.query()) == len(await graph.find()) == 6
+
+
+async def test_a_row_whose_json_is_damaged_is_corrupt_alone_and_can_be_deleted(
+    manager: AsyncDatabaseManager, tmp_path: Path
+) -> None:
+    database = await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "main.db")))
+    checkpoints, log = AsyncDatabaseCheckpointer(manager, "main"), AsyncEventLog(manager, "main")
+    graph, tasks = AsyncMemoryGraph(manager, "main"), AsyncTaskStore(manager, "main")
+    named = {"user_id": "ada"}
+    for name in ("damaged", "well"):
+        await checkpoints.save_checkpoint(Checkpoint(name, {}, metadata=named))
+        await log.append(Event(kind="log", message=name, tags=named))
+        await graph.add_node(Node(name, "USER", named))
+        await tasks.add(Task(kind="k", id=name, metadata=named))
+        await tasks.cancel(name)
+    users = AsyncUserData(manager, "main", stores=[checkpoints, log, graph, tasks])
+    assert len([line async for line in users.export_user("ada")]) == 8
+    places = {
+        "checkpoints SET metadata": "thread_id",
+        "events SET tags": "message",
+        "graph_nodes SET attributes": "id",
+        "graph_history SET attributes": "id",
+        "tasks SET metadata": "id",
+    }
+    for place, key in places.items():
+        assert await database.execute(f"UPDATE holdfast_{place} = '{{\"user_id' WHERE {key} = 'damaged'")
+    reads: list[Callable[[], Awaitable[Any]]] = [
+        lambda: checkpoints.list_checkpoints("damaged"),
+        lambda: log.query(),
+        lambda: graph.get_node("damaged"),
+        lambda: tasks.get("damaged"),
+    ]
+    for read in reads:
+        with pytest.raises(CorruptError):
+            await read()
+    assert [json.loads(line)["kind"] async for line in users.export_user("ada")] == KINDS
+    assert await checkpoints.delete_thread("damaged") == 1
+    assert await database.execute("DELETE FROM holdfast_events WHERE message = 'damaged'") == 1
+    assert await graph.delete_node("damaged")
+    assert await tasks.delete("damaged")
+    assert [event.message for event in await log.query()] == ["well"]
+    counts = await users.erase_user("ada")
+    assert [counts[kind] for kind in ("checkpoints", "events", "nodes", "tasks")] == [1, 1, 1, 1]
+
+
+async def test_the_indexes_of_before_come_back(manager: AsyncDatabaseManager) -> None:
+    database = await manager.add_sqlite("main", "sqlite://")
+    migrator = AsyncMigrator(database)
+    for package, before, count in (("sessions", 9, 4), ("checkpoint", 2, 1)):
+        line = MigrationLine.of_package(package)
+        await migrator.up(line)
+        now = await user_indexes(database)
+        assert ["json_valid" in each for each in now] == [True] * count
+        await migrator.down(line, to=before)
+        assert ["json_valid" in each for each in await user_indexes(database)] == [False] * count
+        await migrator.up(line)
+        assert await user_indexes(database) == now
+        await migrator.down(line, to=0)
+
+
+async def user_indexes(database: AsyncDatabase) -> list[str]:
+    rows = await database.fetch_all("SELECT sql FROM sqlite_master WHERE sql LIKE '%$.user_id%' ORDER BY name")
+    return [row["sql"] for row in rows]

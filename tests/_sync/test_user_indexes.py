@@ -5,9 +5,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from checkpoint import DatabaseCheckpointer, Checkpoint
-from persistence import Database, DatabaseManager, StatementEvent
+from persistence import (
+    Database,
+    DatabaseManager,
+    Migrator,
+    CorruptError,
+    MigrationLine,
+    SQLiteConfig,
+    StatementEvent,
+)
 from persistence.dialect import compile_statement, split_statements
 from sessions import EventLog, MemoryGraph, TaskStore, UserData, Event, Node, Task
 from tests.test_queries import is_by_index, scans
@@ -107,3 +120,66 @@ def test_a_name_is_a_text_and_of_any_length(manager: DatabaseManager, database: 
     counts = users.erase_user("5")
     assert (counts["events"], counts["nodes"]) == (1, 1)
     assert len(log.query()) == len(graph.find()) == 6
+
+
+def test_a_row_whose_json_is_damaged_is_corrupt_alone_and_can_be_deleted(
+    manager: DatabaseManager, tmp_path: Path
+) -> None:
+    database = manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "main.db")))
+    checkpoints, log = DatabaseCheckpointer(manager, "main"), EventLog(manager, "main")
+    graph, tasks = MemoryGraph(manager, "main"), TaskStore(manager, "main")
+    named = {"user_id": "ada"}
+    for name in ("damaged", "well"):
+        checkpoints.save_checkpoint(Checkpoint(name, {}, metadata=named))
+        log.append(Event(kind="log", message=name, tags=named))
+        graph.add_node(Node(name, "USER", named))
+        tasks.add(Task(kind="k", id=name, metadata=named))
+        tasks.cancel(name)
+    users = UserData(manager, "main", stores=[checkpoints, log, graph, tasks])
+    assert len([line for line in users.export_user("ada")]) == 8
+    places = {
+        "checkpoints SET metadata": "thread_id",
+        "events SET tags": "message",
+        "graph_nodes SET attributes": "id",
+        "graph_history SET attributes": "id",
+        "tasks SET metadata": "id",
+    }
+    for place, key in places.items():
+        assert database.execute(f"UPDATE holdfast_{place} = '{{\"user_id' WHERE {key} = 'damaged'")
+    reads: list[Callable[[], Any]] = [
+        lambda: checkpoints.list_checkpoints("damaged"),
+        lambda: log.query(),
+        lambda: graph.get_node("damaged"),
+        lambda: tasks.get("damaged"),
+    ]
+    for read in reads:
+        with pytest.raises(CorruptError):
+            read()
+    assert [json.loads(line)["kind"] for line in users.export_user("ada")] == KINDS
+    assert checkpoints.delete_thread("damaged") == 1
+    assert database.execute("DELETE FROM holdfast_events WHERE message = 'damaged'") == 1
+    assert graph.delete_node("damaged")
+    assert tasks.delete("damaged")
+    assert [event.message for event in log.query()] == ["well"]
+    counts = users.erase_user("ada")
+    assert [counts[kind] for kind in ("checkpoints", "events", "nodes", "tasks")] == [1, 1, 1, 1]
+
+
+def test_the_indexes_of_before_come_back(manager: DatabaseManager) -> None:
+    database = manager.add_sqlite("main", "sqlite://")
+    migrator = Migrator(database)
+    for package, before, count in (("sessions", 9, 4), ("checkpoint", 2, 1)):
+        line = MigrationLine.of_package(package)
+        migrator.up(line)
+        now = user_indexes(database)
+        assert ["json_valid" in each for each in now] == [True] * count
+        migrator.down(line, to=before)
+        assert ["json_valid" in each for each in user_indexes(database)] == [False] * count
+        migrator.up(line)
+        assert user_indexes(database) == now
+        migrator.down(line, to=0)
+
+
+def user_indexes(database: Database) -> list[str]:
+    rows = database.fetch_all("SELECT sql FROM sqlite_master WHERE sql LIKE '%$.user_id%' ORDER BY name")
+    return [row["sql"] for row in rows]
