@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from persistence.errors import ConflictError, DuplicateError, ForeignKeyError, NotFoundError, ValidationError
+from persistence.errors import DuplicateError, ForeignKeyError, NotFoundError, ValidationError
 from persistence.validation import check_id, shown
 from sessions._async.store import AsyncSessionsStore
 from sessions.records import (
@@ -154,14 +154,7 @@ class AsyncThreadManager(AsyncSessionsStore):
         await self._check_session(values.get("session_id"), name)
         if expected is None:
             raise self._missing(thread_id, name)  # it came after the change had looked for it
-        raise ConflictError(
-            f"thread {shown(thread_id)} has version {current.version}, not {expected}",
-            expected=expected,
-            actual=current.version,
-            hint="read it again, and repeat the change on what is there now",
-            operation=name,
-            connection=self._name,
-        )
+        raise self._outdated(f"thread {shown(thread_id)}", name, expected, current.version)
 
     async def _check_session(self, session_id: str | None, operation: str) -> None:
         if session_id is None:

@@ -147,14 +147,7 @@ class GraphBase(SessionsStore):
                 connection=self._name,
             )
         if expected is not None and actual != expected:
-            raise ConflictError(
-                f"{what} has version {actual}, not {expected}",
-                expected=expected,
-                actual=actual,
-                hint="read it again, and repeat the change on what is there now",
-                operation=name,
-                connection=self._name,
-            )
+            raise self._outdated(what, name, expected, actual)
         raise ConflictError(
             f"{what} was changed while it was written",
             expected=expected,

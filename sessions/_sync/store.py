@@ -92,12 +92,16 @@ class SessionsStore(SQLStore):
             current = self._read_one(session_from_row, "get_session", {"id": session_id})
         if current is None:
             raise self._missing_session(session_id, name)
-        raise ConflictError(
-            f"session {shown(session_id)} has version {current.version}, not {expected}",
+        raise self._outdated(f"session {shown(session_id)}", name, expected, current.version)
+
+    def _outdated(self, what: str, operation: str, expected: int, actual: int | None) -> ConflictError:
+        """Return the error of a change that expected another version than ``what`` has."""
+        return ConflictError(
+            f"{what} has version {actual}, not {expected}",
             expected=expected,
-            actual=current.version,
+            actual=actual,
             hint="read it again, and repeat the change on what is there now",
-            operation=name,
+            operation=operation,
             connection=self._name,
         )
 
