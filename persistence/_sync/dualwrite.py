@@ -20,11 +20,12 @@ from time import monotonic
 from typing import Any, Literal
 
 from persistence._sync.compat import sleep
+from persistence._sync.dualphase import SharedPhase
 from persistence._sync.keyed import KeyedStore
 from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.outbox import Outbox
 from persistence._sync.relay import Relay
-from persistence.dualwrite import Backfilled, Divergence, DualStatus, Phase, Standing, is_same, standing_of
+from persistence.dualwrite import Backfilled, Divergence, DualStatus, Phase, Standing, is_same
 from persistence.errors import ConflictError, DeadlineError, ValidationError
 from persistence.fields import Duration
 from persistence.outbox import OutboxItem
@@ -76,13 +77,13 @@ class DualWrite:
         self._timeout = check_duration("timeout", timeout)
         if self._timeout < 6 * self._cache_for:
             raise ValidationError("the timeout is too short for a switch", hint="at least 6 * cache_for")
+        self._phase = SharedPhase(name, phases, cache_for=self._cache_for, timeout=self._timeout)
         self._old = _Side(old, ("old", "old_first"), _outbox(old, f"dual-write:{name}:new", tenant))
         self._new = _Side(new, ("new", "new_first"), _outbox(new, f"dual-write:{name}:old", tenant))
-        self._known: Standing | None = None
 
     def phase(self) -> Phase:
         """Return the phase, as it is stored now."""
-        return (self._read()).phase
+        return (self._phase.read()).phase
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value that the store which is read has, or ``default``."""
@@ -91,12 +92,12 @@ class DualWrite:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values that the store which is read has."""
-        first, _ = self._sides(self._standing())
+        first, _ = self._sides(self._phase.known())
         return first.store.get_many([self._check_key(key) for key in keys])
 
     def scan(self, *, after: str | None = None, limit: int = 100) -> list[tuple[str, Any]]:
         """Return pairs of the store which is read, in its order; ``after`` is the last key of the page before."""
-        first, _ = self._sides(self._standing())
+        first, _ = self._sides(self._phase.known())
         return first.store.scan(after, check_limit(limit))
 
     def put(self, key: str, value: Any) -> None:
@@ -114,7 +115,7 @@ class DualWrite:
 
     def _change(self, key: str, change: Callable[[KeyedStore], Any]) -> Any:
         self._check_key(key)
-        standing = self._for_writing()
+        standing = self._phase.for_writing()
         first, second = self._sides(standing)
         if second is None:
             return change(first.store)
@@ -173,7 +174,7 @@ class DualWrite:
         assert first.outbox is not None  # noqa: S101 - the caller looked
 
         def deliver(item: OutboxItem) -> None:
-            phase = (self._standing()).phase
+            phase = (self._phase.known()).phase
             if phase not in first.phases:
                 raise ConflictError(f"{shown(item.key)} was written to the store that is no longer first ({phase})")
             self._carry(item.key, first, second)
@@ -186,7 +187,7 @@ class DualWrite:
         Raises:
             ConflictError: the phase is another than ``old``, or somebody else moved at the same time.
         """
-        self._move("old", "old_first")
+        self._phase.move("old", "old_first")
 
     def finish(self) -> None:
         """Stop writing to the old store.
@@ -194,7 +195,7 @@ class DualWrite:
         Raises:
             ConflictError: the phase is another than ``new_first``, or somebody else moved at the same time.
         """
-        self._move("new_first", "new")
+        self._phase.move("new_first", "new")
 
     def switch(self) -> None:
         """Read the new store from now on, and write it first.
@@ -222,7 +223,7 @@ class DualWrite:
             self._turn("new_first", "old_first")
             return "old_first"
         following: Phase = "new_first" if phase == "new" else "old"
-        self._move(phase, following)
+        self._phase.move(phase, following)
         return following
 
     def backfill(self, *, batch: int = 500, after: str | None = None) -> Backfilled:
@@ -275,7 +276,7 @@ class DualWrite:
 
     def status(self) -> DualStatus:
         """Return the phase, and how much waits to be carried over."""
-        standing = self._read()
+        standing = self._phase.read()
         first, _ = self._sides(standing)
         failed = len(self._phases.scan(self._failed(""), limit=LIMIT))
         paused = standing.paused_until > time.time()
@@ -309,14 +310,14 @@ class DualWrite:
         return found[:limit]
 
     def _turn(self, phase: Phase, following: Phase) -> None:
+        """Go to a phase in which the other store is first, once the stores are the same and no writer is unaware."""
         first, second = self._both(phase)
         found = self._compare(first, second, RECHECKED + 1)
         if len(found) > RECHECKED:
             raise _refused(f"{len(found):,} keys or more differ", found)
         deadline = monotonic() + self._timeout
-        standing = self._read()
-        self._check_phase(standing, phase)
-        paused = self._write(replace(standing, paused_until=time.time() + self._timeout))
+        standing = self._phase.read_as(phase)
+        paused = self._phase.write(replace(standing, paused_until=time.time() + self._timeout))
         try:
             sleep(2 * self._cache_for)  # now nobody writes who has not seen it
             self._drain(first, deadline - 3 * self._cache_for)
@@ -324,9 +325,9 @@ class DualWrite:
             if monotonic() > deadline - 2 * self._cache_for:
                 raise DeadlineError(f"the switch took longer than {self._timeout:g} s", operation="switch")
         except Exception:
-            self._write(replace(paused, paused_until=0.0))
+            self._phase.write(replace(paused, paused_until=0.0))
             raise
-        self._write(replace(paused, phase=following, since=time.time(), paused_until=0.0))
+        self._phase.write(replace(paused, phase=following, since=time.time(), paused_until=0.0))
 
     def _drain(self, first: _Side, deadline: float) -> None:
         if first.outbox is None:
@@ -354,9 +355,7 @@ class DualWrite:
 
     def _both(self, phase: Phase | None = None) -> tuple[_Side, _Side]:
         """Return both sides, once every program writes to both."""
-        standing = self._read()
-        if phase is not None:
-            self._check_phase(standing, phase)
+        standing = (self._phase.read() if phase is None else self._phase.read_as(phase))
         first, second = self._sides(standing)
         if second is None:
             raise ConflictError(f"the phase is {standing.phase}: one store is written", hint="start()")
@@ -364,48 +363,6 @@ class DualWrite:
         if left > 0:
             sleep(min(left, 2 * self._cache_for))
         return first, second
-
-    def _move(self, phase: Phase, following: Phase) -> None:
-        standing = self._read()
-        self._check_phase(standing, phase)
-        self._write(replace(standing, phase=following, since=time.time(), paused_until=0.0))
-
-    def _check_phase(self, standing: Standing, phase: Phase) -> None:
-        if standing.phase != phase:
-            raise ConflictError(f"the phase of {shown(self._name)} is {standing.phase}, not {phase}")
-        if standing.paused_until > time.time():
-            raise ConflictError(f"somebody else moves {shown(self._name)} just now", hint="wait until that has ended")
-
-    def _write(self, standing: Standing) -> Standing:
-        key = f"{self._name}:phase"
-        try:
-            version = self._phases.put(key, standing.record(), expected_version=standing.version)
-        except ConflictError as exc:
-            raise ConflictError(
-                f"somebody else moved {shown(self._name)} at the same time", hint="look at phase()"
-            ) from exc
-        self._known = replace(standing, version=version, read_at=monotonic())
-        return self._known
-
-    def _read(self) -> Standing:
-        asked = monotonic()
-        item = self._phases.get_item(f"{self._name}:phase")
-        found = Standing("old", 0.0, 0.0, 0, asked) if item is None else standing_of(item.value, item.version, asked)
-        self._known = found
-        return found
-
-    def _standing(self) -> Standing:
-        known = self._known
-        return known if known is not None and monotonic() < known.read_at + self._cache_for else self._read()
-
-    def _for_writing(self) -> Standing:
-        standing, deadline = self._standing(), monotonic() + self._timeout + 1.0
-        while standing.paused_until > time.time():
-            if monotonic() > deadline:
-                raise DeadlineError("a switch held the write up for too long", operation="put")
-            sleep(min(self._cache_for, 0.05))
-            standing = self._read()
-        return standing
 
     def _sides(self, standing: Standing) -> tuple[_Side, _Side | None]:
         first, other = (self._old, self._new) if standing.phase in self._old.phases else (self._new, self._old)
