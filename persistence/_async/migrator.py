@@ -1,16 +1,18 @@
-"""Applies and undoes migration lines: one lock, one transaction a migration, its record in the same transaction."""
+"""Applies and undoes migration lines: one transaction a migration, under one lock, its record in the same."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Parameters, Row
+from persistence._async.migration_record import AsyncMigrationRecord
 from persistence._async.schema import expected_schema, read_schema, run_steps
 from persistence._async.transaction import AsyncTransaction
 from persistence.dialect import compile_statement
-from persistence.errors import LockTimeoutError, MigrationError
+from persistence.errors import MigrationError
 from persistence.fields import Duration
 from persistence.migrations import (
     AppliedMigration,
@@ -18,12 +20,10 @@ from persistence.migrations import (
     MigrationLine,
     MigrationStatus,
     TriedMigration,
-    applied_from_row,
     pending,
     to_apply,
     to_undo,
 )
-from persistence.queries import load_queries
 from persistence.schemas import Difference, differences
 from persistence.validation import check_limit, check_timeout, check_whole
 
@@ -48,19 +48,16 @@ class AsyncMigrator:
 
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._queries = load_queries("persistence", database.kind)
+        self._record = AsyncMigrationRecord(database)
 
     async def pending(self, line: MigrationLine) -> tuple[Migration, ...]:
         """Return what ``up`` would apply, in order; changes nothing."""
-        return pending(line.name, self._load(line), await self._applied(line))
+        return pending(line.name, self._load(line), await self._record.applied(line))
 
     async def status(self, line: MigrationLine) -> MigrationStatus:
         """Return how far the database is; changes nothing."""
-        known, applied = self._load(line), await self._applied(line)
-        begun = None
-        if await self._database.fetch_value(self._queries.has_begun):
-            found = await self._database.fetch_one(self._queries.find_begun, {"line": line.name})
-            begun = None if found is None else f"{line.name}/{found['number']:04}_{found['name']}"
+        known, applied = self._load(line), await self._record.applied(line)
+        begun = await self._record.begun(line)
         return MigrationStatus(
             line.name, max(applied, default=0), len(known), pending(line.name, known, applied), begun
         )
@@ -68,10 +65,7 @@ class AsyncMigrator:
     async def history(self, line: MigrationLine, *, limit: int = 100) -> tuple[AppliedMigration, ...]:
         """Return what was applied and not undone, the newest first."""
         check_limit(limit)
-        if not await self._has_migrations():
-            return ()
-        rows = await self._database.fetch_all(self._queries.list_history, {"line": line.name, "limit": limit})
-        return tuple(map(applied_from_row, rows))
+        return await self._record.history(line, limit)
 
     async def up(
         self,
@@ -166,7 +160,7 @@ class AsyncMigrator:
         if chosen[:alone]:
             try:
                 async with self._database.transaction() as transaction:
-                    await self._lock(transaction, limit)
+                    await self._record.lock(transaction, limit)
                     for migration in chosen[:alone]:
                         statements = await self._run(transaction, migration, down=down)
                         found.append(TriedMigration(migration, tuple(statements), tried=True))
@@ -188,9 +182,9 @@ class AsyncMigrator:
         check_whole("number", number, least=1, most=len(known))
         limit = check_timeout("lock_timeout", lock_timeout)
         async with self._database.transaction() as transaction:
-            await self._lock(transaction, limit)
-            await self._create_tables(transaction)
-            if await self._applied(line):
+            await self._record.lock(transaction, limit)
+            await self._record.create_tables(transaction)
+            if await self._record.applied(line):
                 raise MigrationError(
                     f"line {line.name!r} has applied migrations already", hint="up() goes on from there"
                 )
@@ -203,7 +197,7 @@ class AsyncMigrator:
                     connection=self._database.name,
                 )
             for migration in known[:number]:
-                await self._record_applied(transaction, migration)
+                await self._record.add(transaction, migration)
 
     async def validate(self, line: MigrationLine) -> tuple[Difference, ...]:
         """Return how the tables differ from what the applied migrations make; nothing where they are the same.
@@ -215,7 +209,7 @@ class AsyncMigrator:
         Raises:
             MigrationError: an applied migration was edited or is unknown here.
         """
-        known, applied = self._load(line), await self._applied(line)
+        known, applied = self._load(line), await self._record.applied(line)
         pending(line.name, known, applied)
         return await self._differences(known[: max(applied, default=0)])
 
@@ -250,103 +244,55 @@ class AsyncMigrator:
     def _load(self, line: MigrationLine) -> tuple[Migration, ...]:
         return line.load(self._database.kind)
 
-    async def _has_migrations(self) -> bool:
-        """Tell whether there is a record; once it was seen, each line costs one statement."""
-        database = self._database
-        if database.has_migrations:
-            return True
-        found = bool(await database.fetch_value(self._queries.has_migrations))
-        database.has_migrations = found and not database.in_transaction  # which may still roll it back
-        return found
-
-    async def _applied(self, line: MigrationLine) -> dict[int, AppliedMigration]:
-        """Return what is recorded, by number; nothing when not even the table exists."""
-        if not await self._has_migrations():
-            return {}
-        rows = await self._database.fetch_all(self._queries.list_applied, {"line": line.name})
-        return {row["number"]: applied_from_row(row) for row in rows}
-
     async def _to_undo(self, line: MigrationLine, to: int | None) -> tuple[Migration, ...]:
-        known, applied = self._load(line), await self._applied(line)
+        known, applied = self._load(line), await self._record.applied(line)
         pending(line.name, known, applied)
         return to_undo(known, max(applied, default=0), to)
-
-    async def _create_tables(self, transaction: AsyncTransaction) -> None:
-        await transaction.execute(self._queries.create_migrations)
-        await transaction.execute(self._queries.create_begun)
-
-    async def _lock(self, transaction: AsyncTransaction, limit: float) -> None:
-        if self._database.kind == "sqlite":
-            return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        await transaction.execute(self._queries.limit_lock_wait, {"limit": f"{max(1, int(limit * 1000))}"})
-        try:
-            await transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
-        except LockTimeoutError as exc:
-            blocker = await self._blocker()
-            raise LockTimeoutError(
-                f"another program has been migrating for more than {limit:g} s{blocker}",
-                hint="wait for it, or end it, and start again",
-                connection=self._database.name,
-            ) from exc
-
-    async def _blocker(self) -> str:
-        """Name who holds the lock, from another connection: this transaction has failed."""
-        row = await self._database.fetch_apart(self._queries.find_lock_holder)
-        return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
     async def _apply(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         """Apply the first one that is missing, once the lock is held; False where another program has."""
         if not migration.in_transaction:
             return await self._apply_alone(line, migration, limit)
         async with self._database.transaction() as transaction:
-            await self._lock(transaction, limit)
-            await self._create_tables(transaction)
+            await self._record.lock(transaction, limit)
+            await self._record.create_tables(transaction)
             if not await self._is_next(line, migration):
                 return False
             await self._run(transaction, migration)
-            await self._record_applied(transaction, migration)
+            await self._record.add(transaction, migration)
         return True
 
     async def _is_next(self, line: MigrationLine, migration: Migration) -> bool:
         missing = await self.pending(line)
         return bool(missing) and missing[0].number == migration.number
 
+    async def _is_last(self, line: MigrationLine, migration: Migration) -> bool:
+        return max(await self._record.applied(line), default=0) == migration.number
+
     async def _undo(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         if not migration.in_transaction:
             return await self._undo_alone(line, migration, limit)
         async with self._database.transaction() as transaction:
-            await self._lock(transaction, limit)
-            if max(await self._applied(line), default=0) != migration.number:
+            await self._record.lock(transaction, limit)
+            if not await self._is_last(line, migration):
                 return False
             await self._run(transaction, migration, down=True)
-            await self._forget(transaction, migration)
+            await self._record.remove(transaction, migration)
         return True
 
     async def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
         async with self._database.transaction() as transaction:
-            await self._lock(transaction, limit)
-            await self._create_tables(transaction)
-            await transaction.execute(self._queries.record_begun, _key(migration) | {"name": migration.name})
-
-        async def is_next() -> bool:
-            return await self._is_next(line, migration)
-
-        async def settle(transaction: AsyncTransaction) -> None:
-            await self._record_applied(transaction, migration)
-
-        return await self._alone(migration, limit, is_next, settle, down=False)
+            await self._record.lock(transaction, limit)
+            await self._record.create_tables(transaction)
+            await self._record.add_begun(transaction, migration)
+        is_due, settle = partial(self._is_next, line, migration), partial(self._record.add, migration=migration)
+        return await self._alone(migration, limit, is_due, settle, down=False)
 
     async def _undo_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
-
-        async def is_last() -> bool:
-            return max(await self._applied(line), default=0) == migration.number
-
-        async def settle(transaction: AsyncTransaction) -> None:
-            await self._forget(transaction, migration)
-
-        return await self._alone(migration, limit, is_last, settle, down=True)
+        is_due, settle = partial(self._is_last, line, migration), partial(self._record.remove, migration=migration)
+        return await self._alone(migration, limit, is_due, settle, down=True)
 
     def _check_apart(self, migration: Migration) -> None:
         if self._database.in_transaction:
@@ -373,18 +319,18 @@ class AsyncMigrator:
                 due = await is_due()
                 if due:
                     await settle(transaction)
-                await transaction.execute(self._queries.forget_begun, _key(migration))
+                await self._record.remove_begun(transaction, migration)
                 return due
         # Read committed: an idle transaction then has no snapshot that CREATE INDEX CONCURRENTLY would wait for.
         async with database.transaction(isolation="read committed") as transaction:
-            await self._lock(transaction, limit)
+            await self._record.lock(transaction, limit)
             due = await is_due()
             if due:
                 # As a script, whose end drops the portal of the statement before, and with it that one's snapshot.
                 await transaction.script("SET LOCAL idle_in_transaction_session_timeout = 0")
                 await self._run(None, migration, down=down)
                 await settle(transaction)
-            await transaction.execute(self._queries.forget_begun, _key(migration))
+            await self._record.remove_begun(transaction, migration)
             return due
 
     async def _run(
@@ -409,19 +355,6 @@ class AsyncMigrator:
         await transaction.script(text, timeout=STATEMENT_SECONDS)
         return []
 
-    async def _record_applied(self, transaction: AsyncTransaction, migration: Migration) -> None:
-        await transaction.execute(
-            self._queries.record_migration,
-            {**_key(migration), "name": migration.name, "checksum": migration.checksum},
-        )
-
-    async def _forget(self, transaction: AsyncTransaction, migration: Migration) -> None:
-        await transaction.execute(self._queries.forget_migration, _key(migration))
-
 
 class _Tried(Exception):
     """Ends the transaction of a dry run."""
-
-
-def _key(migration: Migration) -> dict[str, object]:
-    return {"line": migration.line, "number": migration.number}

@@ -1,17 +1,19 @@
 # Generated from ../_async/migrator.py by tests/unasync.py: edit that one.
-"""Applies and undoes migration lines: one lock, one transaction a migration, its record in the same transaction."""
+"""Applies and undoes migration lines: one transaction a migration, under one lock, its record in the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from persistence._sync.database import Database
 from persistence._sync.executor import Parameters, Row
+from persistence._sync.migration_record import MigrationRecord
 from persistence._sync.schema import expected_schema, read_schema, run_steps
 from persistence._sync.transaction import Transaction
 from persistence.dialect import compile_statement
-from persistence.errors import LockTimeoutError, MigrationError
+from persistence.errors import MigrationError
 from persistence.fields import Duration
 from persistence.migrations import (
     AppliedMigration,
@@ -19,12 +21,10 @@ from persistence.migrations import (
     MigrationLine,
     MigrationStatus,
     TriedMigration,
-    applied_from_row,
     pending,
     to_apply,
     to_undo,
 )
-from persistence.queries import load_queries
 from persistence.schemas import Difference, differences
 from persistence.validation import check_limit, check_timeout, check_whole
 
@@ -49,19 +49,16 @@ class Migrator:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queries = load_queries("persistence", database.kind)
+        self._record = MigrationRecord(database)
 
     def pending(self, line: MigrationLine) -> tuple[Migration, ...]:
         """Return what ``up`` would apply, in order; changes nothing."""
-        return pending(line.name, self._load(line), self._applied(line))
+        return pending(line.name, self._load(line), self._record.applied(line))
 
     def status(self, line: MigrationLine) -> MigrationStatus:
         """Return how far the database is; changes nothing."""
-        known, applied = self._load(line), self._applied(line)
-        begun = None
-        if self._database.fetch_value(self._queries.has_begun):
-            found = self._database.fetch_one(self._queries.find_begun, {"line": line.name})
-            begun = None if found is None else f"{line.name}/{found['number']:04}_{found['name']}"
+        known, applied = self._load(line), self._record.applied(line)
+        begun = self._record.begun(line)
         return MigrationStatus(
             line.name, max(applied, default=0), len(known), pending(line.name, known, applied), begun
         )
@@ -69,10 +66,7 @@ class Migrator:
     def history(self, line: MigrationLine, *, limit: int = 100) -> tuple[AppliedMigration, ...]:
         """Return what was applied and not undone, the newest first."""
         check_limit(limit)
-        if not self._has_migrations():
-            return ()
-        rows = self._database.fetch_all(self._queries.list_history, {"line": line.name, "limit": limit})
-        return tuple(map(applied_from_row, rows))
+        return self._record.history(line, limit)
 
     def up(
         self,
@@ -167,7 +161,7 @@ class Migrator:
         if chosen[:alone]:
             try:
                 with self._database.transaction() as transaction:
-                    self._lock(transaction, limit)
+                    self._record.lock(transaction, limit)
                     for migration in chosen[:alone]:
                         statements = self._run(transaction, migration, down=down)
                         found.append(TriedMigration(migration, tuple(statements), tried=True))
@@ -189,9 +183,9 @@ class Migrator:
         check_whole("number", number, least=1, most=len(known))
         limit = check_timeout("lock_timeout", lock_timeout)
         with self._database.transaction() as transaction:
-            self._lock(transaction, limit)
-            self._create_tables(transaction)
-            if self._applied(line):
+            self._record.lock(transaction, limit)
+            self._record.create_tables(transaction)
+            if self._record.applied(line):
                 raise MigrationError(
                     f"line {line.name!r} has applied migrations already", hint="up() goes on from there"
                 )
@@ -204,7 +198,7 @@ class Migrator:
                     connection=self._database.name,
                 )
             for migration in known[:number]:
-                self._record_applied(transaction, migration)
+                self._record.add(transaction, migration)
 
     def validate(self, line: MigrationLine) -> tuple[Difference, ...]:
         """Return how the tables differ from what the applied migrations make; nothing where they are the same.
@@ -216,7 +210,7 @@ class Migrator:
         Raises:
             MigrationError: an applied migration was edited or is unknown here.
         """
-        known, applied = self._load(line), self._applied(line)
+        known, applied = self._load(line), self._record.applied(line)
         pending(line.name, known, applied)
         return self._differences(known[: max(applied, default=0)])
 
@@ -251,103 +245,55 @@ class Migrator:
     def _load(self, line: MigrationLine) -> tuple[Migration, ...]:
         return line.load(self._database.kind)
 
-    def _has_migrations(self) -> bool:
-        """Tell whether there is a record; once it was seen, each line costs one statement."""
-        database = self._database
-        if database.has_migrations:
-            return True
-        found = bool(database.fetch_value(self._queries.has_migrations))
-        database.has_migrations = found and not database.in_transaction  # which may still roll it back
-        return found
-
-    def _applied(self, line: MigrationLine) -> dict[int, AppliedMigration]:
-        """Return what is recorded, by number; nothing when not even the table exists."""
-        if not self._has_migrations():
-            return {}
-        rows = self._database.fetch_all(self._queries.list_applied, {"line": line.name})
-        return {row["number"]: applied_from_row(row) for row in rows}
-
     def _to_undo(self, line: MigrationLine, to: int | None) -> tuple[Migration, ...]:
-        known, applied = self._load(line), self._applied(line)
+        known, applied = self._load(line), self._record.applied(line)
         pending(line.name, known, applied)
         return to_undo(known, max(applied, default=0), to)
-
-    def _create_tables(self, transaction: Transaction) -> None:
-        transaction.execute(self._queries.create_migrations)
-        transaction.execute(self._queries.create_begun)
-
-    def _lock(self, transaction: Transaction, limit: float) -> None:
-        if self._database.kind == "sqlite":
-            return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        transaction.execute(self._queries.limit_lock_wait, {"limit": f"{max(1, int(limit * 1000))}"})
-        try:
-            transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
-        except LockTimeoutError as exc:
-            blocker = self._blocker()
-            raise LockTimeoutError(
-                f"another program has been migrating for more than {limit:g} s{blocker}",
-                hint="wait for it, or end it, and start again",
-                connection=self._database.name,
-            ) from exc
-
-    def _blocker(self) -> str:
-        """Name who holds the lock, from another connection: this transaction has failed."""
-        row = self._database.fetch_apart(self._queries.find_lock_holder)
-        return "" if row is None else f" (pid {row['pid']}, {row['application_name'] or 'unnamed'}, {row['state']})"
 
     def _apply(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         """Apply the first one that is missing, once the lock is held; False where another program has."""
         if not migration.in_transaction:
             return self._apply_alone(line, migration, limit)
         with self._database.transaction() as transaction:
-            self._lock(transaction, limit)
-            self._create_tables(transaction)
+            self._record.lock(transaction, limit)
+            self._record.create_tables(transaction)
             if not self._is_next(line, migration):
                 return False
             self._run(transaction, migration)
-            self._record_applied(transaction, migration)
+            self._record.add(transaction, migration)
         return True
 
     def _is_next(self, line: MigrationLine, migration: Migration) -> bool:
         missing = self.pending(line)
         return bool(missing) and missing[0].number == migration.number
 
+    def _is_last(self, line: MigrationLine, migration: Migration) -> bool:
+        return max(self._record.applied(line), default=0) == migration.number
+
     def _undo(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         if not migration.in_transaction:
             return self._undo_alone(line, migration, limit)
         with self._database.transaction() as transaction:
-            self._lock(transaction, limit)
-            if max(self._applied(line), default=0) != migration.number:
+            self._record.lock(transaction, limit)
+            if not self._is_last(line, migration):
                 return False
             self._run(transaction, migration, down=True)
-            self._forget(transaction, migration)
+            self._record.remove(transaction, migration)
         return True
 
     def _apply_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
         with self._database.transaction() as transaction:
-            self._lock(transaction, limit)
-            self._create_tables(transaction)
-            transaction.execute(self._queries.record_begun, _key(migration) | {"name": migration.name})
-
-        def is_next() -> bool:
-            return self._is_next(line, migration)
-
-        def settle(transaction: Transaction) -> None:
-            self._record_applied(transaction, migration)
-
-        return self._alone(migration, limit, is_next, settle, down=False)
+            self._record.lock(transaction, limit)
+            self._record.create_tables(transaction)
+            self._record.add_begun(transaction, migration)
+        is_due, settle = partial(self._is_next, line, migration), partial(self._record.add, migration=migration)
+        return self._alone(migration, limit, is_due, settle, down=False)
 
     def _undo_alone(self, line: MigrationLine, migration: Migration, limit: float) -> bool:
         self._check_apart(migration)
-
-        def is_last() -> bool:
-            return max(self._applied(line), default=0) == migration.number
-
-        def settle(transaction: Transaction) -> None:
-            self._forget(transaction, migration)
-
-        return self._alone(migration, limit, is_last, settle, down=True)
+        is_due, settle = partial(self._is_last, line, migration), partial(self._record.remove, migration=migration)
+        return self._alone(migration, limit, is_due, settle, down=True)
 
     def _check_apart(self, migration: Migration) -> None:
         if self._database.in_transaction:
@@ -374,18 +320,18 @@ class Migrator:
                 due = is_due()
                 if due:
                     settle(transaction)
-                transaction.execute(self._queries.forget_begun, _key(migration))
+                self._record.remove_begun(transaction, migration)
                 return due
         # Read committed: an idle transaction then has no snapshot that CREATE INDEX CONCURRENTLY would wait for.
         with database.transaction(isolation="read committed") as transaction:
-            self._lock(transaction, limit)
+            self._record.lock(transaction, limit)
             due = is_due()
             if due:
                 # As a script, whose end drops the portal of the statement before, and with it that one's snapshot.
                 transaction.script("SET LOCAL idle_in_transaction_session_timeout = 0")
                 self._run(None, migration, down=down)
                 settle(transaction)
-            transaction.execute(self._queries.forget_begun, _key(migration))
+            self._record.remove_begun(transaction, migration)
             return due
 
     def _run(
@@ -410,19 +356,6 @@ class Migrator:
         transaction.script(text, timeout=STATEMENT_SECONDS)
         return []
 
-    def _record_applied(self, transaction: Transaction, migration: Migration) -> None:
-        transaction.execute(
-            self._queries.record_migration,
-            {**_key(migration), "name": migration.name, "checksum": migration.checksum},
-        )
-
-    def _forget(self, transaction: Transaction, migration: Migration) -> None:
-        transaction.execute(self._queries.forget_migration, _key(migration))
-
 
 class _Tried(Exception):
     """Ends the transaction of a dry run."""
-
-
-def _key(migration: Migration) -> dict[str, object]:
-    return {"line": migration.line, "number": migration.number}
