@@ -134,7 +134,9 @@ class AsyncMessageHistory(AsyncMessageScan):
         if by not in get_args(UsageBy):
             raise ValidationError(f"{str(by)[:80]!r} is no way to sum up", hint=", ".join(get_args(UsageBy)))
         values = self._usage_values(thread_id, session_id, user_id, since, until)
-        place = {"by": by, "after": _optional_id("after", after), "limit": check_limit(limit)}
+        if after is not None:
+            check_text("after", after, may_be_empty=False)  # a list of models is longer than an id may be
+        place = {"by": by, "after": after, "limit": check_limit(limit)}
         return await self._usage({**values, **place})
 
     def _usage_values(

@@ -179,6 +179,19 @@ def test_sums_are_those_of_the_stored_messages(messages: MessageStore, database:
     assert (messages.for_user("bob").usage()).messages == 2
 
 
+def test_sums_by_long_lists_of_models_are_paged(messages: MessageStore) -> None:
+    lists = [[f"{number} " + "m" * 1000, "ä" * 500] for number in range(3)]
+    for models in lists:
+        messages.append("t1", said("a", models=models, output_tokens=1))
+    found: list[Usage] = []
+    while page := messages.usage_by("models", limit=2, after=found[-1].key if found else None):
+        found += page
+    assert [(json.loads(sums.key or ""), sums.output_tokens) for sums in found] == [(each, 1) for each in lists]
+    for after in ("", "\0", "\ud800", 7):
+        with pytest.raises(ValidationError, match="after"):
+            messages.usage_by("models", after=after)  # type: ignore[arg-type]
+
+
 def test_sums_by_day_are_of_days_in_utc(messages: MessageStore, database: Database) -> None:
     messages.append_many("t1", [said(number, input_tokens=1) for number in range(4)])
     midnight = datetime(2024, 3, 1, tzinfo=UTC)
