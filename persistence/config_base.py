@@ -36,6 +36,9 @@ class Config:
             limit = getattr(self, name, None)
             if not problems and limit is not None and limit <= 0:
                 problems.append(f"{name} {limit} is not above 0")
+        waiting = getattr(self, "max_waiting", None)
+        if not problems and waiting is not None and waiting < 0:
+            problems.append(f"max_waiting {waiting} is below 0")
         if not problems:
             problems.extend(self._problems())
         if problems:

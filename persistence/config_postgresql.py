@@ -24,7 +24,8 @@ class PostgreSQLConfig(Config):
     last time first: with ``target_session_attrs="read-write"`` that finds the primary, and a new one after a failover.
     ``sslmode`` left out means ``prefer`` for loopback addresses and sockets and ``verify-full`` for every other host.
     ``pooler`` says whether a transaction pooler such as PgBouncer stands in front (None: find out). ``timeout`` bounds
-    each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling of each host.
+    each operation, ``pool_timeout`` the wait for a connection, ``connect_timeout`` the dialling of each host. Where
+    ``max_waiting`` callers wait for a connection, the next one is refused at once (None: they all may wait).
     A statement that takes ``slow_threshold`` or longer is logged, without its values; a connection that is held for
     ``leak_after`` or longer is, with the line of the program that took it.
 
@@ -47,6 +48,7 @@ class PostgreSQLConfig(Config):
     conn_max_lifetime: Duration = 1800.0
     conn_max_idle_time: Duration = 300.0
     connect_timeout: Duration = 5.0
+    max_waiting: int | None = None
     pool_timeout: Duration = 10.0
     timeout: Duration = 30.0
     tcp_user_timeout: Duration = 5.0

@@ -43,6 +43,7 @@ class RedisConfig(Config):
     dial_timeout: Duration = 5.0
     read_timeout: Duration = 3.0
     write_timeout: Duration = 3.0
+    max_waiting: int | None = None
     pool_timeout: Duration = 4.0
     idle_timeout: Duration = 300.0
     tls: bool = False

@@ -27,6 +27,7 @@ class SQLiteConfig(Config):
     synchronous: Literal["FULL", "NORMAL", "EXTRA", "OFF"] = "FULL"
     secure_delete: bool = False
     max_readers: int = 4
+    max_waiting: int | None = None
     pool_timeout: Duration = 10.0
     timeout: Duration = 30.0
     cache_size: int = 16384

@@ -12,7 +12,8 @@
     │   ├── ConnectError            no connection could be made
     │   ├── ConnectionLostError     the connection broke while the statement ran
     │   ├── PoolTimeoutError        every connection stayed in use until the deadline
-    │   │   └── NestedCheckoutError those who have the connections wait for one themselves
+    │   │   ├── NestedCheckoutError those who have the connections wait for one themselves
+    │   │   └── PoolFullError       as many as may wait do so already
     │   ├── DeadlineError           the operation did not end within its timeout
     │   ├── NotReplicatedError      a write to Redis took effect, but too few replicas have it
     │   ├── StorageFullError        no room left, or the server's memory limit is reached
@@ -116,6 +117,10 @@ class PoolTimeoutError(UnavailableError):
 
 class NestedCheckoutError(PoolTimeoutError):
     """Every connection is held by who waits for another one, so that none would come back; told at once."""
+
+
+class PoolFullError(PoolTimeoutError):
+    """Every connection is in use, and as many callers as ``max_waiting`` allows wait for one; told at once."""
 
 
 class DeadlineError(UnavailableError):

@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from persistence._async.compat import Mutex, Waiter, check_home, current_home, current_owner, when_free
-from persistence.errors import ClosedError, NestedCheckoutError, PoolTimeoutError
+from persistence.errors import ClosedError, NestedCheckoutError, PoolFullError, PoolTimeoutError
 from persistence.health import PoolStats
 from persistence.places import Place, show_place
 
@@ -88,6 +88,7 @@ class AsyncPool(Generic[C]):
         max_lifetime: float = float("inf"),
         max_idle_time: float = float("inf"),
         leak_after: float | None = None,
+        max_waiting: int | None = None,
     ) -> None:
         self._name = name
         self._connect = connect
@@ -96,6 +97,7 @@ class AsyncPool(Generic[C]):
         self._max_lifetime = max_lifetime
         self._max_idle_time = max_idle_time
         self._leak_after = leak_after
+        self._max_waiting = max_waiting
         self._look_at = 0.0
         """When to look for connections that are out for too long (monotonic seconds)."""
         self._requests = self._errors = self._waits = self._opened = self._discarded = 0
@@ -127,6 +129,7 @@ class AsyncPool(Generic[C]):
         Raises:
             PoolTimeoutError: all are in use and none came back before ``deadline`` (monotonic seconds).
             NestedCheckoutError: all are in use, and those who have them wait for one themselves.
+            PoolFullError: all are in use, and ``max_waiting`` callers wait for one.
             ClosedError: the pool was closed.
             ConnectError: a new connection could not be made.
         """
@@ -145,6 +148,8 @@ class AsyncPool(Generic[C]):
                     self._open += 1
                 else:
                     self._check_waiting(owner)
+                    if self._max_waiting is not None and len(self._waiters) >= self._max_waiting:
+                        raise self._full_error(self._max_waiting)
                     waiter = Waiter(owner)
                     self._waiters.append(waiter)
                     self._waits += 1
@@ -173,6 +178,14 @@ class AsyncPool(Generic[C]):
                 hint="use the transaction that is open, end it first, or raise the pool size",
                 connection=self._name,
             )
+
+    def _full_error(self, limit: int) -> PoolFullError:
+        return PoolFullError(
+            f"all {self._max_open} connections are in use, and {limit} callers wait for one (max_waiting)"
+            + _places(self._busy.values()),
+            hint="try again later, shorten transactions, or raise max_waiting or the pool size",
+            connection=self._name,
+        )
 
     def _take_idle(self, dead: list[_Entry[C]]) -> _Entry[C] | None:
         now = monotonic()

@@ -67,6 +67,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             max_lifetime=seconds(config.conn_max_lifetime),
             max_idle_time=seconds(config.conn_max_idle_time),
             leak_after=seconds_or_none(config.leak_after),
+            max_waiting=config.max_waiting,
         )
         self.replicas: AsyncReplicas | None = None
         """Its replicas, which reads may be sent to; None where it was told of none."""

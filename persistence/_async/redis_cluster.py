@@ -83,7 +83,9 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
             return _Turn()
 
         size = self.config.pool_size
-        self._turns: AsyncPool[_Turn] = AsyncPool(self.name, turn, max_open=size, max_idle=size)
+        self._turns: AsyncPool[_Turn] = AsyncPool(
+            self.name, turn, max_open=size, max_idle=size, max_waiting=self.config.max_waiting
+        )
         self._cluster: AsyncClusterClient | None = None
         self._guard = Mutex()
 

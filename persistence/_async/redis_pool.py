@@ -167,5 +167,6 @@ def make_pool(name: str, config: RedisConfig) -> LendingPool:
         max_idle=config.pool_size,
         max_idle_time=seconds(config.idle_timeout),
         leak_after=seconds_or_none(config.leak_after),
+        max_waiting=config.max_waiting,
     )
     return pool

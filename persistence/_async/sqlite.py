@@ -41,9 +41,9 @@ class AsyncSQLiteDatabase(AsyncDatabase):
         self.config = config
         self._in_memory = config.path == ":memory:"
         self._threads = Threads(config.max_readers + 1, f"holdfast-{name}")
-        leak_after = seconds_or_none(config.leak_after)
+        leak_after, max_waiting = seconds_or_none(config.leak_after), config.max_waiting
         self._writer: AsyncPool[SQLiteLink] = AsyncPool(
-            name, self._open_writer, max_open=1, max_idle=1, leak_after=leak_after
+            name, self._open_writer, max_open=1, max_idle=1, leak_after=leak_after, max_waiting=max_waiting
         )
         self._readers = self._writer
         if not self._in_memory:
@@ -53,6 +53,7 @@ class AsyncSQLiteDatabase(AsyncDatabase):
                 max_open=config.max_readers,
                 max_idle=config.max_readers,
                 leak_after=leak_after,
+                max_waiting=max_waiting,
             )
 
     async def open(self) -> None:

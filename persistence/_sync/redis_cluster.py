@@ -84,7 +84,9 @@ class RedisClusterConnection(RedisConnection):
             return _Turn()
 
         size = self.config.pool_size
-        self._turns: Pool[_Turn] = Pool(self.name, turn, max_open=size, max_idle=size)
+        self._turns: Pool[_Turn] = Pool(
+            self.name, turn, max_open=size, max_idle=size, max_waiting=self.config.max_waiting
+        )
         self._cluster: ClusterClient | None = None
         self._guard = Mutex()
 

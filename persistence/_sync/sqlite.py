@@ -42,9 +42,9 @@ class SQLiteDatabase(Database):
         self.config = config
         self._in_memory = config.path == ":memory:"
         self._threads = Threads(config.max_readers + 1, f"holdfast-{name}")
-        leak_after = seconds_or_none(config.leak_after)
+        leak_after, max_waiting = seconds_or_none(config.leak_after), config.max_waiting
         self._writer: Pool[SQLiteLink] = Pool(
-            name, self._open_writer, max_open=1, max_idle=1, leak_after=leak_after
+            name, self._open_writer, max_open=1, max_idle=1, leak_after=leak_after, max_waiting=max_waiting
         )
         self._readers = self._writer
         if not self._in_memory:
@@ -54,6 +54,7 @@ class SQLiteDatabase(Database):
                 max_open=config.max_readers,
                 max_idle=config.max_readers,
                 leak_after=leak_after,
+                max_waiting=max_waiting,
             )
 
     def open(self) -> None:

@@ -18,6 +18,7 @@ from persistence import (
     AsyncPubSub,
     ConfigError,
     NestedCheckoutError,
+    PoolFullError,
     PoolTimeoutError,
     PostgreSQLConfig,
     RedisConfig,
@@ -226,6 +227,74 @@ async def test_what_redis_py_borrowed_and_dropped_comes_back(
     dropped = [message for message in said(caplog) if "dropped without being given back" in message]
     assert len(dropped) == 2
     assert all(f"{HERE}:" in message for message in dropped)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite", "redis"])
+async def test_where_as_many_wait_as_may_the_next_one_is_refused_at_once(
+    kind: str, request: pytest.FixtureRequest, manager: AsyncDatabaseManager, tmp_path: Path
+) -> None:
+    main: Any
+    if kind == "redis":
+        config = replace(request.getfixturevalue("redis_config"), pool_size=1, max_waiting=2)
+        main = await manager.add_redis("main", config)
+        watching = main.client.pipeline()
+        await watching.watch("k")
+        give_back = watching.reset
+
+        async def ask() -> Any:
+            return await main.client.get("k")
+    else:
+        if kind == "sqlite":
+            main = await manager.add_sqlite("main", f"sqlite:///{tmp_path}/main.db?max_waiting=2")
+        else:
+            config = replace(request.getfixturevalue("postgresql_config"), max_connections=1, max_waiting=2)
+            main = await manager.add_postgresql("main", config)
+        held = await main.transaction().__aenter__()
+
+        async def give_back() -> None:
+            await held.__aexit__(None, None, None)
+
+        async def ask() -> Any:
+            return await main.execute("CREATE TABLE IF NOT EXISTS t (id integer)")
+
+    waiting = [Started(ask) for _ in range(2)]
+    await until(lambda: main.stats().waiting == 2)
+    started = monotonic()
+    refused = r"main: all 1 connections are in use, and 2 callers wait for one \(max_waiting\); taken at .*test_leaks"
+    for _ in range(3):
+        with pytest.raises(PoolFullError, match=refused) as caught:
+            await Started(ask).result()
+    assert "raise max_waiting" in str(caught.value)
+    assert isinstance(caught.value, PoolTimeoutError)
+    assert monotonic() - started < 2
+    assert main.stats().waiting == 2
+    await give_back()
+    assert [await each.result() for each in waiting] == [await ask()] * 2
+    assert (main.stats().waiting, main.stats().in_use) == (0, 0)
+
+
+async def test_where_nobody_may_wait_a_free_connection_is_still_given(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    main = await manager.add_postgresql("main", replace(postgresql_config, max_connections=1, max_waiting=0))
+    assert await main.fetch_value("SELECT 7") == 7
+    async with main.transaction():
+        with pytest.raises(PoolFullError, match="0 callers wait"):
+            await Started(lambda: main.fetch_value("SELECT 7")).result()
+        assert await main.fetch_value("SELECT 7") == 7
+    assert await main.fetch_value("SELECT 7") == 7
+
+
+def test_how_many_may_wait_is_a_number_or_none() -> None:
+    for kind, scheme in ((PostgreSQLConfig, "postgresql"), (RedisConfig, "redis"), (SQLiteConfig, "sqlite")):
+        assert kind().max_waiting is None
+        assert kind.from_url(f"{scheme}://?max_waiting=0").max_waiting == 0
+        assert kind.from_env("DB_", environ={"DB_MAX_WAITING": "50"}).max_waiting == 50
+        with pytest.raises(ConfigError, match="max_waiting -1 is below 0"):
+            kind(max_waiting=-1)
+        for bad in (1.5, "many", True, [1]):
+            with pytest.raises(ConfigError, match=r"max_waiting .* is no whole number"):
+                kind(max_waiting=bad)  # type: ignore[arg-type]
 
 
 def test_a_time_after_which_nothing_leaks_is_refused() -> None:

@@ -19,6 +19,7 @@ from persistence import (
     PubSub,
     ConfigError,
     NestedCheckoutError,
+    PoolFullError,
     PoolTimeoutError,
     PostgreSQLConfig,
     RedisConfig,
@@ -227,6 +228,74 @@ def test_what_redis_py_borrowed_and_dropped_comes_back(
     dropped = [message for message in said(caplog) if "dropped without being given back" in message]
     assert len(dropped) == 2
     assert all(f"{HERE}:" in message for message in dropped)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite", "redis"])
+def test_where_as_many_wait_as_may_the_next_one_is_refused_at_once(
+    kind: str, request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Path
+) -> None:
+    main: Any
+    if kind == "redis":
+        config = replace(request.getfixturevalue("redis_config"), pool_size=1, max_waiting=2)
+        main = manager.add_redis("main", config)
+        watching = main.client.pipeline()
+        watching.watch("k")
+        give_back = watching.reset
+
+        def ask() -> Any:
+            return main.client.get("k")
+    else:
+        if kind == "sqlite":
+            main = manager.add_sqlite("main", f"sqlite:///{tmp_path}/main.db?max_waiting=2")
+        else:
+            config = replace(request.getfixturevalue("postgresql_config"), max_connections=1, max_waiting=2)
+            main = manager.add_postgresql("main", config)
+        held = main.transaction().__enter__()
+
+        def give_back() -> None:
+            held.__exit__(None, None, None)
+
+        def ask() -> Any:
+            return main.execute("CREATE TABLE IF NOT EXISTS t (id integer)")
+
+    waiting = [Started(ask) for _ in range(2)]
+    until(lambda: main.stats().waiting == 2)
+    started = monotonic()
+    refused = r"main: all 1 connections are in use, and 2 callers wait for one \(max_waiting\); taken at .*test_leaks"
+    for _ in range(3):
+        with pytest.raises(PoolFullError, match=refused) as caught:
+            Started(ask).result()
+    assert "raise max_waiting" in str(caught.value)
+    assert isinstance(caught.value, PoolTimeoutError)
+    assert monotonic() - started < 2
+    assert main.stats().waiting == 2
+    give_back()
+    assert [each.result() for each in waiting] == [ask()] * 2
+    assert (main.stats().waiting, main.stats().in_use) == (0, 0)
+
+
+def test_where_nobody_may_wait_a_free_connection_is_still_given(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    main = manager.add_postgresql("main", replace(postgresql_config, max_connections=1, max_waiting=0))
+    assert main.fetch_value("SELECT 7") == 7
+    with main.transaction():
+        with pytest.raises(PoolFullError, match="0 callers wait"):
+            Started(lambda: main.fetch_value("SELECT 7")).result()
+        assert main.fetch_value("SELECT 7") == 7
+    assert main.fetch_value("SELECT 7") == 7
+
+
+def test_how_many_may_wait_is_a_number_or_none() -> None:
+    for kind, scheme in ((PostgreSQLConfig, "postgresql"), (RedisConfig, "redis"), (SQLiteConfig, "sqlite")):
+        assert kind().max_waiting is None
+        assert kind.from_url(f"{scheme}://?max_waiting=0").max_waiting == 0
+        assert kind.from_env("DB_", environ={"DB_MAX_WAITING": "50"}).max_waiting == 50
+        with pytest.raises(ConfigError, match="max_waiting -1 is below 0"):
+            kind(max_waiting=-1)
+        for bad in (1.5, "many", True, [1]):
+            with pytest.raises(ConfigError, match=r"max_waiting .* is no whole number"):
+                kind(max_waiting=bad)  # type: ignore[arg-type]
 
 
 def test_a_time_after_which_nothing_leaks_is_refused() -> None:
