@@ -35,6 +35,11 @@ EACH = 834 if os.environ.get("HOLDFAST_FAULTS") == "full" else 60
 """How many rows each of twelve threads inserts: 10,000 together in the long form."""
 
 
+def reader_of(config: PostgreSQLConfig) -> str:
+    """Return the name of the role that PgBouncer lets in beside the owner, by the password ``reader``."""
+    return f"reader_{config.database[-12:]}"
+
+
 @pytest.fixture
 def pooled(postgresql_config: PostgreSQLConfig, tmp_path: Path) -> Iterator[PostgreSQLConfig]:
     """The test's database, through a PgBouncer that shares two server connections among all clients."""
@@ -42,7 +47,9 @@ def pooled(postgresql_config: PostgreSQLConfig, tmp_path: Path) -> Iterator[Post
         port = probe.getsockname()[1]
     assert isinstance(postgresql_config.password, Secret)
     password = postgresql_config.password.reveal()
-    (tmp_path / "users.txt").write_text(f'"{postgresql_config.username}" "{password}"\n')
+    (tmp_path / "users.txt").write_text(
+        f'"{postgresql_config.username}" "{password}"\n"{reader_of(postgresql_config)}" "reader"\n'
+    )
     (tmp_path / "pgbouncer.ini").write_text(
         "[databases]\n"
         f"* = host={postgresql_config.host} port={postgresql_config.port}\n"
