@@ -139,7 +139,7 @@ class Operations:
         thread_id, namespace, checkpoint_id = thread_of(config)
         if checkpoint_id is not None:
             found = yield from self._load(thread_id, namespace, checkpoint_id)
-            if found is not None:
+            if found is not None and (yield from self._passes(found, listing.filter)):
                 yield listing.take([to_tuple(found)], checked=False)
         elif named.get("checkpoint_ns") is not None:
             yield from self._pages_of(thread_id, namespace, listing)
@@ -147,6 +147,20 @@ class Operations:
             thread = yield from self._thread(thread_id)
             for each in () if thread is None else sorted(thread.versions):
                 yield from self._pages_of(thread_id, each, listing)
+
+    def _passes(self, found: Checkpoint, filter: dict[str, Any] | None) -> Steps[bool]:
+        """Tell whether a checkpoint passes a filter, as the checkpointer has it."""
+        if filter is None or found.version is None:
+            return True
+        page: list[CheckpointInfo] = yield call(
+            "list_checkpoints",
+            found.thread_id,
+            namespace=found.namespace,
+            limit=1,
+            before=found.version + 1,
+            filter=filter,
+        )
+        return [info.version for info in page] == [found.version]
 
     def _pages_of_all(self, listing: Listing) -> Pages:
         after: str | None = None

@@ -474,8 +474,10 @@ def test_a_list_may_be_interrupted_by_other_calls(saver: HoldfastSaver) -> None:
 
 
 def test_a_config_that_names_a_checkpoint_lists_only_that(saver: HoldfastSaver) -> None:
-    configs = [put(saver, named(), {"a": index}) for index in range(3)]
+    configs = [put(saver, named(), {"a": index}, even=index % 2 == 0) for index in range(3)]
     assert [each.config for each in saver.list(configs[1])] == [configs[1]]
+    assert [each.config for each in saver.list(configs[1], filter={"even": False})] == [configs[1]]
+    assert list(saver.list(configs[1], filter={"even": True})) == []
     assert list(saver.list(configs[1], limit=0)) == []
     assert list(saver.list(named(checkpoint_id="other"))) == []
 
