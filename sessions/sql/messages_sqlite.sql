@@ -346,7 +346,7 @@ ORDER BY value ->> 'seq';
 -- name: last_contents
 -- hot: the last message of each thread, one step backwards in the primary key for each.
 SELECT m.thread_id, m.content
-FROM json_each(:threads) AS t
-CROSS JOIN holdfast_messages AS m ON m.tenant_id = :tenant AND m.thread_id = t.value AND m.seq = (
-    SELECT max(l.seq) FROM holdfast_messages AS l WHERE l.tenant_id = :tenant AND l.thread_id = t.value
+FROM json_each(:threads)
+CROSS JOIN holdfast_messages AS m ON m.tenant_id = :tenant AND m.thread_id = json_each.value AND m.seq = (
+    SELECT max(l.seq) FROM holdfast_messages AS l WHERE l.tenant_id = :tenant AND l.thread_id = json_each.value
 );
