@@ -146,9 +146,9 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             await self._store(place, None, row["stamp"], row["version"], row["refs"], row["refs"], blocks_there)
         return rows, pending
 
-    async def _write(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
+    async def _write_postgresql(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
         values, written, base = attempt.values, attempt.written, attempt.base
-        saved = await super()._write(database, attempt)
+        saved = await super()._write_postgresql(database, attempt)
         # A version below others is not the latest; and who knows what becomes of a transaction.
         if saved is not None and saved.version == saved.counter and not database.in_transaction:
             refs, added = written.refs, written.added

@@ -79,7 +79,7 @@ class _Outcome:
 
     def foresee(self) -> None:
         """Make it of the next version, as far as that is known."""
-        checkpoint, base = self._given[0], self._given[4]
+        checkpoint, _, _, _, base, _ = self._given
         if base is not None:
             self.of(next_saved(base, checkpoint.parent_version))
 
@@ -221,7 +221,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         try:
             if database.kind == "sqlite":
                 return await self._write_sqlite(database, attempt)
-            return await self._write(database, attempt)
+            return await self._write_postgresql(database, attempt)
         except DuplicateError as exc:
             if not database.in_transaction:
                 return None
@@ -233,7 +233,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
                 code=exc.code,
             ) from exc
 
-    async def _write(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
+    async def _write_postgresql(self, database: AsyncDatabase, attempt: Attempt) -> Saved | None:
         queries = load_queries("checkpoint", "postgresql")
         version, values, written, base, expected, relaxed, meanwhile = attempt
         extra = written.added.extra
@@ -255,7 +255,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
             else:
                 stored = await self._group.run(database, statement, values)
             return saved if stored else None
-        values.update(_cut_out(extra), version=version, expected=expected)
+        values.update(_joined(extra), version=version, expected=expected)
         if base is None and not expected and "base" not in values:
             statement = queries.save_first
         else:
@@ -381,7 +381,7 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
         return manifest, blocks
 
 
-def _cut_out(blocks: list[bytes]) -> dict[str, Any]:
+def _joined(blocks: list[bytes]) -> dict[str, Any]:
     """Return blocks as the byte string and the two arrays that PostgreSQL cuts them out of."""
     starts, sizes, start = [], [], 1
     for data in blocks:

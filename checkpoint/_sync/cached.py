@@ -147,9 +147,9 @@ class CachedCheckpointer(DatabaseCheckpointer):
             self._store(place, None, row["stamp"], row["version"], row["refs"], row["refs"], blocks_there)
         return rows, pending
 
-    def _write(self, database: Database, attempt: Attempt) -> Saved | None:
+    def _write_postgresql(self, database: Database, attempt: Attempt) -> Saved | None:
         values, written, base = attempt.values, attempt.written, attempt.base
-        saved = super()._write(database, attempt)
+        saved = super()._write_postgresql(database, attempt)
         # A version below others is not the latest; and who knows what becomes of a transaction.
         if saved is not None and saved.version == saved.counter and not database.in_transaction:
             refs, added = written.refs, written.added
