@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,20 +62,23 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-MODULES = {
-    module_name(path): list(imports_of(path.read_text(), module_name(path), module_name(path.parent)))
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
+@cache
+def modules() -> dict[str, list[Import]]:
+    """Return every module with its imports."""
+    return {
+        module_name(path): list(imports_of(path.read_text(), module_name(path), module_name(path.parent)))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
 
 
 def violations(importers: Iterator[str], *, of: tuple[str, ...]) -> list[str]:
-    return sorted({str(found) for importer in importers for found in MODULES[importer] if found.is_in(*of)})
+    return sorted({str(found) for importer in importers for found in modules()[importer] if found.is_in(*of)})
 
 
 def of_package(package: str, side: str | None = None) -> Iterator[str]:
     prefix = f"{package}.{side}." if side else f"{package}."
-    return (module for module in MODULES if module.startswith(prefix))
+    return (module for module in modules() if module.startswith(prefix))
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -112,7 +116,7 @@ def test_a_plain_module_imports_from_neither_side(package: str) -> None:
 
 
 def test_nobody_imports_an_adapter() -> None:
-    assert violations(iter(MODULES), of=tuple(ADAPTERS)) == []
+    assert violations(iter(modules()), of=tuple(ADAPTERS)) == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
