@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +316,49 @@ def test_who_writes_after_another_is_told_and_loads_again(index: FileVectorIndex
         index.add(["f"], [Y])
     index.load()
     assert set(content(index)) == {"a", "b", "c", "d", "e"}
+
+
+def test_a_change_that_comes_while_another_loads_is_not_overwritten(index: FileVectorIndex, root: Path) -> None:
+    index.add([f"n{n}" for n in range(20_000)], np.tile(np.array(X, np.float32), (20_000, 1)))  # takes a while to read
+    other = FileVectorIndex(root)
+    for turn in range(12):
+        both = threading.Barrier(2)
+
+        def write(id: str = f"late{turn}", both: threading.Barrier = both) -> None:
+            both.wait()
+            index.add([id], [X])
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        both.wait()
+        other.load(verify=False)
+        writer.join()
+        with suppress(ConflictError):
+            other.add([f"other{turn}"], [Y])
+        index.load(verify=False)
+        assert f"late{turn}" in index
+
+
+class Interrupted(FileVectorIndex):
+    """An index in whose loading something comes between."""
+
+    between: Callable[[], object] | None = None
+
+    def _clear(self) -> None:
+        super()._clear()
+        if self.between is not None:
+            self.between()
+
+
+def test_a_version_that_comes_while_another_loads_goes_on_counting(index: FileVectorIndex, root: Path) -> None:
+    other = Interrupted(root)
+    other.between = index.save
+    other.load()
+    other.between = None
+    with pytest.raises(ConflictError):
+        other.add(["other"], [Y])
+    index.add(["d"], [X])
+    assert content(opened(root)) == content(index)
 
 
 def test_a_reader_keeps_what_it_loaded_while_versions_go(index: FileVectorIndex, root: Path) -> None:

@@ -184,7 +184,7 @@ class FileVectorIndex(IndexEntries):
                 graph=graph and bool(places),
             )
             files.drop_old(folder, self._keep)
-            self._take(name, version, verify=False)
+            self._take(name, version, version, verify=False)
             return version
 
     def load(self, name: str = "default", *, version: int | None = None, verify: bool = True) -> bool:
@@ -206,20 +206,20 @@ class FileVectorIndex(IndexEntries):
             if version is not None:
                 if check_whole("version", version) not in known:
                     raise NotFoundError(f"the index {name!r} has no version {version}", hint=f"it has {known}")
-                self._take(name, version, verify=verify, alone=True)
+                self._take(name, version, current, verify=verify, alone=True)
                 return True
             if not known:
                 return False
             # Newer versions than the one that counts were never finished, or were left behind by a rollback.
             order = [current] if current is not None else []
             order += [each for each in known if current is None or each < current]
-            return self._take_first(name, order, verify)
+            return self._take_first(name, order, current, verify)
 
-    def _take_first(self, name: str, order: list[int], verify: bool) -> bool:
+    def _take_first(self, name: str, order: list[int], current: int | None, verify: bool) -> bool:
         problems: list[CorruptError] = []
         for each in order:
             try:
-                self._take(name, each, verify=verify)
+                self._take(name, each, current, verify=verify)
             except CorruptError as exc:
                 problems.append(exc)
                 continue
@@ -229,15 +229,18 @@ class FileVectorIndex(IndexEntries):
             return True
         raise problems[0]
 
-    def _take(self, name: str, version: int, *, verify: bool, alone: bool = False) -> None:
-        """Have a version in memory; ``alone`` without its journal, and without writing to it."""
+    def _take(self, name: str, version: int, current: int | None, *, verify: bool, alone: bool = False) -> None:
+        """Have a version in memory; ``alone`` without its journal, and without writing to it.
+
+        ``current`` is the version that counted before anything of this one was read: whoever writes meanwhile, a change
+        of this index is refused then.
+        """
         path = self.root / name / files.version_name(version)
         told = files.describe(path)
         files.check_same(told, self._given_dimensions, self._given_metric, self._given_model, name)
         saved = files.read_version(path, verify=verify)
         graph = files.read_graph(path, told)
-        changes, end = ([], 0) if alone else read_journal(path, told.dimensions)
-        size = 0 if alone else journal_size(path)
+        changes, end, size = ([], 0, 0) if alone else read_journal(path, told.dimensions)
         self._clear()
         self.dimensions, self.metric, self.model = told.dimensions, told.metric, told.model or self._given_model
         self.name, self.version = (None, version) if alone else (name, version)
@@ -247,7 +250,7 @@ class FileVectorIndex(IndexEntries):
         for change in changes:
             self._apply(change)
         self._journal_end, self._journal_size = end, size
-        self._current = files.current_version(self.root / name)
+        self._current = current
 
     def versions(self, name: str = "default") -> list[IndexVersion]:
         """Return the versions of a name that have a manifest, newest first."""
@@ -283,7 +286,7 @@ class FileVectorIndex(IndexEntries):
             made = known[0] + 1
             files.copy_version(folder / files.version_name(wanted), folder, made, wanted)
             files.drop_old(folder, self._keep)
-            self._take(name, made, verify=False)
+            self._take(name, made, made, verify=False)
             return made
 
     def backup(self, destination: str | Path, name: str = "default") -> Path:

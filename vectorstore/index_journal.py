@@ -31,8 +31,10 @@ class Change(NamedTuple):
     metadata: list[str]
 
 
-def read_journal(path: Path, dimensions: int) -> tuple[list[Change], int]:
-    """Return the changes of a version's journal, and where it ends; what a killed writer left behind that is no change.
+def read_journal(path: Path, dimensions: int) -> tuple[list[Change], int, int]:
+    """Return the changes of a version's journal, where the last one ends, and how many bytes were read.
+
+    Behind the last one there is what a killed writer left, or what another is about to write.
 
     Raises:
         CorruptError: it is damaged before its end.
@@ -58,7 +60,7 @@ def read_journal(path: Path, dimensions: int) -> tuple[list[Change], int]:
             break
         found.append(_change(payload, dimensions))
         place = begin + length
-    return found, place
+    return found, place, len(data)
 
 
 def append_change(path: Path, end: int, change: Change) -> int:
