@@ -12,8 +12,8 @@ from persistence.dialect import from_micros, to_micros
 from persistence.errors import PersistenceError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id
+from sessions.contents import content_json, decoded
 from sessions.items import lifetime_micros, namespace_key
-from sessions.messages import content_json, decoded
 
 NAMESPACE = namespace_key(["context"])
 """The namespace of the context among all items."""

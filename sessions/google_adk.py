@@ -30,9 +30,10 @@ from persistence.validation import LIMIT, check_id, shown
 from sessions._async.events_of_threads import AsyncThreadEvents
 from sessions._async.items import AsyncItemStore
 from sessions._async.threads import AsyncThreadManager
+from sessions.contents import content_json, decoded
 from sessions.item_batches import Batch, Found, Get, Listing, Put, Search
 from sessions.items import namespace_key, namespace_labels
-from sessions.messages import Message, content_json, decoded
+from sessions.messages import Message
 from sessions.records import Thread, new_id
 
 __all__ = ["HoldfastSessionService"]

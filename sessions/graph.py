@@ -10,8 +10,8 @@ from typing import Any, Literal, cast, get_args
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import ValidationError
 from persistence.validation import ID_BYTES, check_id, check_limit, check_text, check_whole
-from sessions.messages import check_moment, decoded, to_text
-from sessions.records import encode_cursor, page_values
+from sessions.contents import decoded, to_text
+from sessions.records import check_moment, encode_cursor, page_values
 from sessions.scopes import Approval
 
 NODE_ID_BYTES = 768

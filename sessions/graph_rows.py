@@ -15,6 +15,7 @@ from typing import Any, cast
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import METADATA_DEPTH, check_id, is_plain_json, metadata_json, shown
+from sessions.contents import to_text
 from sessions.graph import (
     BATCH,
     CONFIG,
@@ -26,7 +27,6 @@ from sessions.graph import (
     relationship_name,
     type_name,
 )
-from sessions.messages import to_text
 from sessions.records import record_time, where_json
 from sessions.scopes import Approval
 from sessions.words import words_of

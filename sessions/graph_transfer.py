@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from persistence.errors import ValidationError
+from sessions.contents import content_json
 from sessions.graph import Edge, Node
-from sessions.messages import content_json
 
 FORMAT = "holdfast graph"
 VERSION = 1

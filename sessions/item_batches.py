@@ -12,8 +12,8 @@ import numpy as np
 
 from persistence.errors import ValidationError
 from persistence.validation import check_text, shown
+from sessions.contents import content_json
 from sessions.items import LABEL_END
-from sessions.messages import content_json
 
 Metric = Literal["cosine", "l2", "inner_product"]
 Condition = dict[str, Any]

@@ -42,9 +42,9 @@ from persistence.errors import CapabilityError, ValidationError
 from persistence.validation import check_id, check_whole
 from sessions._async.items import AsyncItemStore
 from sessions._sync.items import ItemStore
+from sessions.contents import content_json, decoded
 from sessions.item_batches import Answers, Batch, Found, Get, Listing, Metric, Put, Search, conditions_of
 from sessions.items import lifetime_micros, namespace_key, namespace_labels
-from sessions.messages import content_json, decoded
 
 __all__ = ["HoldfastStore"]
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, cast
 
 from persistence.dialect import Dialect, from_json, from_micros, to_micros
-from persistence.errors import CorruptError, ValidationError
+from persistence.errors import ValidationError
 from persistence.validation import check_id, check_limit, check_whole, metadata_json
+from sessions.contents import content_json, decoded
 
 ROLE_BYTES = 100
 """The longest role in bytes of UTF-8."""
-CONTENT_BYTES = 64 * 1024 * 1024
-"""The longest content in bytes of JSON text; larger things belong into a file, and the reference to it here."""
-CONTENT_DEPTH = 200
-"""How deep content may be nested."""
-INTEGER_BITS = 14_000
-"""The largest integer in content; Python itself reads no more than 4,300 digits."""
 BATCH = 10_000
 """The most messages of one append."""
 MAX_COST = Decimal(1_000_000_000)
@@ -36,12 +28,6 @@ UsageBy = Literal["day", "models", "session", "thread", "user"]
 
 _NANO = Decimal("1e-9")
 _MICROSECOND = timedelta(microseconds=1)
-# One encoder, which json.dumps would make anew each time.
-to_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-# Past the wrappers of json.loads: what we wrote begins and ends with the value.
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -177,55 +163,6 @@ def place_values(limit: object, after: object) -> dict[str, Any]:
     return {**values, **place, "after_thread": check_id("the cursor's thread", thread_id)}
 
 
-def content_json(content: object, what: str = "content") -> str:
-    """Return any JSON value as the text that is stored; what is read back is equal to it, to the last bit.
-
-    Raises:
-        ValidationError: it holds what JSON would give back as something else (a key that is no str, a tuple, NaN, …),
-            is nested deeper than 200 levels, or is longer than 64 MiB.
-    """
-    if type(content) is not str:
-        _check_content(content, what, 1)
-    text = to_text(content)
-    if not text.isascii() and _SURROGATE.search(text):
-        if _PAIR.search(text):
-            raise ValidationError(f"{what} has a surrogate pair as two characters, which JSON gives back as one")
-        text = _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    if len(text) > CONTENT_BYTES // 4 and len(text.encode()) > CONTENT_BYTES:
-        raise ValidationError(
-            f"{what} has {len(text.encode()):,} bytes as JSON, more than the limit of {CONTENT_BYTES:,}",
-            hint="store it in a file, and a reference to it here",
-        )
-    return text
-
-
-def _check_content(value: object, path: str, depth: int) -> None:
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return
-    if kind is int:
-        if cast(int, value).bit_length() > INTEGER_BITS:
-            raise ValidationError(
-                f"{path[:80]} holds an int of more than {INTEGER_BITS:,} bits", hint="store it as text"
-            )
-    elif kind is float:
-        if not math.isfinite(cast(float, value)):
-            raise ValidationError(f"{path[:80]} holds {value!r}, which JSON has no form for")
-    elif kind is dict or kind is list:
-        if depth > CONTENT_DEPTH:
-            raise ValidationError(f"{path[:80]} is nested deeper than {CONTENT_DEPTH} levels")
-        if kind is list:
-            for item in cast("list[object]", value):
-                _check_content(item, path, depth + 1)
-            return
-        for key, item in cast("dict[object, object]", value).items():
-            if type(key) is not str:
-                raise ValidationError(f"{path[:80]} has a key of type {type(key).__name__}; JSON has str keys only")
-            _check_content(item, path, depth + 1)
-    else:
-        raise ValidationError(f"{path[:80]} holds a {kind.__name__}, which JSON would give back as something else")
-
-
 def cost_nanos(what: str, cost: object) -> int | None:
     """Return a cost in billionths.
 
@@ -305,18 +242,6 @@ def check_batch(messages: object) -> list[Message]:
     if not 1 <= len(messages) <= BATCH:
         raise ValidationError(f"{len(messages):,} messages are not within 1 and {BATCH:,}")
     return list(messages)
-
-
-def decoded(text: str) -> Any:
-    """Return the value of a JSON text that a statement gave.
-
-    Raises:
-        CorruptError: it is no JSON, or is nested deeper than anything that was ever stored.
-    """
-    try:
-        return _scan(text, 0)[0]
-    except (ValueError, StopIteration, RecursionError):
-        raise CorruptError("a stored message is not what was written") from None
 
 
 def _span(micros: Any) -> timedelta | None:
@@ -425,19 +350,3 @@ def usage_from_row(row: dict[str, Any], dialect: Dialect) -> Usage:
         cost=from_nanos(row["cost_nanos"] or 0),
         latency=_span(row["latency_micros"]),
     )
-
-
-def check_moment(what: str, moment: object) -> datetime | None:
-    """Return a time with its zone, or None.
-
-    Raises:
-        ValidationError: it is no datetime (a date is none), or has no time zone.
-    """
-    if moment is None:
-        return None
-    if not isinstance(moment, datetime):
-        kind = "date" if isinstance(moment, date) else type(moment).__name__
-        raise ValidationError(f"{what} is a {kind}, not a datetime")
-    if moment.tzinfo is None:
-        raise ValidationError(f"{what} has no time zone", hint="datetime.now(timezone.utc)")
-    return moment

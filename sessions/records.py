@@ -6,7 +6,7 @@ import secrets
 import time
 from base64 import b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -107,6 +107,22 @@ def patch_values(metadata: object) -> dict[str, str]:
         "touched": to_json(dict.fromkeys(given)),
         "changes": metadata_json({key: value for key, value in given.items() if value is not None}),
     }
+
+
+def check_moment(what: str, moment: object) -> datetime | None:
+    """Return a time with its zone, or None.
+
+    Raises:
+        ValidationError: it is no datetime (a date is none), or has no time zone.
+    """
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        kind = "date" if isinstance(moment, date) else type(moment).__name__
+        raise ValidationError(f"{what} is a {kind}, not a datetime")
+    if moment.tzinfo is None:
+        raise ValidationError(f"{what} has no time zone", hint="datetime.now(timezone.utc)")
+    return moment
 
 
 def ttl_micros(what: str, ttl: Duration | None) -> int | None:

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Literal, cast
 
 from persistence.dialect import to_micros
+from sessions.contents import decoded, to_text
 from sessions.items import LABEL_END
-from sessions.messages import decoded, to_text
 from sessions.redis_usage import Used, usage_rows
 
 Result = Literal[

@@ -8,8 +8,8 @@ from typing import Any
 
 from persistence.errors import ValidationError
 from persistence.validation import check_id, shown
+from sessions.contents import content_json
 from sessions.items import LABEL_END
-from sessions.messages import content_json
 from sessions.records import patch_values
 
 SCOPES = ("app", "user")

@@ -8,7 +8,7 @@ from typing import Any
 
 from persistence.dialect import to_micros
 from persistence.errors import ForeignKeyError
-from sessions.messages import to_text
+from sessions.contents import to_text
 
 _NUMBERS = frozenset(
     (

@@ -12,7 +12,7 @@ from persistence.dialect import Dialect, from_json, from_micros, to_micros
 from persistence.errors import ConflictError, CorruptError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole, metadata_json
-from sessions.messages import content_json, decoded, to_text
+from sessions.contents import content_json, decoded, to_text
 from sessions.records import micros_of, new_id, where_json
 
 Status = Literal["pending", "active", "deferred", "completed", "failed", "cancelled", "rejected", "dead"]

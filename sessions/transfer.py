@@ -11,10 +11,11 @@ from typing import Any
 from persistence.dialect import Dialect
 from persistence.errors import ValidationError
 from persistence.validation import check_whole
+from sessions.contents import content_json, decoded
 from sessions.context import ContextItem
 from sessions.items import LABEL_END
-from sessions.messages import Message, check_moment, content_json, decoded, message_values
-from sessions.records import Session, Thread
+from sessions.messages import Message, message_values
+from sessions.records import Session, Thread, check_moment
 
 FORMAT = "holdfast messages"
 VERSION = 1

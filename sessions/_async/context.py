@@ -14,6 +14,7 @@ from sessions._async.context_backend import AsyncContextBackend
 from sessions._async.context_memory import AsyncMemoryContext
 from sessions._async.context_redis import AsyncRedisContext
 from sessions._async.context_sql import AsyncSQLContext
+from sessions.contents import content_json, decoded
 from sessions.context import (
     ContextAgent,
     ContextItem,
@@ -29,7 +30,6 @@ from sessions.context import (
     read_line,
 )
 from sessions.items import SHARED
-from sessions.messages import content_json, decoded
 from sessions.records import expected_of
 
 BATCH = 1000

@@ -12,9 +12,10 @@ from persistence.validation import LIMIT
 from sessions._async.items import AsyncItemStore
 from sessions._async.messages import AsyncMessageStore
 from sessions._async.messages_base import append_values
+from sessions.contents import decoded
 from sessions.item_batches import Batch, Put, filterable
 from sessions.items import SHARED
-from sessions.messages import Message, decoded, message_values
+from sessions.messages import Message, message_values
 
 
 class AsyncThreadEvents(AsyncMessageStore):

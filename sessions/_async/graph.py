@@ -16,9 +16,9 @@ from sessions._async.graph_history import AsyncGraphHistory
 from sessions._async.graph_recall import AsyncGraphRecall
 from sessions._async.graph_transfer import AsyncGraphTransfer
 from sessions._async.graph_walk import AsyncGraphWalk
+from sessions.contents import to_text
 from sessions.graph import BATCH, Deleted, Found, Node, find_place, node_id, type_name
 from sessions.graph_rows import escaped, node_from_row, node_row, rows_of, where_text, words_json
-from sessions.messages import to_text
 from sessions.records import expected_of, micros_of, patch_values
 from sessions.scopes import Approval
 from sessions.words import search_words, words_value

@@ -8,9 +8,9 @@ from typing import Any
 from persistence.errors import ForeignKeyError
 from persistence.validation import shown
 from sessions._async.graph_base import AsyncGraphBase
+from sessions.contents import to_text
 from sessions.graph import Direction, Edge, edges_place, node_id, relationship_name, relationship_names
 from sessions.graph_rows import edge_from_row, edge_name, edge_row, rows_of
-from sessions.messages import to_text
 from sessions.records import expected_of
 from sessions.scopes import Approval
 

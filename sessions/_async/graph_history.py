@@ -9,6 +9,7 @@ from persistence.dialect import Dialect
 from persistence.errors import ValidationError
 from persistence.validation import check_limit, check_text, check_whole
 from sessions._async.graph_base import AsyncGraphBase
+from sessions.contents import to_text
 from sessions.graph import CONFIG, ConfigVersion, GraphChange, Node, approvals_place, node_id
 from sessions.graph_rows import (
     CONFIG_PREFIX,
@@ -20,8 +21,7 @@ from sessions.graph_rows import (
     node_from_row,
     node_row,
 )
-from sessions.messages import check_moment, to_text
-from sessions.records import expected_of
+from sessions.records import check_moment, expected_of
 from sessions.scopes import Approval
 
 PAGE = 1000

@@ -12,14 +12,8 @@ from persistence.validation import check_id, shown
 from sessions._async.redis_statements import AsyncRedisStatements
 from sessions._async.store import AsyncSessionsStore
 from sessions._async.wake_ups import AsyncWakeUps
-from sessions.messages import (
-    Conversation,
-    Message,
-    conversation_from_row,
-    message_values,
-    to_text,
-    with_place,
-)
+from sessions.contents import to_text
+from sessions.messages import Conversation, Message, conversation_from_row, message_values, with_place
 from sessions.records import Thread, expected_of, thread_values
 from sessions.words import words_of, words_value
 

@@ -10,13 +10,12 @@ from persistence.errors import ValidationError
 from persistence.validation import check_id, check_limit, check_text, metadata_json
 from sessions._async.messages_base import append_values
 from sessions._async.messages_scan import AsyncMessageScan
+from sessions.contents import decoded
 from sessions.messages import (
     Message,
     Query,
     Usage,
     UsageBy,
-    check_moment,
-    decoded,
     message_from_row,
     message_values,
     place_values,
@@ -24,6 +23,7 @@ from sessions.messages import (
     query_of,
     usage_from_row,
 )
+from sessions.records import check_moment
 from sessions.redis_usage import check_days
 from sessions.words import search_words, words_of, words_value
 

@@ -7,7 +7,7 @@ from typing import Any
 from persistence import AsyncDatabaseManager
 from persistence.validation import check_id
 from sessions._async.store import AsyncSessionsStore
-from sessions.messages import decoded, to_text
+from sessions.contents import decoded, to_text
 from sessions.records import expected_of, session_from_row
 from sessions.state import merged_state, split_state, state_namespace
 

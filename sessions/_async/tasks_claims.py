@@ -14,7 +14,7 @@ from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_whole, metadata_json, shown
 from sessions._async.tasks_base import SHARED, AsyncTasksBase
-from sessions.messages import to_text
+from sessions.contents import to_text
 from sessions.records import micros_of
 from sessions.tasks import (
     BATCH,

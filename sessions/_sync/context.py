@@ -15,6 +15,7 @@ from sessions._sync.context_backend import ContextBackend
 from sessions._sync.context_memory import MemoryContext
 from sessions._sync.context_redis import RedisContext
 from sessions._sync.context_sql import SQLContext
+from sessions.contents import content_json, decoded
 from sessions.context import (
     ContextAgent,
     ContextItem,
@@ -30,7 +31,6 @@ from sessions.context import (
     read_line,
 )
 from sessions.items import SHARED
-from sessions.messages import content_json, decoded
 from sessions.records import expected_of
 
 BATCH = 1000

@@ -12,6 +12,7 @@ from persistence import Database, DatabaseManager, SQLStore, MigrationLine, Row
 from persistence.dialect import Dialect, compile_statement, from_json, from_micros
 from persistence.errors import CapabilityError, CorruptError
 from persistence.queries import load_queries
+from sessions.contents import decoded
 from sessions.context import (
     NAMESPACE,
     ContextAgent,
@@ -22,7 +23,6 @@ from sessions.context import (
     Restored,
     agent_of,
 )
-from sessions.messages import decoded
 
 R = TypeVar("R")
 

@@ -13,9 +13,10 @@ from persistence.validation import LIMIT
 from sessions._sync.items import ItemStore
 from sessions._sync.messages import MessageStore
 from sessions._sync.messages_base import append_values
+from sessions.contents import decoded
 from sessions.item_batches import Batch, Put, filterable
 from sessions.items import SHARED
-from sessions.messages import Message, decoded, message_values
+from sessions.messages import Message, message_values
 
 
 class ThreadEvents(MessageStore):

@@ -17,9 +17,9 @@ from sessions._sync.graph_history import GraphHistory
 from sessions._sync.graph_recall import GraphRecall
 from sessions._sync.graph_transfer import GraphTransfer
 from sessions._sync.graph_walk import GraphWalk
+from sessions.contents import to_text
 from sessions.graph import BATCH, Deleted, Found, Node, find_place, node_id, type_name
 from sessions.graph_rows import escaped, node_from_row, node_row, rows_of, where_text, words_json
-from sessions.messages import to_text
 from sessions.records import expected_of, micros_of, patch_values
 from sessions.scopes import Approval
 from sessions.words import search_words, words_value

@@ -9,10 +9,10 @@ from typing import Any
 
 from persistence.errors import ForeignKeyError, ValidationError
 from sessions._sync.graph_base import GraphBase
+from sessions.contents import to_text
 from sessions.graph import Edge, Node
 from sessions.graph_rows import edge_from_row, edge_row, node_from_row, node_row
 from sessions.graph_transfer import check_header, edge_line, header_line, node_line, read_record
-from sessions.messages import to_text
 from sessions.scopes import Approval
 
 PAGE = 1000

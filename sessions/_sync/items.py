@@ -16,6 +16,7 @@ from persistence.dialect import Dialect, compile_statement
 from persistence.errors import CapabilityError, CorruptError, DeadlockError
 from persistence.queries import load_queries
 from persistence.retry import Backoff
+from sessions.contents import decoded
 from sessions.item_batches import (
     Answers,
     Batch,
@@ -31,7 +32,6 @@ from sessions.item_batches import (
     split,
 )
 from sessions.items import SHARED
-from sessions.messages import decoded
 
 PAGE = 1000
 """How many items are read at a time where the program filters them."""

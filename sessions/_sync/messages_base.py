@@ -13,14 +13,8 @@ from persistence.validation import check_id, shown
 from sessions._sync.redis_statements import RedisStatements
 from sessions._sync.store import SessionsStore
 from sessions._sync.wake_ups import WakeUps
-from sessions.messages import (
-    Conversation,
-    Message,
-    conversation_from_row,
-    message_values,
-    to_text,
-    with_place,
-)
+from sessions.contents import to_text
+from sessions.messages import Conversation, Message, conversation_from_row, message_values, with_place
 from sessions.records import Thread, expected_of, thread_values
 from sessions.words import words_of, words_value
 

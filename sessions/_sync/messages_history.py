@@ -11,13 +11,12 @@ from persistence.errors import ValidationError
 from persistence.validation import check_id, check_limit, check_text, metadata_json
 from sessions._sync.messages_base import append_values
 from sessions._sync.messages_scan import MessageScan
+from sessions.contents import decoded
 from sessions.messages import (
     Message,
     Query,
     Usage,
     UsageBy,
-    check_moment,
-    decoded,
     message_from_row,
     message_values,
     place_values,
@@ -25,6 +24,7 @@ from sessions.messages import (
     query_of,
     usage_from_row,
 )
+from sessions.records import check_moment
 from sessions.redis_usage import check_days
 from sessions.words import search_words, words_of, words_value
 

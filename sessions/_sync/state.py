@@ -8,7 +8,7 @@ from typing import Any
 from persistence import DatabaseManager
 from persistence.validation import check_id
 from sessions._sync.store import SessionsStore
-from sessions.messages import decoded, to_text
+from sessions.contents import decoded, to_text
 from sessions.records import expected_of, session_from_row
 from sessions.state import merged_state, split_state, state_namespace
 
