@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,17 @@ def postgresql_config(request: pytest.FixtureRequest, servers: TestServers) -> I
     config = servers.fresh_database(*(() if mark is None else mark.args))
     yield config
     servers.drop_database(config)
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder in which servers of other users find their files.
+
+    It is not below pytest's, which any other run of pytest, such as one that a test begins, closes to other users.
+    """
+    with tempfile.TemporaryDirectory(prefix="holdfast-tests-open-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

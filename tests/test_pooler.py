@@ -41,31 +41,29 @@ def reader_of(config: PostgreSQLConfig) -> str:
 
 
 @pytest.fixture
-def pooled(postgresql_config: PostgreSQLConfig, tmp_path: Path) -> Iterator[PostgreSQLConfig]:
+def pooled(postgresql_config: PostgreSQLConfig, open_folder: Path) -> Iterator[PostgreSQLConfig]:
     """The test's database, through a PgBouncer that shares two server connections among all clients."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     assert isinstance(postgresql_config.password, Secret)
     password = postgresql_config.password.reveal()
-    (tmp_path / "users.txt").write_text(
+    (open_folder / "users.txt").write_text(
         f'"{postgresql_config.username}" "{password}"\n"{reader_of(postgresql_config)}" "reader"\n'
     )
-    (tmp_path / "pgbouncer.ini").write_text(
+    (open_folder / "pgbouncer.ini").write_text(
         "[databases]\n"
         f"* = host={postgresql_config.host} port={postgresql_config.port}\n"
         "[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = plain\nauth_file = {tmp_path}/users.txt\n"
+        f"auth_type = plain\nauth_file = {open_folder}/users.txt\n"
         "pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 100\n"
         "ignore_startup_parameters = extra_float_digits\n"
     )
-    command = ["pgbouncer", "-q", str(tmp_path / "pgbouncer.ini")]
+    command = ["pgbouncer", "-q", str(open_folder / "pgbouncer.ini")]
     if os.geteuid() == 0:
         command[1:1] = ["-u", "nobody"]
-        for path in [tmp_path, *tmp_path.iterdir()]:
+        for path in open_folder.iterdir():
             shutil.chown(path, "nobody")
-        os.chmod(tmp_path.parent, 0o755)
-        os.chmod(tmp_path.parent.parent, 0o755)
         os.chmod(postgresql_config.host, 0o755)
     with subprocess.Popen(command) as process:
         try:

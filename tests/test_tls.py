@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -158,15 +157,13 @@ class PostgreSQL:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgreSQL]:
+def server(open_folder: Path) -> Iterator[PostgreSQL]:
     built = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     if not built:
         pytest.skip("no PostgreSQL with TLS is installed (Debian's package postgresql)")
-    # Not below pytest's folder: another run, which a test may begin, closes that to the server's user.
-    with tempfile.TemporaryDirectory(prefix="holdfast-tls-") as folder:
-        made = PostgreSQL(built[-1], Path(folder))
-        yield made
-        made.stop()
+    made = PostgreSQL(built[-1], open_folder)
+    yield made
+    made.stop()
 
 
 def reached(config: PostgreSQLConfig) -> bool:

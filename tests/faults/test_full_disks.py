@@ -13,7 +13,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -57,10 +56,11 @@ class SmallDisk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    made = SmallDisk(tmp_path / "disk", "4m")
+def disk(open_folder: Path) -> Iterator[SmallDisk]:
+    made = SmallDisk(open_folder / "disk", "4m")
     yield made
     made.remove()
+    made.path.rmdir()
 
 
 def fill(database: Database, first: int) -> int:
@@ -109,10 +109,6 @@ def test_a_full_disk_under_postgresql_is_named_loses_nothing_and_heals(disk: Sma
         space.mkdir(mode=0o700)
         owner = Path(f"/proc/{server.pid}").stat()
         os.chown(space, owner.st_uid, owner.st_gid)
-        temporary = Path(tempfile.gettempdir())
-        for folder in disk.path.parents:
-            if folder.is_relative_to(temporary) and folder != temporary:
-                folder.chmod(folder.stat().st_mode | 0o011)  # the server's user goes through them
         database = manager.add_postgresql("main", server.config())
         # Only the tables lie on the small disk: a PostgreSQL whose log is full stops itself.
         database.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
