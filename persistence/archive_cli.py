@@ -7,7 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from persistence._sync.archive import TenantArchive
-from persistence.archives import ArchivedTable, ArchiveReader
+from persistence._sync.database import Database
+from persistence._sync.manager import DatabaseManager
+from persistence.archives import ArchivedTable, ArchiveReader, no_archive
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
 from persistence.connections_cli import chosen, opened, table
 from persistence.transfer_cli import shown_on
@@ -16,13 +18,19 @@ from persistence.transfer_cli import shown_on
 def export_archive(arguments: argparse.Namespace, output: Output) -> int:
     """Write an archive, and return the exit code."""
     with opened(arguments) as manager:
-        database = manager.get_database(chosen(arguments, manager))
-        archive = TenantArchive(database, tenant=arguments.tenant or "default")
+        archive = TenantArchive(_database(arguments, manager), tenant=arguments.tenant or "default")
+        left_out = [name for name, kind in manager.names().items() if kind == "redis"]
         found = archive.export(arguments.file, user=arguments.user, progress=shown_on(output))
     rows = sum(each.rows for each in found)
     text = [table([(each.name, each.rows) for each in found], ("table", "rows"))] if found else []
-    values = {"path": arguments.file, "rows": rows, "tables": {each.name: each.rows for each in found}}
-    output.result(values, "\n".join([*text, f"{arguments.file}: {rows:,} rows"]))
+    values = {
+        "path": arguments.file,
+        "rows": rows,
+        "tables": {each.name: each.rows for each in found},
+        "left_out": left_out,
+    }
+    notes = [f"not in it: {', '.join(left_out)}, for an archive holds nothing of Redis"] if left_out else []
+    output.result(values, "\n".join([*text, f"{arguments.file}: {rows:,} rows", *notes]))
     return DONE
 
 
@@ -33,7 +41,7 @@ def import_archive(arguments: argparse.Namespace, output: Output) -> int:
         with ArchiveReader(Path(arguments.file)) as reader:
             tenant = reader.header.tenant
     with opened(arguments, may_create=True) as manager:
-        archive = TenantArchive(manager.get_database(chosen(arguments, manager)), tenant=tenant)
+        archive = TenantArchive(_database(arguments, manager), tenant=tenant)
         without = arguments.without_bound
         found = archive.import_(arguments.file, merge=arguments.merge, without_bound=without, progress=shown_on(output))
         differences = archive.verify(arguments.file, without_bound=without) if arguments.verify else ()
@@ -46,6 +54,18 @@ def import_archive(arguments: argparse.Namespace, output: Output) -> int:
         lines += [str(each) for each in differences] or ["the file and the database are the same"]
     output.result(values, "\n".join(lines))
     return NOT_AS_IT_SHOULD if differences else DONE
+
+
+def _database(arguments: argparse.Namespace, manager: DatabaseManager) -> Database:
+    """Return the database that is meant.
+
+    Raises:
+        CapabilityError: it is a Redis.
+    """
+    name = chosen(arguments, manager)
+    if manager.names()[name] == "redis":
+        raise no_archive(name)
+    return manager.get_database(name)
 
 
 def _counted(found: tuple[ArchivedTable, ...]) -> dict[str, object]:

@@ -21,7 +21,7 @@ from typing import IO, Any, Self, cast
 import zstandard
 
 from persistence.backups import new_file, put_in_place
-from persistence.errors import ConflictError, CorruptError, ValidationError
+from persistence.errors import CapabilityError, ConflictError, CorruptError, ValidationError
 from persistence.transfers import Bound
 
 FORMAT = "archive"
@@ -36,6 +36,15 @@ BATCH_ROWS = 1000
 BATCH_BYTES = 4 * 2**20
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _LEVEL = 3
+
+
+def no_archive(connection: str) -> CapabilityError:
+    """Return the error of asking for an archive of a Redis, or into one."""
+    return CapabilityError(
+        "an archive holds rows of PostgreSQL or SQLite, and nothing of Redis",
+        hint="export context, messages or user, one thing at a time; a Redis as a whole is saved by its own RDB or AOF",
+        connection=connection,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from checkpoint import Checkpoint, DatabaseCheckpointer
-from persistence import DatabaseManager, KeyValueStore
+from persistence import CapabilityError, DatabaseManager, KeyValueStore, RedisConfig, TenantArchive
 from persistence.cli import main
+from persistence.fields import reveal
 from sessions import (
     ContextStore,
     Event,
@@ -98,6 +100,32 @@ def test_all_of_a_tenant_goes_into_a_file_and_out_of_it(
         3,
         ["holdfast_key_values", "holdfast_messages", "holdfast_threads"],
     )
+
+
+def test_what_is_on_redis_is_in_no_archive_and_that_is_said(
+    tmp_path: Path, urls: tuple[str, str], redis_config: RedisConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, config = str(tmp_path / "all.jsonl"), tmp_path / "holdfast.toml"
+    password = urllib.parse.quote(reveal(redis_config.password), safe="")
+    place = redis_config.unix_socket or f"{redis_config.host}:{redis_config.port}"
+    cache = f"{'unix' if redis_config.unix_socket else 'redis'}://:{password}@{place}?database={redis_config.database}"
+    config.write_text(f'[connections]\nmain = "{urls[0]}"\ncache = "{cache}"\n')
+    with DatabaseManager() as manager:
+        manager.add("cache", cache)
+        ContextStore(manager, "cache").for_user("ada").push("note", [2])
+        with pytest.raises(CapabilityError, match="cache: an archive holds rows of PostgreSQL or SQLite, and nothing"):
+            TenantArchive(manager.get_redis("cache"))  # type: ignore[arg-type]
+    code, found = run(capsys, "export", file, "--config", str(config), "--connection", "main")
+    assert (code, found["left_out"], found["tables"]["holdfast_items"]) == (0, ["cache"], 1)
+    assert main(["export", f"{file}.2", "--config", str(config), "--connection", "main"]) == 0
+    assert "not in it: cache, for an archive holds nothing of Redis" in capsys.readouterr().out
+    assert run(capsys, "export", f"{file}.3", "--url", urls[0])[1]["left_out"] == []
+    for command, path in (("export", f"{file}.4"), ("import", file)):
+        code, told = run(capsys, command, path, "--config", str(config), "--connection", "cache")
+        assert (code, "cache: an archive holds rows" in told, "messages or user" in told) == (1, True, True)
+    assert not Path(f"{file}.4").exists()
+    of_ada = ("--of", "ada", "--config", str(config), "--connection", "cache")
+    assert run(capsys, "export", "context", f"{file}.5", *of_ada)[1]["lines"] == 1
 
 
 def test_all_of_a_user_is_exported_to_be_read_and_to_be_imported(

@@ -26,6 +26,7 @@ from persistence._async.copy_rows import (
 )
 from persistence._async.database import AsyncDatabase
 from persistence._async.migrator import AsyncMigrator
+from persistence._async.redis import AsyncRedisConnection
 from persistence._async.restoring import AsyncArchivedRows, AsyncRestoring
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.transaction import AsyncTransaction
@@ -37,6 +38,7 @@ from persistence.archives import (
     ArchiveTable,
     ArchiveWriter,
     Survey,
+    no_archive,
     survey,
 )
 from persistence.archiving import archiving_plan, choice, of_rows, restoring_plan
@@ -68,6 +70,10 @@ class AsyncTenantArchive:
     """
 
     def __init__(self, database: AsyncDatabase, *, tenant: str = "default") -> None:
+        """Raise CapabilityError for a Redis connection."""
+        given: object = database
+        if isinstance(given, AsyncRedisConnection):
+            raise no_archive(given.name)
         self._database = database
         self._tenant = check_tenant(tenant)
         self._lines = {line.name: line for line in shipped_lines()}

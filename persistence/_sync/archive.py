@@ -27,6 +27,7 @@ from persistence._sync.copy_rows import (
 )
 from persistence._sync.database import Database
 from persistence._sync.migrator import Migrator
+from persistence._sync.redis import RedisConnection
 from persistence._sync.restoring import ArchivedRows, Restoring
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.transaction import Transaction
@@ -38,6 +39,7 @@ from persistence.archives import (
     ArchiveTable,
     ArchiveWriter,
     Survey,
+    no_archive,
     survey,
 )
 from persistence.archiving import archiving_plan, choice, of_rows, restoring_plan
@@ -69,6 +71,10 @@ class TenantArchive:
     """
 
     def __init__(self, database: Database, *, tenant: str = "default") -> None:
+        """Raise CapabilityError for a Redis connection."""
+        given: object = database
+        if isinstance(given, RedisConnection):
+            raise no_archive(given.name)
         self._database = database
         self._tenant = check_tenant(tenant)
         self._lines = {line.name: line for line in shipped_lines()}
