@@ -69,7 +69,9 @@ def test_a_lease_that_was_given_to_an_interrupted_acquire_is_given_back(redis_co
         lease = LeaseLock(manager, "proxied", "l")
 
         def interrupt(number: int, frame: FrameType | None) -> None:
-            assert beside.client.exists("holdfast:{default:l}:lease")
+            if not beside.client.exists("holdfast:{default:l}:lease"):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)  # it isn't there yet
+                return
             proxy.mode = "pass"
             raise KeyboardInterrupt
 
