@@ -67,6 +67,7 @@ def test_a_lease_that_was_given_to_an_interrupted_acquire_is_given_back(redis_co
         beside = manager.add_redis("main", redis_config)
         manager.add_redis("proxied", through)
         lease = LeaseLock(manager, "proxied", "l")
+        assert LeaseLock(manager, "proxied", "other").acquire(timeout=0) == 1  # the script is known now
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             if not beside.client.exists("holdfast:{default:l}:lease"):
