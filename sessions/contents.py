@@ -84,3 +84,18 @@ def decoded(text: str) -> Any:
         return _scan(text, 0)[0]
     except (ValueError, StopIteration, RecursionError):
         raise CorruptError("a stored message is not what was written") from None
+
+
+def json_object(number: int, line: str) -> dict[str, Any]:
+    """Return the JSON object that a line of an export is.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    try:
+        found = json.loads(line)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValidationError(f"line {number} is no JSON object")
+    return found

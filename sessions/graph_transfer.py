@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from persistence.errors import ValidationError
-from sessions.contents import content_json
+from sessions.contents import content_json, json_object
 from sessions.graph import Edge, Node
 
 FORMAT = "holdfast graph"
@@ -45,7 +42,7 @@ def check_header(line: str) -> None:
     Raises:
         ValidationError: it is none, or of a later version than this.
     """
-    found = _object(1, line)
+    found = json_object(1, line)
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ValidationError(
             f"line 1 is not that of an export: format {FORMAT!r}, version {VERSION}",
@@ -59,7 +56,7 @@ def read_record(number: int, line: str) -> Node | Edge:
     Raises:
         ValidationError: it holds neither, or has an unknown field.
     """
-    found = _object(number, line)
+    found = json_object(number, line)
     if set(found) == _NODE:
         return Node(found["node"], found["type"], found["attributes"])
     if set(found) == _EDGE:
@@ -71,13 +68,3 @@ def read_record(number: int, line: str) -> Node | Edge:
             attributes=found["attributes"],
         )
     raise ValidationError(f"line {number} is neither a node nor an edge")
-
-
-def _object(number: int, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (TypeError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValidationError(f"line {number} is no JSON object")
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -11,7 +10,7 @@ from typing import Any
 from persistence.dialect import Dialect
 from persistence.errors import ValidationError
 from persistence.validation import check_whole
-from sessions.contents import content_json, decoded
+from sessions.contents import content_json, decoded, json_object
 from sessions.context import ContextItem
 from sessions.items import LABEL_END
 from sessions.messages import Message, message_values
@@ -143,7 +142,7 @@ def read_header(line: str) -> Header:
     Raises:
         ValidationError: it is no first line of an export, or of a later version than this.
     """
-    found = _object(1, line)
+    found = json_object(1, line)
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ValidationError(
             f"line 1 is not that of an export: format {FORMAT!r}, version {VERSION}",
@@ -163,7 +162,7 @@ def read_message(number: int, line: str) -> tuple[Message, dict[str, Any]]:
     Raises:
         ValidationError: it holds none, names an unknown field, or something in it can't be stored.
     """
-    found = _object(number, line)
+    found = json_object(number, line)
     unknown = sorted(set(found) - {*_TYPED, *_PLACED, "created_at", "latency", "cost"})
     if unknown:
         raise ValidationError(f"line {number} has the unknown field {unknown[0][:80]!r}")
@@ -189,13 +188,3 @@ def read_message(number: int, line: str) -> tuple[Message, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, OverflowError, InvalidOperation) as exc:
         raise ValidationError(f"line {number} holds no message: {type(exc).__name__}") from None
     return message, row
-
-
-def _object(number: int, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (TypeError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValidationError(f"line {number} is no JSON object")
-    return found

@@ -357,6 +357,10 @@ class AsyncRedisConnection:
         self.is_closed = True
         for each in list(self.dedicated):
             await each.cut_off()
+        await self._close()
+
+    async def _close(self) -> None:
+        """Close what was opened for the connection itself."""
         self._links.close()
         await self._lending.forget()
 

@@ -199,13 +199,7 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
         found = self._turns.stats()
         return dataclasses.replace(found, requests=self.requests, errors=self.errors, dedicated=len(self.dedicated))
 
-    async def aclose(self) -> None:
-        """Close every connection; calls under way fail. Safe to call twice."""
-        if self.is_closed:
-            return
-        self.is_closed = True
-        for each in list(self.dedicated):
-            await each.cut_off()
+    async def _close(self) -> None:
         self._turns.close()
         if self._cluster is not None:
             await self._cluster.aclose()

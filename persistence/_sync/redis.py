@@ -358,6 +358,10 @@ class RedisConnection:
         self.is_closed = True
         for each in list(self.dedicated):
             each.cut_off()
+        self._close()
+
+    def _close(self) -> None:
+        """Close what was opened for the connection itself."""
         self._links.close()
         self._lending.forget()
 

@@ -199,13 +199,7 @@ class RedisClusterConnection(RedisConnection):
         found = self._turns.stats()
         return dataclasses.replace(found, requests=self.requests, errors=self.errors, dedicated=len(self.dedicated))
 
-    def close(self) -> None:
-        """Close every connection; calls under way fail. Safe to call twice."""
-        if self.is_closed:
-            return
-        self.is_closed = True
-        for each in list(self.dedicated):
-            each.cut_off()
+    def _close(self) -> None:
         self._turns.close()
         if self._cluster is not None:
             self._cluster.close()

@@ -19,7 +19,6 @@ from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
 from persistence.dialect import to_json, to_micros
-from persistence.errors import MigrationError
 from persistence.queries import load_queries
 from vectorstore import schema
 from vectorstore._async.sqlite_vectors import AsyncVectorCopies
@@ -91,11 +90,7 @@ class AsyncSQLiteDocuments(AsyncVectorStore, AsyncSQLStore):
         row = await database.fetch_one(self._sql.collection, wanted)
         if row is None:
             if not self._migrate:
-                raise MigrationError(
-                    f"the collection {self.collection!r} was not made yet",
-                    hint="open it once with migrate=True",
-                    connection=self._name,
-                )
+                raise self._not_made(self._name)
             made: dict[str, Any] = {"dimensions": self.dimensions, "metric": self.metric, "model": self.model}
             given = {**wanted, **made, "language": self.text_search, "now": now()}
             await database.execute(self._sql.register, given)

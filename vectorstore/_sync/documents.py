@@ -14,6 +14,7 @@ from persistence.config import Metric
 from persistence.errors import (
     CapabilityError,
     ConfigError,
+    MigrationError,
     NotFoundError,
     ValidationError,
 )
@@ -296,6 +297,13 @@ class Documents(ABC):
         """Return the error of a search by words in a collection that was made without."""
         return ConfigError(
             f"the collection {self.collection!r} has no text search", hint="open it with text_search='english'"
+        )
+
+    def _not_made(self, connection: str) -> MigrationError:
+        return MigrationError(
+            f"the collection {self.collection!r} was not made yet",
+            hint="open it once with migrate=True",
+            connection=connection,
         )
 
     def _check_registered(self, row: Row) -> None:

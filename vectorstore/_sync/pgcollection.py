@@ -19,7 +19,7 @@ from persistence._sync.postgresql import PgVectorDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
 from persistence.dialect import to_json
-from persistence.errors import CapabilityError, ConfigError, MigrationError, NotFoundError, PersistenceError, QueryError
+from persistence.errors import CapabilityError, ConfigError, NotFoundError, PersistenceError, QueryError
 from persistence.validation import check_whole
 from vectorstore import adoption, schema
 from vectorstore._sync.store import VectorStore
@@ -115,11 +115,7 @@ class PgCollection(VectorStore, SQLStore):
         row = self._registered(database)
         if row is None:
             if not self._migrate:
-                raise MigrationError(
-                    f"the collection {self.collection!r} was not made yet",
-                    hint="open it once with migrate=True",
-                    connection=self._name,
-                )
+                raise self._not_made(self._name)
             row = self._create(database)
         self._check_registered(row)
         if row["vector_type"] != self._shape.type:

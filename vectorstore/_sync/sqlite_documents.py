@@ -20,7 +20,6 @@ from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
 from persistence.dialect import to_json, to_micros
-from persistence.errors import MigrationError
 from persistence.queries import load_queries
 from vectorstore import schema
 from vectorstore._sync.sqlite_vectors import VectorCopies
@@ -92,11 +91,7 @@ class SQLiteDocuments(VectorStore, SQLStore):
         row = database.fetch_one(self._sql.collection, wanted)
         if row is None:
             if not self._migrate:
-                raise MigrationError(
-                    f"the collection {self.collection!r} was not made yet",
-                    hint="open it once with migrate=True",
-                    connection=self._name,
-                )
+                raise self._not_made(self._name)
             made: dict[str, Any] = {"dimensions": self.dimensions, "metric": self.metric, "model": self.model}
             given = {**wanted, **made, "language": self.text_search, "now": now()}
             database.execute(self._sql.register, given)
