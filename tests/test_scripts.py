@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from importlib.resources import files
 
 import pytest
@@ -42,20 +43,21 @@ def not_reads(script: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "reads", "forgetting"),
+    ("package", "name", "reads", "forgetting"),
     [
-        ("sessions", redis_rows.READS, redis_rows.FORGETTING),
-        ("tasks", task_rows.READS, frozenset()),
-        ("context", context_redis.READS, frozenset()),
+        ("sessions", "sessions", redis_rows.READS, redis_rows.FORGETTING),
+        ("sessions", "tasks", task_rows.READS, frozenset()),
+        ("sessions", "context", context_redis.READS, frozenset()),
+        ("persistence", "keyvalues", {"item", "many"}, {"scan"}),
     ],
 )
 def test_what_is_sent_again_is_what_changes_nothing(
-    name: str, reads: frozenset[str], forgetting: frozenset[str]
+    package: str, name: str, reads: Set[str], forgetting: Set[str]
 ) -> None:
-    calls = set(re.findall(r"\b(?:run|commands)\.(\w+)", packaged_text("sessions", name)))
-    changes = {call: not_reads(call_script("sessions", name, call).text) for call in calls}
+    calls = set(re.findall(r"\b(?:run|commands|calls)\.(\w+)", packaged_text(package, name)))
+    changes = {call: not_reads(call_script(package, name, call).text) for call in calls}
     assert {call for call, commands in changes.items() if not commands} == reads
-    assert {call for call, commands in changes.items() if commands == {"SREM"}} == forgetting
+    assert {call for call, commands in changes.items() if commands and commands <= {"SREM", "ZREM"}} == forgetting
 
 
 def test_scripts_of_checkpoints_that_are_sent_again_change_nothing() -> None:

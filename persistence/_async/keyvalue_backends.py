@@ -255,7 +255,8 @@ class AsyncRedisValues:
 
     async def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         start = f"({after}" if after >= prefix and after else f"[{prefix}" if prefix else "-"
-        return [_item_of(found) for found in await self._run("scan", start, f"({until}", limit)]
+        # It forgets keys of what has expired, which is as well done twice.
+        return [_item_of(found) for found in await self._run("scan", start, f"({until}", limit, reads=True)]
 
     async def clear(self) -> int:
         count: int = await self._run("clear")

@@ -256,7 +256,8 @@ class RedisValues:
 
     def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         start = f"({after}" if after >= prefix and after else f"[{prefix}" if prefix else "-"
-        return [_item_of(found) for found in self._run("scan", start, f"({until}", limit)]
+        # It forgets keys of what has expired, which is as well done twice.
+        return [_item_of(found) for found in self._run("scan", start, f"({until}", limit, reads=True)]
 
     def clear(self) -> int:
         count: int = self._run("clear")

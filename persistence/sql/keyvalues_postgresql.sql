@@ -97,7 +97,7 @@ WHERE tenant_id = :tenant AND namespace = :namespace AND key IN (
 ) AND expires_at <= clock_timestamp();
 
 -- name: take_lease
--- One statement takes a lease that is free, has run out, or is the holder's own; the token grows when it changes hands.
+-- One statement takes a lease that is free or has run out; the token grows each time.
 INSERT INTO holdfast_leases (tenant_id, name, holder, fence, expires_at)
 VALUES (:tenant, :name, :holder, 1, clock_timestamp() + CAST(:ttl AS double precision) * INTERVAL '1 second')
 ON CONFLICT (tenant_id, name) DO UPDATE

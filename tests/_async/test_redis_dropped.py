@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabaseManager, ConnectionLostError, RedisConfig
+from persistence import AsyncDatabaseManager, AsyncKeyValueStore, ConnectionLostError, RedisConfig
 from sessions import (
     AsyncContextStore,
     AsyncMessageStore,
@@ -28,7 +28,7 @@ from tests.proxy import FaultyProxy
 
 
 class Stores(NamedTuple):
-    """Every store of sessions on one connection."""
+    """Every store of sessions on one connection, and one of values."""
 
     sessions: AsyncSessionManager
     threads: AsyncThreadManager
@@ -36,6 +36,7 @@ class Stores(NamedTuple):
     state: AsyncStateStore
     context: AsyncContextStore
     tasks: AsyncTaskStore
+    values: AsyncKeyValueStore
 
 
 READS: dict[str, list[Callable[[Stores], Awaitable[Any]]]] = {
@@ -69,6 +70,11 @@ READS: dict[str, list[Callable[[Stores], Awaitable[Any]]]] = {
         lambda at: at.tasks.counts(),
         lambda at: at.tasks.latest("work"),
     ],
+    "values": [
+        lambda at: at.values.get("k"),
+        lambda at: at.values.get_many(["k", "l"]),
+        lambda at: at.values.scan(),
+    ],
 }
 WRITES: dict[str, Callable[[Stores], Awaitable[Any]]] = {
     "sessions": lambda at: at.sessions.touch("s1"),
@@ -77,6 +83,7 @@ WRITES: dict[str, Callable[[Stores], Awaitable[Any]]] = {
     "state": lambda at: at.state.update("s1", {"a": 2}),
     "context": lambda at: at.context.push("k", 2),
     "tasks": lambda at: at.tasks.escalate("job"),
+    "values": lambda at: at.values.increment("n"),
 }
 
 
@@ -88,6 +95,7 @@ def stores(manager: AsyncDatabaseManager, name: str) -> Stores:
         AsyncStateStore(manager, name, app="app"),
         AsyncContextStore(manager, name).for_user("ada"),
         AsyncTaskStore(manager, name),
+        AsyncKeyValueStore(manager, name),
     )
 
 
@@ -106,6 +114,8 @@ async def proxied(manager: AsyncDatabaseManager, redis_config: RedisConfig) -> A
         await main.context.push("k", 1)
         await main.context.register_topics("agent", ["news"])
         await main.tasks.add(Task(kind="work", id="job"))
+        await main.values.put("k", 1)
+        await main.values.increment("n")  # so that the server knows the script
         await teach(manager)  # so that the answer that is lost is not that a server doesn't know the script
         yield proxy
         await manager.aclose()

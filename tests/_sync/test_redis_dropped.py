@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest
 
-from persistence import DatabaseManager, ConnectionLostError, RedisConfig
+from persistence import DatabaseManager, KeyValueStore, ConnectionLostError, RedisConfig
 from sessions import (
     ContextStore,
     MessageStore,
@@ -29,7 +29,7 @@ from tests.proxy import FaultyProxy
 
 
 class Stores(NamedTuple):
-    """Every store of sessions on one connection."""
+    """Every store of sessions on one connection, and one of values."""
 
     sessions: SessionManager
     threads: ThreadManager
@@ -37,6 +37,7 @@ class Stores(NamedTuple):
     state: StateStore
     context: ContextStore
     tasks: TaskStore
+    values: KeyValueStore
 
 
 READS: dict[str, list[Callable[[Stores], Any]]] = {
@@ -70,6 +71,11 @@ READS: dict[str, list[Callable[[Stores], Any]]] = {
         lambda at: at.tasks.counts(),
         lambda at: at.tasks.latest("work"),
     ],
+    "values": [
+        lambda at: at.values.get("k"),
+        lambda at: at.values.get_many(["k", "l"]),
+        lambda at: at.values.scan(),
+    ],
 }
 WRITES: dict[str, Callable[[Stores], Any]] = {
     "sessions": lambda at: at.sessions.touch("s1"),
@@ -78,6 +84,7 @@ WRITES: dict[str, Callable[[Stores], Any]] = {
     "state": lambda at: at.state.update("s1", {"a": 2}),
     "context": lambda at: at.context.push("k", 2),
     "tasks": lambda at: at.tasks.escalate("job"),
+    "values": lambda at: at.values.increment("n"),
 }
 
 
@@ -89,6 +96,7 @@ def stores(manager: DatabaseManager, name: str) -> Stores:
         StateStore(manager, name, app="app"),
         ContextStore(manager, name).for_user("ada"),
         TaskStore(manager, name),
+        KeyValueStore(manager, name),
     )
 
 
@@ -107,6 +115,8 @@ def proxied(manager: DatabaseManager, redis_config: RedisConfig) -> Iterator[Fau
         main.context.push("k", 1)
         main.context.register_topics("agent", ["news"])
         main.tasks.add(Task(kind="work", id="job"))
+        main.values.put("k", 1)
+        main.values.increment("n")  # so that the server knows the script
         teach(manager)  # so that the answer that is lost is not that a server doesn't know the script
         yield proxy
         manager.close()
