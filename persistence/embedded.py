@@ -238,24 +238,16 @@ class EmbeddedPostgreSQL(OwnedServer):
             opened += descriptors
             os.write(writer, f"{self._password()}\n".encode())
             os.close(opened.pop(1))
-            locale = ["--locale=C.UTF-8" if _LINUX else "--locale=C"]
-            if self.version == 18:  # its own collation: an upgrade of the C library can't corrupt an index
-                locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-            sync = ["--no-sync"] if (self._settings or {}).get("fsync") == "off" else []
-            authentication = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile=/dev/fd/{reader}"]
             result = subprocess.run(
-                [str(binaries / "initdb"), "-D", folder, "--encoding=UTF8", *locale, *authentication, *sync],
+                [str(binaries / "initdb"), "-D", folder, f"--pwfile=/dev/fd/{reader}", *self._initial_options()],
                 env=ENVIRONMENT,
                 cwd="/",
                 umask=0o077,
                 user=user,
                 group=group,
                 extra_groups=None if user is None else [],
-                pass_fds=[
-                    reader,
-                    server_lock,
-                    *descriptors,
-                ],  # the lock: should we be killed, initdb goes on for a moment
+                # The lock too: should we be killed, initdb goes on for a moment.
+                pass_fds=[reader, server_lock, *descriptors],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -271,6 +263,16 @@ class EmbeddedPostgreSQL(OwnedServer):
         if result.returncode != 0:
             raise ConnectError(f"initdb failed in {self.path}:\n{self._redact(result.stdout[-4000:].strip())}")
         draft.rename(data)
+
+    def _initial_options(self) -> list[str]:
+        """Return how initdb is to make a server: who may connect, how texts are ordered, whether it waits for disks."""
+        options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8"]
+        options += ["--locale=C.UTF-8" if _LINUX else "--locale=C"]
+        if self.version == 18:  # its own collation: an upgrade of the C library can't corrupt an index
+            options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        if (self._settings or {}).get("fsync") == "off":
+            options += ["--no-sync"]
+        return options
 
 
 def _data_argument(data: Path, user: int | None) -> tuple[str, list[int]]:

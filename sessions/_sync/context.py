@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Iterable
 from typing import Any, Self
 
@@ -87,11 +88,8 @@ class ContextStore:
         Raises:
             ValidationError: the id is empty, too long or no text. There is no id that stands for everybody.
         """
-        bound = object.__new__(type(self))
+        bound = copy.copy(self)
         bound._user = check_id("the user's id", user_id)
-        bound._name = self._name
-        bound._backend = self._backend
-        bound._secrets = self._secrets
         return bound
 
     @property
