@@ -19,7 +19,7 @@ class AdoptedTable:
 
     ``id`` is a text, whole number or uuid with a unique index, ``metadata`` a json or jsonb column. Its rows are the
     documents of one tenant, in the namespace ``default``; they have no source, no expiry, and are not searched by
-    words. Give it indexes of your own for the keys that filters use.
+    words. One without an embedding is found by no search. Give it indexes of your own for the keys that filters use.
 
     Raises:
         ValidationError: a name can't be one in SQL.
@@ -69,7 +69,7 @@ def create_view(collection: str, row: Mapping[str, str]) -> str:
     tenant = row["tenant"].replace("\\", "\\\\").replace("'", "''")
     return (
         f"CREATE VIEW {quote_identifier(relation(collection))} AS SELECT CAST(E'{tenant}' AS text) AS tenant_id,"
-        f" CAST('default' AS text) AS namespace, {identity} AS id, {content} AS content,"
+        f" CAST('default' AS text) AS namespace, {identity} AS id, coalesce({content}, '') AS content,"
         f" coalesce(CAST({metadata} AS jsonb), '{{}}') AS metadata, {embedding} AS embedding,"
         f" CAST(NULL AS text) AS source, CAST(NULL AS timestamptz) AS expires_at,"
         f" CAST(NULL AS timestamptz) AS created_at, CAST(NULL AS timestamptz) AS updated_at,"

@@ -468,6 +468,25 @@ async def test_a_table_of_the_user_s_own_is_adopted_as_it_is(
 
 
 @on_pgvector
+async def test_a_row_of_an_adopted_table_without_an_embedding_is_found_by_no_search(backend: Backend) -> None:
+    run = backend.database.execute
+    await run("CREATE TABLE items (id text PRIMARY KEY, content text, metadata jsonb, embedding vector(3))")
+    await run("INSERT INTO items VALUES ('a', NULL, NULL, '[1,0,0]'), ('b', 'later', NULL, NULL)")
+    store = pg(backend.store(collection="items", table=AdoptedTable(name="items")))
+    for _ in range(2):
+        (found,) = await store.search(X)
+        assert (found.id, found.content, found.score) == ("a", "", 1.0)
+        assert [ids(each) for each in await store.search_many([X, Y])] == [["a"], ["a"]]
+        await store.build_index()
+    assert [(each.id, each.embedding is None) async for each in store.iterate(with_embeddings=True)] == [
+        ("a", False),
+        ("b", True),
+    ]
+    await store.update_document("b", embedding=X)
+    assert [(each.id, each.content) for each in await store.search(X)] == [("a", ""), ("b", "later")]
+
+
+@on_pgvector
 async def test_an_adopted_table_refuses_what_it_has_no_room_for(backend: Backend) -> None:
     await backend.database.execute(
         "CREATE TABLE items (id text PRIMARY KEY, content text, metadata jsonb, embedding vector(3))"

@@ -469,6 +469,25 @@ def test_a_table_of_the_user_s_own_is_adopted_as_it_is(
 
 
 @on_pgvector
+def test_a_row_of_an_adopted_table_without_an_embedding_is_found_by_no_search(backend: Backend) -> None:
+    run = backend.database.execute
+    run("CREATE TABLE items (id text PRIMARY KEY, content text, metadata jsonb, embedding vector(3))")
+    run("INSERT INTO items VALUES ('a', NULL, NULL, '[1,0,0]'), ('b', 'later', NULL, NULL)")
+    store = pg(backend.store(collection="items", table=AdoptedTable(name="items")))
+    for _ in range(2):
+        (found,) = store.search(X)
+        assert (found.id, found.content, found.score) == ("a", "", 1.0)
+        assert [ids(each) for each in store.search_many([X, Y])] == [["a"], ["a"]]
+        store.build_index()
+    assert [(each.id, each.embedding is None) for each in store.iterate(with_embeddings=True)] == [
+        ("a", False),
+        ("b", True),
+    ]
+    store.update_document("b", embedding=X)
+    assert [(each.id, each.content) for each in store.search(X)] == [("a", ""), ("b", "later")]
+
+
+@on_pgvector
 def test_an_adopted_table_refuses_what_it_has_no_room_for(backend: Backend) -> None:
     backend.database.execute(
         "CREATE TABLE items (id text PRIMARY KEY, content text, metadata jsonb, embedding vector(3))"

@@ -193,7 +193,8 @@ WHERE tenant_id = :tenant AND namespace = :namespace
   AND (expires_at IS NULL OR expires_at > now()) AND /* filter */ true;
 
 -- name: search_exactly
--- Adding 0 keeps any vector index out. What is only shown is made outside, for k rows instead of all. `indexed` tells a
+-- Adding 0 keeps any vector index out. A table that was adopted may have rows without a vector, which is near to nothing;
+-- an index has none of these. What is only shown is made outside, for k rows instead of all. `indexed` tells a
 -- store that an index has been built since it last looked.
 SELECT t.id, /* content */ t.content AS content, /* metadata */ CAST(t.metadata AS text) AS metadata, t.embedding, t.distance,
        (SELECT indexed FROM holdfast_collections WHERE collection = :collection) AS indexed
@@ -202,7 +203,7 @@ FROM (
            (embedding /* near */ <=> /* query */ :query) + 0 AS distance
     FROM /* table */ holdfast_documents AS d
     WHERE tenant_id = :tenant AND namespace = :namespace
-      AND (expires_at IS NULL OR expires_at > now()) AND /* filter */ true
+      AND (expires_at IS NULL OR expires_at > now()) AND embedding IS NOT NULL AND /* filter */ true
     ORDER BY distance, id
     LIMIT /* k */ 10
 ) AS t
@@ -241,7 +242,7 @@ LATERAL (
            (embedding /* near */ <=> /* query */ q.query) + 0 AS distance
     FROM /* table */ holdfast_documents AS d
     WHERE tenant_id = :tenant AND namespace = :namespace
-      AND (expires_at IS NULL OR expires_at > now()) AND /* filter */ true
+      AND (expires_at IS NULL OR expires_at > now()) AND embedding IS NOT NULL AND /* filter */ true
     ORDER BY distance, id
     LIMIT /* k */ 10
 ) AS t
