@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from checkpoint.sealing import SEALED
 from persistence.copied_columns import RawRow, Route
-from persistence.transfers import Bound, CopyPlan
+from persistence.copy_planning import Bound, CopyPlan
 
 COPY_PLANS: Mapping[Route, CopyPlan] = {}
 

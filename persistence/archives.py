@@ -21,8 +21,8 @@ from typing import IO, Any, Self, cast
 import zstandard
 
 from persistence.backups import new_file, put_in_place
+from persistence.copy_planning import Bound
 from persistence.errors import CapabilityError, ConflictError, CorruptError, ValidationError
-from persistence.transfers import Bound
 
 FORMAT = "archive"
 VERSION = 1

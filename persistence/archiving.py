@@ -6,8 +6,9 @@ import re
 from dataclasses import replace
 from typing import cast
 
+from persistence.copy_planning import CopyPlan, plan_of, plans_of
 from persistence.dialect import Kind
-from persistence.transfers import CopyPlan, TableCopy, plan_of, plans_of
+from persistence.transfers import TableCopy
 
 _KEY_OF_JSON = re.compile(r"([\w.]+)→(\w+)")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from persistence.copied_columns import Route
-from persistence.transfers import Bound, CopyPlan
+from persistence.copy_planning import Bound, CopyPlan
 
 COPY_PLANS: Mapping[Route, CopyPlan] = {}
 

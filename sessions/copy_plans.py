@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from persistence.copied_columns import Derived, RawRow, Route
+from persistence.copy_planning import Before, Bound, CopyPlan
 from persistence.dialect import from_micros
-from persistence.transfers import Before, Bound, CopyPlan
 from sessions.context import NAMESPACE
 from sessions.item_batches import filterable
 from sessions.items import LABEL_END

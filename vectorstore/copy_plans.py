@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from persistence.copied_columns import Column, Derived, RawRow, Route
+from persistence.copy_planning import CopyPlan
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, ConfigError
-from persistence.transfers import CopyPlan, Numbered, TablePair
+from persistence.transfers import Numbered, TablePair
 from persistence.validation import check_text, check_whole
 from vectorstore.distance import METRICS
 from vectorstore.records import check_collection

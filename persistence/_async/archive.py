@@ -44,6 +44,7 @@ from persistence.archives import (
 from persistence.archiving import archiving_plan, choice, of_rows, restoring_plan
 from persistence.config import SQLiteConfig
 from persistence.copied_columns import Route
+from persistence.copy_planning import CopyPlan
 from persistence.dialect import quote_identifier
 from persistence.errors import ConflictError, CorruptError, MigrationError
 from persistence.migrations import MigrationLine, shipped_lines
@@ -52,7 +53,6 @@ from persistence.transfers import (
     BATCH_ROWS,
     MOST_DIFFERENCES,
     CopyDifference,
-    CopyPlan,
     CopyProgress,
     TableCopy,
     TablePair,

@@ -13,6 +13,7 @@ from persistence._async.executor import Row
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.transaction import AsyncTransaction
 from persistence.copied_columns import Route
+from persistence.copy_planning import CopyPlan
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, MigrationError
 from persistence.migrations import MigrationLine
@@ -22,7 +23,6 @@ from persistence.transfers import (
     BATCH_ROWS,
     MOST_DIFFERENCES,
     CopyDifference,
-    CopyPlan,
     TableCopy,
     TablePair,
     Tables,

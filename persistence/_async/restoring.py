@@ -20,12 +20,13 @@ from persistence._async.executor import Row
 from persistence.archives import TENANT, ArchivedTable, ArchiveReader, ArchiveTable
 from persistence.archiving import restoring_plan
 from persistence.copied_columns import Column, Route
+from persistence.copy_planning import CopyPlan
 from persistence.dialect import quote_identifier
 from persistence.errors import CorruptError, MigrationError
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
 from persistence.schemas import made_tables
-from persistence.transfers import CopyPlan, TableCopy, TablePair, Tables, table_copy, with_links
+from persistence.transfers import TableCopy, TablePair, Tables, table_copy, with_links
 
 
 class AsyncRestoring:

@@ -32,6 +32,7 @@ from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence._async.schema import expected_schema
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.copied_columns import Route
+from persistence.copy_planning import plan_of
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, ConflictError, ValidationError
 from persistence.migrations import MigrationLine, shipped_lines
@@ -46,7 +47,6 @@ from persistence.transfers import (
     TableCopy,
     TablePair,
     Tables,
-    plan_of,
 )
 from persistence.validation import check_whole
 

@@ -14,6 +14,7 @@ from persistence._sync.executor import Row
 from persistence._sync.migrator import Migrator
 from persistence._sync.transaction import Transaction
 from persistence.copied_columns import Route
+from persistence.copy_planning import CopyPlan
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, MigrationError
 from persistence.migrations import MigrationLine
@@ -23,7 +24,6 @@ from persistence.transfers import (
     BATCH_ROWS,
     MOST_DIFFERENCES,
     CopyDifference,
-    CopyPlan,
     TableCopy,
     TablePair,
     Tables,

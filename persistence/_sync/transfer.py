@@ -33,6 +33,7 @@ from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence._sync.schema import expected_schema
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence.copied_columns import Route
+from persistence.copy_planning import plan_of
 from persistence.dialect import quote_identifier
 from persistence.errors import CapabilityError, ConflictError, ValidationError
 from persistence.migrations import MigrationLine, shipped_lines
@@ -47,7 +48,6 @@ from persistence.transfers import (
     TableCopy,
     TablePair,
     Tables,
-    plan_of,
 )
 from persistence.validation import check_whole
 
