@@ -74,19 +74,22 @@ class AsyncSQLSealing(AsyncCheckpointTables):
     async def _seal_copies(self, database: AsyncDatabase, thread_id: str, source: str) -> None:
         """Seal a thread that was copied from another, in the transaction that did so."""
         for namespace in await self._namespaces(database, thread_id) if self._sealing.is_on else ():
-            await self._seal_copy(database, thread_id, namespace, source, 0)
+            await self._seal_copy(database, thread_id, namespace, source, 0, writes=True)
 
     async def _seal_copy(
-        self, database: AsyncDatabase, thread_id: str, namespace: str, source: str, shift: int
+        self, database: AsyncDatabase, thread_id: str, namespace: str, source: str, shift: int, *, writes: bool
     ) -> None:
-        """Seal a namespace that was copied from another thread, whose versions were higher by ``shift``."""
+        """Seal a namespace that was copied from another thread, whose versions were higher by ``shift``.
+
+        ``writes`` tells whether its pending writes were, or are the thread's own.
+        """
         if not self._sealing.is_on:
             return
 
         def change(data: bytes, old: Place, new: Place) -> bytes:
             return self._sealing.seal(bytes(self._sealing.open(data, *old)), *new)
 
-        await self._seal_anew(database, thread_id, namespace, source, shift, change)
+        await self._seal_anew(database, thread_id, namespace, source, shift, change, writes=writes)
 
     async def _namespaces(self, database: AsyncDatabase, thread_id: str) -> list[str]:
         rows = await database.fetch_all(
@@ -96,14 +99,22 @@ class AsyncSQLSealing(AsyncCheckpointTables):
         return [row["namespace"] for row in rows]
 
     async def _seal_anew(
-        self, database: AsyncDatabase, thread_id: str, namespace: str, source: str, shift: int, change: Change
+        self,
+        database: AsyncDatabase,
+        thread_id: str,
+        namespace: str,
+        source: str,
+        shift: int,
+        change: Change,
+        *,
+        writes: bool = True,
     ) -> int:
         """Change everything that is sealed in a namespace; return how many things did change."""
         try:
             return (
                 await self._seal_checkpoints(database, thread_id, namespace, source, shift, change)
                 + await self._seal_blocks(database, thread_id, namespace, source, shift, change)
-                + await self._seal_writes(database, thread_id, namespace, source, change)
+                + (await self._seal_writes(database, thread_id, namespace, source, change) if writes else 0)
             )
         except CorruptError as exc:
             raise CorruptError(

@@ -55,7 +55,7 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
             async with self._together(database):
                 row = await database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
                 if row["saved"]:
-                    await self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
+                    await self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
             return row["found"], row["saved"]
         async with database.transaction():
             target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
@@ -66,7 +66,7 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
                 return True, False
             await database.execute(queries.fork_blocks, values)
             await database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
-            await self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
+            await self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
         return True, True
 
     async def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:

@@ -75,19 +75,22 @@ class SQLSealing(CheckpointTables):
     def _seal_copies(self, database: Database, thread_id: str, source: str) -> None:
         """Seal a thread that was copied from another, in the transaction that did so."""
         for namespace in self._namespaces(database, thread_id) if self._sealing.is_on else ():
-            self._seal_copy(database, thread_id, namespace, source, 0)
+            self._seal_copy(database, thread_id, namespace, source, 0, writes=True)
 
     def _seal_copy(
-        self, database: Database, thread_id: str, namespace: str, source: str, shift: int
+        self, database: Database, thread_id: str, namespace: str, source: str, shift: int, *, writes: bool
     ) -> None:
-        """Seal a namespace that was copied from another thread, whose versions were higher by ``shift``."""
+        """Seal a namespace that was copied from another thread, whose versions were higher by ``shift``.
+
+        ``writes`` tells whether its pending writes were, or are the thread's own.
+        """
         if not self._sealing.is_on:
             return
 
         def change(data: bytes, old: Place, new: Place) -> bytes:
             return self._sealing.seal(bytes(self._sealing.open(data, *old)), *new)
 
-        self._seal_anew(database, thread_id, namespace, source, shift, change)
+        self._seal_anew(database, thread_id, namespace, source, shift, change, writes=writes)
 
     def _namespaces(self, database: Database, thread_id: str) -> list[str]:
         rows = database.fetch_all(
@@ -97,14 +100,22 @@ class SQLSealing(CheckpointTables):
         return [row["namespace"] for row in rows]
 
     def _seal_anew(
-        self, database: Database, thread_id: str, namespace: str, source: str, shift: int, change: Change
+        self,
+        database: Database,
+        thread_id: str,
+        namespace: str,
+        source: str,
+        shift: int,
+        change: Change,
+        *,
+        writes: bool = True,
     ) -> int:
         """Change everything that is sealed in a namespace; return how many things did change."""
         try:
             return (
                 self._seal_checkpoints(database, thread_id, namespace, source, shift, change)
                 + self._seal_blocks(database, thread_id, namespace, source, shift, change)
-                + self._seal_writes(database, thread_id, namespace, source, change)
+                + (self._seal_writes(database, thread_id, namespace, source, change) if writes else 0)
             )
         except CorruptError as exc:
             raise CorruptError(

@@ -56,7 +56,7 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
             with self._together(database):
                 row = database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
                 if row["saved"]:
-                    self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
+                    self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
             return row["found"], row["saved"]
         with database.transaction():
             target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
@@ -67,7 +67,7 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
                 return True, False
             database.execute(queries.fork_blocks, values)
             database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
-            self._seal_copy(database, new_thread, namespace, thread_id, version - 1)
+            self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
         return True, True
 
     def _copy_thread(self, thread_id: str, new_thread: str) -> int | None:

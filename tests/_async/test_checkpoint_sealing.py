@@ -88,6 +88,7 @@ async def test_forks_copies_rewinds_and_prunes_open_where_they_lie(
     sealed: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager, database: AsyncDatabase
 ) -> None:
     states = await fill(sealed)
+    await sealed.put_writes("forked", "own", "task", [("cost", 7)])
     assert (await sealed.fork("t", 3, "forked")).state == states[2]
     assert await sealed.copy_thread("t", "copied") == 4
     assert (await sealed.rewind("t", 2)).state == states[1]
@@ -97,6 +98,7 @@ async def test_forks_copies_rewinds_and_prunes_open_where_they_lie(
     await stored(database)
     reader = checkpointer_on(manager)
     assert (await reader.load_checkpoint("forked")).state == states[2]
+    assert [write.value for write in await reader.pending_writes("forked", "own")] == [7]
     assert [found.state for found in await reader.list_checkpoints("copied", states=True)] == states[::-1]
     assert [write.value for write in await reader.pending_writes("copied", "k3")] == [SECRET * 9, 3]
     assert (await reader.load_checkpoint("t")).state == states[1]

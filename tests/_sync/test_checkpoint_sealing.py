@@ -89,6 +89,7 @@ def test_forks_copies_rewinds_and_prunes_open_where_they_lie(
     sealed: DatabaseCheckpointer, manager: DatabaseManager, database: Database
 ) -> None:
     states = fill(sealed)
+    sealed.put_writes("forked", "own", "task", [("cost", 7)])
     assert (sealed.fork("t", 3, "forked")).state == states[2]
     assert sealed.copy_thread("t", "copied") == 4
     assert (sealed.rewind("t", 2)).state == states[1]
@@ -98,6 +99,7 @@ def test_forks_copies_rewinds_and_prunes_open_where_they_lie(
     stored(database)
     reader = checkpointer_on(manager)
     assert (reader.load_checkpoint("forked")).state == states[2]
+    assert [write.value for write in reader.pending_writes("forked", "own")] == [7]
     assert [found.state for found in reader.list_checkpoints("copied", states=True)] == states[::-1]
     assert [write.value for write in reader.pending_writes("copied", "k3")] == [SECRET * 9, 3]
     assert (reader.load_checkpoint("t")).state == states[1]
