@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ from tests.canary import (  # noqa: F401 - pytest's hooks
     pytest_warning_recorded,
 )
 from tests.servers import TestServers
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was collected: going through 13,000 tests takes it a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

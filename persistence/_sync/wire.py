@@ -218,12 +218,18 @@ class WireConnection(psycopg.Connection[Row]):
         return psycopg.InternalError(f"unexpected answer of the server: {ExecStatus(result.status).name}")
 
     def _abandon(self) -> None:
-        """End a statement whose caller gave up, so that the connection is as good as before, or else closed."""
+        """End a statement whose caller gave up, so that the connection is as good as before, or else closed.
+
+        A server that is asked before it has read the statement ignores it, and is asked again.
+        """
         if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
+        until, patience, drained = monotonic() + DRAIN_SECONDS, 0.05, False
         try:
-            self.cancel_safe(timeout=DRAIN_SECONDS)
-            drained = self._watch.until_arrived(monotonic() + DRAIN_SECONDS)
+            while not drained and (left := until - monotonic()) > 0:
+                self.cancel_safe(timeout=left)
+                drained = self._watch.until_arrived(min(until, monotonic() + patience))
+                patience *= 2
         except psycopg.Error:
             drained = False
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -98,6 +99,20 @@ def frozen(pid: int) -> Iterator[None]:
         for each in pids:
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGCONT)
+
+
+def test_a_cancel_request_that_comes_before_the_server_has_read_the_statement_is_repeated(
+    main: PostgreSQLDatabase,
+) -> None:
+    backend = main.fetch_value("SELECT pg_backend_pid()")
+    os.kill(backend, signal.SIGSTOP)  # it will see the request before the statement
+    go_on = threading.Timer(0.1, os.kill, (backend, signal.SIGCONT))
+    go_on.start()
+    with pytest.raises(ZeroDivisionError):
+        main.execute("INSERT INTO t SELECT 1 FROM pg_sleep(30)", meanwhile=lambda: 1 / 0)
+    go_on.join()
+    assert main.fetch_value("SELECT pg_backend_pid()") == backend
+    assert main.fetch_all("SELECT * FROM t") == []
 
 
 def test_after_a_restart_no_idle_connection_causes_an_error(
