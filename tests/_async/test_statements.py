@@ -203,7 +203,7 @@ async def test_a_deadline_holds_while_much_is_sent_and_received(main: AsyncPostg
         await main.fetch_all(
             "SELECT :b AS b, pg_sleep(0.1) FROM generate_series(1, 1000)", {"b": b"x" * 1_000_000}, timeout=0.3
         )
-    assert monotonic() - started < 1.5
+    assert monotonic() - started < 3
     assert await main.fetch_value("SELECT 1") == 1
 
 

@@ -284,7 +284,7 @@ def test_a_transaction_ends_at_its_deadline(table: Database, second: Database) -
         with table.transaction(timeout=0.3):
             table.execute(INSERT, {"id": 1})
             table.fetch_all(slow)
-    assert monotonic() - started < 1.0
+    assert monotonic() - started < 3
     assert ids(second) == []
 
 
