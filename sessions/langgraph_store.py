@@ -43,6 +43,7 @@ from persistence.validation import check_id, check_whole
 from sessions._async.items import AsyncItemStore
 from sessions._sync.items import ItemStore
 from sessions.contents import content_json, decoded
+from sessions.embeddings import DIMENSIONS, as_embedding
 from sessions.item_batches import Answers, Batch, Found, Get, Listing, Metric, Put, Search, conditions_of
 from sessions.items import lifetime_micros, namespace_key, namespace_labels
 
@@ -84,7 +85,7 @@ class HoldfastStore(BaseStore):
         if index is not None:
             self.embeddings = ensure_embeddings(index.get("embed"))
             self._metric = _metric_of(index)
-            check_whole("dims", index["dims"], most=16_000)
+            check_whole("dims", index["dims"], most=DIMENSIONS)
         self._name, self._tenant = name, tenant
         self._url: str | None = None
         self._sync: ItemStore | None = None
@@ -290,7 +291,7 @@ class _Plan:
             raise ValidationError(
                 f"the embedding has {len(vector)} dimensions, not {config['dims']}", hint="dims of the index"
             )
-        return [float(number) for number in vector]
+        return cast("list[float]", as_embedding(vector, "the embedding").tolist())
 
     def results(self, answers: Answers) -> list[Result]:
         """Return the answers in the order of the operations."""

@@ -444,6 +444,18 @@ def test_an_embedding_of_other_dimensions_is_refused(manager: DatabaseManager) -
             HoldfastStore(manager, index=bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1e39, None, "x"])
+def test_an_embedding_that_no_search_could_compare_is_refused(manager: DatabaseManager, number: Any) -> None:
+    index: Any = {"dims": 2, "embed": lambda texts: [[number if text == "bad" else 1.0, 1.0] for text in texts]}
+    store = HoldfastStore(manager, index={**index, "fields": ["text"]})
+    store.put(("m",), "good", {"text": "good"})
+    with pytest.raises(ValidationError, match="the embedding"):
+        store.put(("m",), "bad", {"text": "bad"})
+    with pytest.raises(ValidationError, match="the embedding"):
+        store.search(("m",), query="bad")
+    assert keys(store.search(("m",), query="good")) == ["good"]
+
+
 def test_a_query_needs_pgvector_and_says_so(postgresql_config: PostgreSQLConfig) -> None:
     with DatabaseManager() as manager:
         database = manager.add_postgresql("main", postgresql_config)

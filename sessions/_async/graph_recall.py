@@ -12,12 +12,10 @@ from persistence import AsyncDatabase
 from persistence.errors import CapabilityError, ForeignKeyError, ValidationError
 from persistence.validation import check_limit, shown
 from sessions._async.graph_base import AsyncGraphBase
+from sessions.embeddings import as_embedding
 from sessions.graph import BATCH, Found, node_id, type_name
 from sessions.graph_rows import node_from_row
 from sessions.item_batches import scores
-
-DIMENSIONS = 16_000
-"""The most numbers of an embedding: pgvector's own limit."""
 
 
 class AsyncGraphRecall(AsyncGraphBase):
@@ -37,7 +35,9 @@ class AsyncGraphRecall(AsyncGraphBase):
         """
         if not isinstance(cast(object, embeddings), Mapping) or not 1 <= len(embeddings) <= BATCH:
             raise ValidationError(f"embeddings is no mapping of 1 to {BATCH:,} ids")
-        vectors = {node_id(id): _vector(value, f"the embedding of {shown(id)}") for id, value in embeddings.items()}
+        vectors = {
+            node_id(id): as_embedding(value, f"the embedding of {shown(id)}") for id, value in embeddings.items()
+        }
         self._may_change()
         database = await self._database()
         try:
@@ -72,7 +72,7 @@ class AsyncGraphRecall(AsyncGraphBase):
         Raises:
             CapabilityError: the PostgreSQL server has no pgvector.
         """
-        vector = _vector(embedding, "the embedding")
+        vector = as_embedding(embedding, "the embedding")
         values: dict[str, Any] = {"type": type_name(type), "limit": check_limit(limit)}
         self._may_read()
         database = await self._database()
@@ -108,24 +108,6 @@ class AsyncGraphRecall(AsyncGraphBase):
             connection=self._name,
             code=code,
         )
-
-
-def _vector(value: object, what: str) -> np.ndarray[Any, Any]:
-    """Return an embedding as float32, little-endian.
-
-    Raises:
-        ValidationError: it is no list of 1 to 16,000 finite numbers.
-    """
-    try:
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
-            vector = np.asarray(value, "<f4")
-    except (TypeError, ValueError, OverflowError):
-        vector = np.empty(0, "<f4")
-    if isinstance(value, str | bytes) or vector.ndim != 1 or not 1 <= len(vector) <= DIMENSIONS:
-        raise ValidationError(f"{what} is no list of 1 to {DIMENSIONS:,} numbers")
-    if not np.isfinite(vector).all():
-        raise ValidationError(f"{what} holds a number that is not finite, or beyond float32")
-    return vector
 
 
 def _vector_from_row(row: dict[str, Any], dialect: object) -> tuple[str, bytes]:
