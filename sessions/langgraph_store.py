@@ -119,6 +119,8 @@ class HoldfastStore(BaseStore):
 
     def __enter__(self) -> Self:
         if self._url is not None:
+            if self._manager is not None:
+                raise _open_already()
             manager = DatabaseManager()
             try:
                 manager.add(self._name, self._url)
@@ -132,11 +134,14 @@ class HoldfastStore(BaseStore):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._manager is not None:
-            self._manager.close()
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.close()
 
     async def __aenter__(self) -> Self:
         if self._url is not None:
+            if self._async_manager is not None:
+                raise _open_already()
             manager = AsyncDatabaseManager()
             try:
                 await manager.add(self._name, self._url)
@@ -150,8 +155,9 @@ class HoldfastStore(BaseStore):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._async_manager is not None:
-            await self._async_manager.aclose()
+        manager, self._async_manager = self._async_manager, None
+        if manager is not None:
+            await manager.aclose()
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Perform operations in one round trip (on PostgreSQL; each search by a query is another one).
@@ -345,6 +351,10 @@ def _metric_of(index: IndexConfig) -> Metric:
     if metric not in _METRICS:
         raise ValidationError(f"{metric!r} is no distance_type", hint=", ".join(_METRICS))
     return cast(Metric, metric)
+
+
+def _open_already() -> ValidationError:
+    return ValidationError("this store is open already", hint="make another one from the URL")
 
 
 def _missing(side: str, block: str, manager: str) -> CapabilityError:

@@ -594,7 +594,11 @@ async def test_a_store_from_a_url_opens_and_closes_both_sides(tmp_path: Path) ->
     store = HoldfastStore.from_url(f"sqlite:///{tmp_path}/a.db")
     with store:
         store.put(("a",), "k", {"n": 1})
+        with pytest.raises(ValidationError, match="open already"):
+            store.__enter__()
         async with store:
+            with pytest.raises(ValidationError, match="open already"):
+                await store.__aenter__()
             item = await store.aget(("a",), "k")
             assert item is not None
             assert item.value == {"n": 1}
@@ -602,6 +606,8 @@ async def test_a_store_from_a_url_opens_and_closes_both_sides(tmp_path: Path) ->
             await store.aget(("a",), "k")
     with pytest.raises(ClosedError):
         store.get(("a",), "k")
+    with store:
+        assert store.get(("a",), "k") is not None
 
 
 class State(TypedDict):
