@@ -240,6 +240,15 @@ async def test_the_store_keeps_when_a_document_was_made_and_changed(backend: Bac
         assert found.updated_at is not None
         assert found.created_at.tzinfo is UTC
         assert before < found.created_at < found.updated_at < datetime.now(UTC) + timedelta(seconds=2)
+    for _ in range(2):
+        await store.replace_source("file", [doc("c")])
+        await store.store_documents([Document("d", "text", {}, X, expires_at=before)])
+    await store.store_documents([doc("d")])  # what had expired was gone
+    kept, anew = await store.get_many(["c", "d"])
+    assert kept.created_at is not None
+    assert kept.updated_at is not None
+    assert kept.created_at < kept.updated_at
+    assert anew.created_at == anew.updated_at
 
 
 # Reading and deleting

@@ -147,21 +147,22 @@ class AsyncMemoryVectorStore(AsyncVectorStore):
 
     async def _write(self, batch: list[CheckedDocument]) -> None:
         with self._mutex:
-            self._put(batch)
+            self._put(batch, [])
 
-    def _put(self, batch: list[CheckedDocument]) -> None:
+    def _put(self, batch: list[CheckedDocument], others: list[str]) -> None:
+        """Put documents in the place of what has their ids, and take others out."""
         now = _now()
         ids = [document.id for document in batch]
         created = {entry.document.id: entry.created for entry in self._space.there(ids, now)}
-        self._space.forget(ids)
+        self._space.forget([*ids, *others])
         self._space.put(batch, now, created)
 
     async def _replace(self, source: str, batches: AsyncIterator[list[CheckedDocument]]) -> int:
         found = {document.id: document async for batch in batches for document in batch}
         with self._mutex:
             entries = self._space.entries.values()
-            self._space.forget([entry.document.id for entry in entries if entry.document.source == source])
-            self._put([found[id] for id in sorted(found)])
+            others = [entry.document.id for entry in entries if entry.document.source == source]
+            self._put([found[id] for id in sorted(found)], others)
         return len(found)
 
     async def _read(self, ids: list[str], with_embeddings: bool) -> list[Document]:

@@ -52,7 +52,8 @@ WHERE collection = :collection;
 
 -- name: upsert
 -- hot: a whole batch in one statement, a column a parameter: as fast as COPY, in one round trip. The ids are in order,
--- so writers of the same documents wait for one another and never deadlock.
+-- so writers of the same documents wait for one another and never deadlock. What had expired was gone, so what takes its
+-- place is new.
 INSERT INTO /* table */ holdfast_documents AS d
     (tenant_id, namespace, id, content, metadata, embedding, source, expires_at)
 SELECT :tenant, :namespace, n.id, n.content, CAST(n.metadata AS jsonb), /* stored */ n.embedding, n.source,
@@ -63,7 +64,9 @@ FROM unnest(
 ) AS n (id, content, metadata, embedding, source, expires_at)
 ON CONFLICT (tenant_id, namespace, id) DO UPDATE SET
     content = excluded.content, metadata = excluded.metadata, embedding = excluded.embedding,
-    source = excluded.source, expires_at = excluded.expires_at, version = d.version + 1, updated_at = now();
+    source = excluded.source, expires_at = excluded.expires_at, updated_at = now(),
+    version = CASE WHEN d.expires_at <= now() THEN 1 ELSE d.version + 1 END,
+    created_at = CASE WHEN d.expires_at <= now() THEN now() ELSE d.created_at END;
 
 -- name: update
 -- hot: what isn't given comes as NULL, and stays.
@@ -126,7 +129,9 @@ FROM /* source */ holdfast_documents AS n
 ORDER BY n.id COLLATE "C"
 ON CONFLICT (tenant_id, namespace, id) DO UPDATE SET
     content = excluded.content, metadata = excluded.metadata, embedding = excluded.embedding,
-    source = NULL, expires_at = NULL, version = d.version + 1, updated_at = now();
+    source = NULL, expires_at = NULL, updated_at = now(),
+    version = CASE WHEN d.expires_at <= now() THEN 1 ELSE d.version + 1 END,
+    created_at = CASE WHEN d.expires_at <= now() THEN now() ELSE d.created_at END;
 
 -- name: get_many
 -- hot: in the order of the ids asked for.
