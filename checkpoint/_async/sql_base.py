@@ -78,7 +78,7 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
     async def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
     ) -> int:
-        """Delete a thread and return how many checkpoints it had, 0 also when it may not go: see ``_delete_if``."""
+        """Delete a thread and return how many checkpoints it had, 0 of one that has expired, or that may not go."""
         return await self._delete_if(thread_id, expired, cutoff, wanted) or 0
 
     async def _delete_if(
@@ -90,7 +90,8 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
         keys = {"tenant": self._tenant, "thread": thread_id}
         async with database.transaction():
             heads = await database.fetch_all(queries.lock_thread, {**keys, **clock(database)})
-            if not heads or (expired and not all(head["expired"] for head in heads)):
+            is_over = all(head["expired"] for head in heads)
+            if not heads or (expired and not is_over):
                 return None
             if cutoff is not None and max(head["updated_at"] for head in heads) >= database.dialect.time(cutoff):
                 return None
@@ -103,7 +104,7 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
             count = await database.execute(queries.delete_thread_checkpoints, marked)
             await database.execute(queries.delete_thread_blocks, marked)
             await database.execute(queries.delete_thread_heads, marked)
-        return count
+        return 0 if is_over else count
 
     async def _is_wanted(self, database: AsyncDatabase, thread_id: str, wanted: str) -> bool:
         rows = await database.fetch_all(

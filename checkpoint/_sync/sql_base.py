@@ -79,7 +79,7 @@ class CheckpointTables(Remembering, SQLStore):
     def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
     ) -> int:
-        """Delete a thread and return how many checkpoints it had, 0 also when it may not go: see ``_delete_if``."""
+        """Delete a thread and return how many checkpoints it had, 0 of one that has expired, or that may not go."""
         return self._delete_if(thread_id, expired, cutoff, wanted) or 0
 
     def _delete_if(
@@ -91,7 +91,8 @@ class CheckpointTables(Remembering, SQLStore):
         keys = {"tenant": self._tenant, "thread": thread_id}
         with database.transaction():
             heads = database.fetch_all(queries.lock_thread, {**keys, **clock(database)})
-            if not heads or (expired and not all(head["expired"] for head in heads)):
+            is_over = all(head["expired"] for head in heads)
+            if not heads or (expired and not is_over):
                 return None
             if cutoff is not None and max(head["updated_at"] for head in heads) >= database.dialect.time(cutoff):
                 return None
@@ -104,7 +105,7 @@ class CheckpointTables(Remembering, SQLStore):
             count = database.execute(queries.delete_thread_checkpoints, marked)
             database.execute(queries.delete_thread_blocks, marked)
             database.execute(queries.delete_thread_heads, marked)
-        return count
+        return 0 if is_over else count
 
     def _is_wanted(self, database: Database, thread_id: str, wanted: str) -> bool:
         rows = database.fetch_all(

@@ -245,6 +245,7 @@ async def test_an_expired_thread_is_seen_by_no_read(checkpointer: AsyncCheckpoin
     ):
         with pytest.raises(NotFoundError):
             await call()
+    assert await checkpointer.delete_thread("t") == 0
 
 
 async def test_a_save_to_an_expired_thread_begins_it_anew(checkpointer: AsyncCheckpointer) -> None:

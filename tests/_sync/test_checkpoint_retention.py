@@ -246,6 +246,7 @@ def test_an_expired_thread_is_seen_by_no_read(checkpointer: Checkpointer) -> Non
     ):
         with pytest.raises(NotFoundError):
             call()
+    assert checkpointer.delete_thread("t") == 0
 
 
 def test_a_save_to_an_expired_thread_begins_it_anew(checkpointer: Checkpointer) -> None:
