@@ -299,6 +299,8 @@ class OwnedServer(ABC):
         while True:
             try:
                 self._ping(min(5.0, remaining(deadline)))
+                if self.pid is None:  # the supervisor writes it once it has started the server
+                    raise NotReadyError("its process id is not known yet")
                 return True
             except NotReadyError as exc:
                 if not _is_held(self.path / "supervisor.lock"):
@@ -316,6 +318,7 @@ class OwnedServer(ABC):
         try:
             server_lock = _lock(self.path / "server.lock", fcntl.LOCK_EX, deadline)
             descriptors.append(server_lock)
+            os.ftruncate(server_lock, 0)  # the process id of the last run
             if not (self.path / "password").exists():
                 write_private(self.path / "password", secrets.token_urlsafe(24))
             user, group = self._server_user()
