@@ -13,6 +13,7 @@ the app: ``state`` of a session, ``user`` of a user, ``app`` of the app; ``sessi
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -192,7 +193,7 @@ class HoldfastSessionService(BaseSessionService):
             return event
         self._apply_temp_state(session, event)
         event = self._trim_temp_delta_state(event)
-        place = _Place(session.app_name, session.user_id, session.id)
+        place = _place(session.app_name, session.user_id, session.id)
         content = event.model_dump(mode="json", exclude_none=True)
         message = Message(role=event.author or "event", content=content)
         puts = place.writes(event.actions.state_delta)
@@ -245,6 +246,12 @@ class _Place:
                 raise ValidationError(f"the state {shown(key)} is not storable as JSON: {exc}") from None
             puts.append(Put(_namespace(self.app_name, kind, *owner), name, text, None, []))
         return puts
+
+
+@lru_cache(maxsize=1024)
+def _place(app_name: str, user_id: str, session_id: str) -> _Place:
+    """Return where a session is stored, worked out once for its many events."""
+    return _Place(app_name, user_id, session_id)
 
 
 def _namespace(*labels: str) -> str:
