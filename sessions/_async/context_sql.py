@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, AsyncSQLStore, MigrationLine, Row
@@ -169,9 +170,11 @@ class AsyncSQLContext(AsyncSQLStore):
         return await database.execute(*self._prepared(database, "item_delete_expired", None, {"limit": limit}))
 
     async def restore(self, user: str, found: Sequence[Restored | ContextAgent]) -> None:
-        """Write all or nothing."""
+        """Write all or nothing, in the order of the keys: two that write the same then wait for each other one way."""
         items = [_imported(restored) for restored in found if isinstance(restored, Restored)]
+        items.sort(key=itemgetter("key"))  # of two of a key the later one still counts
         agents = [asdict(entry) for entry in found if isinstance(entry, ContextAgent)]
+        agents.sort(key=itemgetter("agent"))
         database = await self._database()
         async with database.transaction():
             for name, rows in (("context_import", items), ("context_import_agent", agents)):

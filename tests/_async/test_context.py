@@ -631,6 +631,13 @@ async def test_an_export_makes_the_same_context_again(context: AsyncContextStore
     assert await context.items() == []
 
 
+async def test_imports_of_the_same_keys_in_whatever_order_come_through(context: AsyncContextStore) -> None:
+    lines = [json.dumps({**ITEM, "key": f"{n:03}", "value": n}) for n in range(200)]
+    assert await together(*[partial(context.import_, order) for order in (lines, lines[::-1]) * 4]) == [200] * 8
+    assert await context.import_([json.dumps({**ITEM, "key": "000", "value": n}) for n in (2, 1)]) == 2
+    assert [item.value for item in await context.items(limit=2)] == [1, 1]
+
+
 async def test_an_export_of_many_pages_is_whole(context: AsyncContextStore) -> None:
     lines = [json.dumps({**ITEM, "key": f"{n:05}", "value": n}) for n in range(2500)]
     assert await context.import_(lines) == 2500

@@ -632,6 +632,13 @@ def test_an_export_makes_the_same_context_again(context: ContextStore) -> None:
     assert context.items() == []
 
 
+def test_imports_of_the_same_keys_in_whatever_order_come_through(context: ContextStore) -> None:
+    lines = [json.dumps({**ITEM, "key": f"{n:03}", "value": n}) for n in range(200)]
+    assert together(*[partial(context.import_, order) for order in (lines, lines[::-1]) * 4]) == [200] * 8
+    assert context.import_([json.dumps({**ITEM, "key": "000", "value": n}) for n in (2, 1)]) == 2
+    assert [item.value for item in context.items(limit=2)] == [1, 1]
+
+
 def test_an_export_of_many_pages_is_whole(context: ContextStore) -> None:
     lines = [json.dumps({**ITEM, "key": f"{n:05}", "value": n}) for n in range(2500)]
     assert context.import_(lines) == 2500
