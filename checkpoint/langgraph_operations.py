@@ -137,16 +137,17 @@ class Operations:
             yield from self._pages_of_all(listing)
             return
         thread_id, namespace, checkpoint_id = thread_of(config)
-        if checkpoint_id is not None:
-            found = yield from self._load(thread_id, namespace, checkpoint_id)
+        namespaces = [namespace]
+        if named.get("checkpoint_ns") is None:
+            thread = yield from self._thread(thread_id)
+            namespaces = [] if thread is None else sorted(thread.versions)
+        for each in namespaces:
+            if checkpoint_id is None:
+                yield from self._pages_of(thread_id, each, listing)
+                continue
+            found = yield from self._load(thread_id, each, checkpoint_id)
             if found is not None and (yield from self._passes(found, listing.filter)):
                 yield listing.take([to_tuple(found)], checked=False)
-        elif named.get("checkpoint_ns") is not None:
-            yield from self._pages_of(thread_id, namespace, listing)
-        else:
-            thread = yield from self._thread(thread_id)
-            for each in () if thread is None else sorted(thread.versions):
-                yield from self._pages_of(thread_id, each, listing)
 
     def _passes(self, found: Checkpoint, filter: dict[str, Any] | None) -> Steps[bool]:
         """Tell whether a checkpoint passes a filter, as the checkpointer has it."""

@@ -480,6 +480,10 @@ def test_a_config_that_names_a_checkpoint_lists_only_that(saver: HoldfastSaver) 
     assert list(saver.list(configs[1], filter={"even": True})) == []
     assert list(saver.list(configs[1], limit=0)) == []
     assert list(saver.list(named(checkpoint_id="other"))) == []
+    inner = put(saver, named(ns="inner"), {"a": 3})
+    anywhere = {"configurable": {**inner["configurable"]}}
+    del anywhere["configurable"]["checkpoint_ns"]
+    assert [each.config for each in saver.list(anywhere)] == [inner]
 
 
 # Delta channels.
