@@ -195,9 +195,9 @@ function run.task_add()
     local rows, new, answer = list('rows'), {}, {}
     for _, given in ipairs(rows) do new[given.id] = true end
     for _, given in ipairs(rows) do
-        if given.parent_id and not new[given.parent_id]
-            and redis.call('EXISTS', root .. ':task:' .. given.parent_id) == 0 then return 'no parent' end
         local there = load(given.id)
+        if not there and given.parent_id and not new[given.parent_id]
+            and redis.call('EXISTS', root .. ':task:' .. given.parent_id) == 0 then return 'no parent' end
         if there and (v.owner == '' and there.shared ~= '1' or v.owner ~= '' and there.owner ~= v.owner) then
             return {}
         end

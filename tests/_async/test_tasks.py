@@ -111,6 +111,8 @@ async def test_many_are_added_in_order_all_or_none(tasks: AsyncTaskStore) -> Non
     assert await tasks.find(kind="new") == []
     family = await tasks.add_many([Task(id="p", kind="p"), Task(kind="c", parent_id="p")])
     assert [task.parent_id for task in family] == [None, "p"]
+    again = await tasks.add(Task(id="p", kind="p", parent_id="nobody"))
+    assert (again.id, again.parent_id) == ("p", None)  # it was there
     assert await tasks.children("p") == family[1:]
     with pytest.raises(DuplicateError):
         await tasks.for_owner("i1").add_many([Task(kind="mine"), Task(id="p", kind="mine")])

@@ -112,6 +112,8 @@ def test_many_are_added_in_order_all_or_none(tasks: TaskStore) -> None:
     assert tasks.find(kind="new") == []
     family = tasks.add_many([Task(id="p", kind="p"), Task(kind="c", parent_id="p")])
     assert [task.parent_id for task in family] == [None, "p"]
+    again = tasks.add(Task(id="p", kind="p", parent_id="nobody"))
+    assert (again.id, again.parent_id) == ("p", None)  # it was there
     assert tasks.children("p") == family[1:]
     with pytest.raises(DuplicateError):
         tasks.for_owner("i1").add_many([Task(kind="mine"), Task(id="p", kind="mine")])
