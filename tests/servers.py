@@ -182,7 +182,8 @@ class TestServers:
         """Return the name of the database to copy, which the first worker that asks for it makes."""
         if packages in self._templates:
             return self._templates[packages]
-        name = "-".join((self._run, "template", *packages))
+        initials = "".join(package[0] for package in packages)  # a name has 63 bytes at most
+        name = f"{self._run}-template-{initials}"
         with self._connect(self.postgresql) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [_TEMPLATE_LOCK])
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():

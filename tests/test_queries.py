@@ -219,6 +219,20 @@ def test_a_hot_statement_finds_its_rows_by_an_index_on_postgresql(
     assert [scan for scan in found if not is_by_index(scan)] == []
 
 
+def test_a_row_is_found_by_its_key_before_the_planner_knows_anything_of_its_table(servers: TestServers) -> None:
+    config = servers.fresh_database(*sorted(LINES))
+    among_all = []
+    with psycopg.connect(**config.connection_parameters(), autocommit=True) as connection:
+        for query in hot(ON_POSTGRESQL):
+            text = compile_statement(query.text, "postgresql").text
+            row = connection.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}").fetchone()
+            assert row is not None
+            found = [scan for scan in scans(row[0][0]["Plan"]) if not is_by_index(scan)]
+            among_all += [(str(query), scan["Filter"]) for scan in found if "(id = " in scan.get("Filter", "")]
+    servers.drop_database(config)
+    assert among_all == []
+
+
 @pytest.mark.parametrize("query", hot(ON_SQLITE), ids=str)
 def test_a_hot_statement_finds_its_rows_by_an_index_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
     statement = compile_statement(query.text, "sqlite")
