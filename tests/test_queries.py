@@ -219,6 +219,14 @@ def test_a_hot_statement_finds_its_rows_by_an_index_on_postgresql(
     assert [scan for scan in found if not is_by_index(scan)] == []
 
 
+SWEEPING = {
+    "vectorstore-postgresql-delete_expired",
+    *(f"sessions-postgresql-{name}" for name in ("item_delete_expired", "delete_expired_sessions", "task_cancel")),
+    *(f"sessions-postgresql-task_{name}" for name in ("transfer", "hand_over", "delete_finished")),
+}
+"""What may go through all of a tenant until its tables have statistics."""
+
+
 def test_a_row_is_found_by_its_key_before_the_planner_knows_anything_of_its_table(servers: TestServers) -> None:
     config = servers.fresh_database(*sorted(LINES))
     among_all = []
@@ -228,9 +236,9 @@ def test_a_row_is_found_by_its_key_before_the_planner_knows_anything_of_its_tabl
             row = connection.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}").fetchone()
             assert row is not None
             found = [scan for scan in scans(row[0][0]["Plan"]) if not is_by_index(scan)]
-            among_all += [(str(query), scan["Filter"]) for scan in found if "(id = " in scan.get("Filter", "")]
+            among_all += [(str(query), scan) for scan in found]
     servers.drop_database(config)
-    assert among_all == []
+    assert {name for name, _ in among_all} <= SWEEPING, among_all
 
 
 @pytest.mark.parametrize("query", hot(ON_SQLITE), ids=str)

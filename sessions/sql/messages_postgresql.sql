@@ -1,6 +1,7 @@
 -- Each statement takes :tenant and :user, the user that the store is bound to, or NULL. A thread of another user, and
 -- one whose session has expired, is not there for any statement. The thread's row is locked by each change before its
--- number is taken, so the order of the messages is the order of the commits.
+-- number is taken, so the order of the messages is the order of the commits. Whether a session has expired is asked by a
+-- subquery of one value, as in postgresql.sql.
 
 -- name: append_message
 -- hot: the number, the version and the message in one statement. A compaction is the append of a summary.
@@ -17,10 +18,10 @@ WITH head AS (
             SELECT 1 FROM holdfast_messages AS k
             WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text)
         ))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
     RETURNING t.last_seq, t.message_version, t.updated_at, t.user_id
 )
 INSERT INTO holdfast_messages (
@@ -44,10 +45,10 @@ WITH head AS (
         last_seq = t.last_seq + 1, message_version = t.message_version + 1, last_key = NULL,
         updated_at = greatest(t.updated_at, clock_timestamp())
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND (t.session_id IS NULL OR NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        ))
+        AND (t.session_id IS NULL OR (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id
+        ) IS NOT TRUE)
     RETURNING t.last_seq, t.message_version, t.updated_at
 )
 INSERT INTO holdfast_messages (tenant_id, thread_id, seq, version, created_at, role, content)
@@ -65,10 +66,10 @@ WITH head AS (
             SELECT 1 FROM holdfast_messages AS k
             WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text)
         )
-        AND (t.session_id IS NULL OR NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        ))
+        AND (t.session_id IS NULL OR (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id
+        ) IS NOT TRUE)
     RETURNING t.last_seq, t.message_version, t.updated_at
 )
 INSERT INTO holdfast_messages (tenant_id, thread_id, seq, version, created_at, role, content, key)
@@ -88,10 +89,10 @@ WITH head AS (
             SELECT 1 FROM holdfast_messages AS k
             WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text)
         )
-        AND (t.session_id IS NULL OR NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        ))
+        AND (t.session_id IS NULL OR (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id
+        ) IS NOT TRUE)
     RETURNING t.last_seq, t.message_version, t.updated_at
 ), written AS (
     INSERT INTO holdfast_items AS i
@@ -123,10 +124,10 @@ WITH head AS (
             SELECT 1 FROM holdfast_messages AS k
             WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text)
         ))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
     RETURNING t.last_seq - CAST(:count AS bigint) AS base, t.message_version, t.updated_at, t.user_id
 )
 INSERT INTO holdfast_messages (
@@ -165,10 +166,10 @@ WITH head AS (
         AND t.message_version = COALESCE(CAST(:expected AS bigint), (
             SELECT v.message_version FROM holdfast_threads AS v WHERE v.tenant_id = :tenant AND v.id = :thread
         ))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
     RETURNING t.last_seq - CAST(:count AS bigint) AS base, t.message_version, t.updated_at, t.user_id
 ), gone AS (
     DELETE FROM holdfast_messages AS m USING head
@@ -215,10 +216,10 @@ WITH last AS (
         AND t.message_version = COALESCE(CAST(:expected AS bigint), (
             SELECT v.message_version FROM holdfast_threads AS v WHERE v.tenant_id = :tenant AND v.id = :thread
         ))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
     RETURNING last.seq
 ), covered AS (
     DELETE FROM holdfast_messages AS m USING head
@@ -244,10 +245,10 @@ FROM holdfast_threads AS t
 LEFT JOIN holdfast_messages AS k
     ON k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text) AND k.key IS NOT NULL
 WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-    AND NOT EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-    );
+    AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+    ) IS NOT TRUE;
 
 -- name: forget_last_key
 -- hot: of a message that was pruned since; the key may be given anew.
@@ -266,10 +267,10 @@ FROM holdfast_messages AS m
 WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EXISTS (
     SELECT 1 FROM holdfast_threads AS t
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
 )
 ORDER BY m.seq DESC LIMIT :limit;
 
@@ -279,10 +280,10 @@ SELECT m.seq, CAST(m.content AS text) AS content FROM holdfast_messages AS m
 WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq < :before AND EXISTS (
     SELECT 1 FROM holdfast_threads AS t
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND (t.session_id IS NULL OR NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = :tenant AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        ))
+        AND (t.session_id IS NULL OR (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = :tenant AND s.id = t.session_id
+        ) IS NOT TRUE)
 )
 ORDER BY m.seq DESC LIMIT :limit;
 
@@ -295,10 +296,10 @@ FROM holdfast_messages AS m
 WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq > :after AND EXISTS (
     SELECT 1 FROM holdfast_threads AS t
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
 )
 ORDER BY m.seq LIMIT :limit;
 
@@ -307,10 +308,10 @@ ORDER BY m.seq LIMIT :limit;
 WITH thread AS (
     SELECT t.window_seq, t.summary_seq FROM holdfast_threads AS t
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
 )
 (
     SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, CAST(m.content AS text) AS content, m.metadata,
@@ -334,10 +335,10 @@ WHERE m.tenant_id = :tenant AND m.thread_id = :thread AND m.seq = (SELECT summar
 WITH parent AS (
     SELECT t.* FROM holdfast_threads AS t
     WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
 ), made AS (
     INSERT INTO holdfast_threads (
         tenant_id, id, session_id, user_id, title, metadata, version, created_at, updated_at,
@@ -382,10 +383,10 @@ WHERE m.tenant_id = :tenant AND m.words IS NOT NULL AND m.words @@ CAST(:query A
     AND (CAST(:role AS text) IS NULL OR m.role = CAST(:role AS text))
     AND (CAST(:after_time AS timestamptz) IS NULL OR (m.created_at, m.thread_id, m.seq)
         < (CAST(:after_time AS timestamptz), CAST(:after_thread AS text), CAST(:after_seq AS bigint)))
-    AND NOT EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-    )
+    AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+    ) IS NOT TRUE
 ORDER BY m.created_at DESC, m.thread_id DESC, m.seq DESC LIMIT :limit;
 
 -- name: find_unindexed_messages
@@ -418,10 +419,10 @@ WHERE m.tenant_id = :tenant AND m.question_seq IS NOT NULL
     AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
     AND (CAST(:after_time AS timestamptz) IS NULL OR (m.created_at, m.thread_id, m.seq)
         < (CAST(:after_time AS timestamptz), CAST(:after_thread AS text), CAST(:after_seq AS bigint)))
-    AND NOT EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-    )
+    AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+    ) IS NOT TRUE
 ORDER BY m.created_at DESC, m.thread_id DESC, m.seq DESC LIMIT :limit;
 
 -- name: list_usage
@@ -445,10 +446,10 @@ FROM (
         AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
         AND (CAST(:since AS timestamptz) IS NULL OR m.created_at >= CAST(:since AS timestamptz))
         AND (CAST(:until AS timestamptz) IS NULL OR m.created_at < CAST(:until AS timestamptz))
-        AND NOT EXISTS (
-            SELECT 1 FROM holdfast_sessions AS s
-            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-        )
+        AND (
+            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+            WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+        ) IS NOT TRUE
 ) AS u
 WHERE CAST(:by AS text) IS NULL OR u.key IS NOT NULL AND (CAST(:after AS text) IS NULL OR u.key > CAST(:after AS text))
 GROUP BY u.key ORDER BY u.key LIMIT :limit;

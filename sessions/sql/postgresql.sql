@@ -1,6 +1,7 @@
 -- Each statement takes :tenant. The clock is the server's: statement_timestamp() moves within a transaction, as now()
 -- does not, and may stand in an index condition, as clock_timestamp() may not. What has expired is not there for any
--- statement, whether it was cleaned up or not; a thread is not there once its session has expired.
+-- statement, whether it was cleaned up or not; a thread is not there once its session has expired. That is asked by a
+-- subquery of one value: NOT EXISTS becomes a join, which goes through all sessions until their table has statistics.
 
 -- name: create_session
 -- hot: what had the id and has expired goes first, its threads too; the count makes the INSERT wait for that.
@@ -91,9 +92,9 @@ ORDER BY updated_at DESC, id DESC LIMIT :limit;
 -- What had the id in a session that has expired goes first; the count makes the INSERT wait for that.
 WITH gone AS (
     DELETE FROM holdfast_threads AS t
-    WHERE t.tenant_id = :tenant AND t.id = :id AND EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
+    WHERE t.tenant_id = :tenant AND t.id = :id AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
     )
     RETURNING t.id
 )
@@ -113,10 +114,10 @@ RETURNING id, session_id, user_id, title, metadata, version, created_at, updated
 -- hot: one probe of each primary key.
 SELECT t.id, t.session_id, t.user_id, t.title, t.metadata, t.version, t.created_at, t.updated_at
 FROM holdfast_threads AS t
-WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
-    SELECT 1 FROM holdfast_sessions AS s
-    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-);
+WHERE t.tenant_id = :tenant AND t.id = :id AND (
+    SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+) IS NOT TRUE;
 
 -- name: update_thread
 -- hot: the version is compared under the row lock; the session it is moved to must be there and not expired.
@@ -124,10 +125,10 @@ UPDATE holdfast_threads AS t SET
     session_id = CAST(:session_id AS text), user_id = COALESCE(CAST(:user_id AS text), t.user_id), title = :title,
     metadata = CAST(:metadata AS jsonb), version = t.version + 1,
     updated_at = greatest(t.updated_at, clock_timestamp())
-WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-    )
+WHERE t.tenant_id = :tenant AND t.id = :id AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+    ) IS NOT TRUE
     AND (CAST(:session_id AS text) IS NULL OR EXISTS (
         SELECT 1 FROM holdfast_sessions AS s
         WHERE s.tenant_id = :tenant AND s.id = CAST(:session_id AS text)
@@ -142,30 +143,30 @@ UPDATE holdfast_threads AS t SET
     metadata = (t.metadata - ARRAY(SELECT jsonb_object_keys(CAST(:touched AS jsonb)))) || CAST(:changes AS jsonb),
     version = t.version + 1,
     updated_at = greatest(t.updated_at, clock_timestamp())
-WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-    )
+WHERE t.tenant_id = :tenant AND t.id = :id AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+    ) IS NOT TRUE
     AND (CAST(:expected AS bigint) IS NULL OR t.version = CAST(:expected AS bigint))
 RETURNING t.id, t.session_id, t.user_id, t.title, t.metadata, t.version, t.created_at, t.updated_at;
 
 -- name: touch_thread
 -- hot: the version counts changes of content only.
 UPDATE holdfast_threads AS t SET updated_at = greatest(t.updated_at, clock_timestamp())
-WHERE t.tenant_id = :tenant AND t.id = :id AND NOT EXISTS (
-    SELECT 1 FROM holdfast_sessions AS s
-    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-)
+WHERE t.tenant_id = :tenant AND t.id = :id AND (
+    SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+) IS NOT TRUE
 RETURNING t.id, t.session_id, t.user_id, t.title, t.metadata, t.version, t.created_at, t.updated_at;
 
 -- name: delete_thread
 -- hot: removes one of an expired session too, but answers as if it had been gone.
 DELETE FROM holdfast_threads AS t
 WHERE t.tenant_id = :tenant AND t.id = :id
-RETURNING NOT EXISTS (
-    SELECT 1 FROM holdfast_sessions AS s
-    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-) AS was_there;
+RETURNING (
+    SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+    WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+) IS NOT TRUE AS was_there;
 
 -- name: list_session_threads
 -- hot: sorts one session's threads rather than keep an index that each activity would change.
@@ -186,10 +187,10 @@ ORDER BY t.updated_at DESC, t.id DESC LIMIT :limit;
 -- hot: sorts one user's threads rather than keep an index that each activity would change.
 SELECT t.id, t.session_id, t.user_id, t.title, t.metadata, t.version, t.created_at, t.updated_at
 FROM holdfast_threads AS t
-WHERE t.tenant_id = :tenant AND t.user_id = :user_id AND NOT EXISTS (
-        SELECT 1 FROM holdfast_sessions AS s
-        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id AND s.expires_at <= statement_timestamp()
-    )
+WHERE t.tenant_id = :tenant AND t.user_id = :user_id AND (
+        SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
+        WHERE s.tenant_id = t.tenant_id AND s.id = t.session_id
+    ) IS NOT TRUE
     AND (CAST(:after_time AS timestamptz) IS NULL
         OR (t.updated_at, t.id) < (CAST(:after_time AS timestamptz), CAST(:after_id AS text)))
     AND (CAST(:where AS jsonb) IS NULL OR NOT EXISTS (
