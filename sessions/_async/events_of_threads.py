@@ -38,8 +38,7 @@ class AsyncThreadEvents(AsyncMessageStore):
         values: dict[str, Any] = {**append_values(thread_id, key, None), **row, "through": None, "words": None}
         database = await self._database()
         if not puts:
-            name = "append_keyed" if database.kind == "postgresql" else "append_message"
-            return (await self._appended("append_event", thread_id, [message], name, values))[1]
+            return (await self._appended("append_event", thread_id, [message], "append_message", values))[1]
         if database.kind == "postgresql":
             # A later write of a key counts; one statement can't write it twice.
             last = {(put.namespace, put.key): put for put in puts}.values()

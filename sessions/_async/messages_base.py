@@ -18,6 +18,7 @@ from sessions.records import Thread, expected_of, thread_values
 from sessions.words import words_of, words_value
 
 _SELDOM = (
+    "key",
     "expected",
     "through",
     "metadata",
@@ -30,7 +31,7 @@ _SELDOM = (
     "question_seq",
     "words",
 )
-"""What append_plain and append_keyed do without."""
+"""What append_plain does without."""
 _ALWAYS = {"role", "content"}
 """All that append_plain_messages takes of a message."""
 TRIES = 16
@@ -110,7 +111,7 @@ class AsyncMessagesBase(AsyncSessionsStore):
         values = {**values, **row, "through": through}
         name = "append_message"
         if database.kind == "postgresql" and all(values[field] is None for field in _SELDOM):
-            name = "append_plain" if key is None else "append_keyed"
+            name = "append_plain"
         return (await self._appended(operation, thread_id, [message], name, values))[0][0]
 
     async def _append_rows(

@@ -39,8 +39,7 @@ class ThreadEvents(MessageStore):
         values: dict[str, Any] = {**append_values(thread_id, key, None), **row, "through": None, "words": None}
         database = self._database()
         if not puts:
-            name = "append_keyed" if database.kind == "postgresql" else "append_message"
-            return (self._appended("append_event", thread_id, [message], name, values))[1]
+            return (self._appended("append_event", thread_id, [message], "append_message", values))[1]
         if database.kind == "postgresql":
             # A later write of a key counts; one statement can't write it twice.
             last = {(put.namespace, put.key): put for put in puts}.values()

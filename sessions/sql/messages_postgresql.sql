@@ -55,31 +55,8 @@ INSERT INTO holdfast_messages (tenant_id, thread_id, seq, version, created_at, r
 SELECT :tenant, :thread, head.last_seq, head.message_version, head.updated_at, :role, CAST(:content AS json) FROM head
 RETURNING seq, version, created_at;
 
--- name: append_keyed
--- hot: as append_plain, once for a key.
-WITH head AS (
-    UPDATE holdfast_threads AS t SET
-        last_seq = t.last_seq + 1, message_version = t.message_version + 1, last_key = CAST(:key AS text),
-        updated_at = greatest(t.updated_at, clock_timestamp())
-    WHERE t.tenant_id = :tenant AND t.id = :thread AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
-        AND t.last_key IS DISTINCT FROM CAST(:key AS text) AND NOT EXISTS (
-            SELECT 1 FROM holdfast_messages AS k
-            WHERE k.tenant_id = :tenant AND k.thread_id = :thread AND k.key = CAST(:key AS text)
-        )
-        AND (t.session_id IS NULL OR (
-            SELECT s.expires_at <= statement_timestamp() FROM holdfast_sessions AS s
-            WHERE s.tenant_id = :tenant AND s.id = t.session_id
-        ) IS NOT TRUE)
-    RETURNING t.last_seq, t.message_version, t.updated_at
-)
-INSERT INTO holdfast_messages (tenant_id, thread_id, seq, version, created_at, role, content, key)
-SELECT :tenant, :thread, head.last_seq, head.message_version, head.updated_at, :role, CAST(:content AS json),
-    CAST(:key AS text)
-FROM head
-RETURNING seq, version, created_at;
-
 -- name: append_with_items
--- hot: as append_keyed, and items beside it, in the order of their keys. Nothing is written where the key is there.
+-- hot: as append_message, and items beside it, in the order of their keys. Nothing is written where the key is there.
 WITH head AS (
     UPDATE holdfast_threads AS t SET
         last_seq = t.last_seq + 1, message_version = t.message_version + 1, last_key = CAST(:key AS text),
