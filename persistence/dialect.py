@@ -98,7 +98,7 @@ def _unnamed(parameters: object) -> ValidationError:
 
 @lru_cache(maxsize=4096)
 def compile_statement(sql: str, kind: Kind) -> Statement:
-    """Return a statement with ``:name`` parameters in a driver's own form (``$1`` or ``?1``).
+    """Return a statement with ``:name`` parameters in a driver's own form: ``$1``, or on SQLite as they are.
 
     A parameter used twice is sent once. The result is kept, so text that is built anew for each call belongs in
     parameters.
@@ -106,11 +106,10 @@ def compile_statement(sql: str, kind: Kind) -> Statement:
     parts: list[str] = []
     names: dict[str, int] = {}
     words: list[str] = []
-    mark = "$" if kind == "postgresql" else "?"
     for token in tokens(sql):
         if token.kind == "param":
             number = names.setdefault(token.text[1:], len(names) + 1)
-            parts.append(f"{mark}{number}")
+            parts.append(f"${number}" if kind == "postgresql" else token.text)
         else:
             parts.append(token.text)
             if token.kind == "word":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from time import monotonic
@@ -18,6 +19,7 @@ from persistence._sync.executor import NO_HINTS, FailedPart, Hints, Link, Row, r
 from persistence.copying import check_rows
 from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
 
+_Binding = Callable[[Sequence[Any]], Any]
 _PLAIN = frozenset((str, int, bytes, type(None), bool))
 _NAME = itemgetter(0)
 _PROGRESS_STEPS = 20_000
@@ -29,6 +31,11 @@ def _bind(values: Sequence[Any]) -> Sequence[Any]:
     if _PLAIN.issuperset(map(type, values)):
         return values
     return [value if type(value) in _PLAIN else sqlite_value(value) for value in values]
+
+
+def _named(statement: Statement, values: Sequence[Any]) -> dict[str, Any]:
+    """Return the parameters by their names: of a sequence, Python 3.14 takes none but those for bare ``?``."""
+    return dict(zip(statement.names, _bind(values), strict=True))
 
 
 def _rows(description: Sequence[Sequence[Any]], fetched: Iterable[Any]) -> list[Row]:
@@ -105,7 +112,7 @@ class SQLiteLink(Link):
             self._settle()
 
     def _step(self, statement: Statement, values: Sequence[Any], rows: int | None) -> tuple[list[Row], int]:
-        cursor = self.raw.execute(statement.text, _bind(values))
+        cursor = self.raw.execute(statement.text, _named(statement, values))
         description = cursor.description
         if rows == 0:
             if description is not None:
@@ -146,24 +153,29 @@ class SQLiteLink(Link):
 
     def _part(self, number: int, statement: Statement, values: Sequence[Any]) -> list[Row]:
         try:
-            cursor = self.raw.execute(statement.text, _bind(values))
+            cursor = self.raw.execute(statement.text, _named(statement, values))
             return _rows(cursor.description or (), cursor.fetchall())
         except Exception as exc:
             raise FailedPart(f"calls[{number}]", exc) from exc
 
     def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
-        return self._insert(statement.text, values, "parameters", 0, deadline)
+        bind = partial(_named, statement)
+        return self._insert(statement.text, values, bind, "parameters", 0, deadline)
 
-    def _insert(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
-        return self._threads.run(self.interrupt, self._run_many, text, values, what, first, deadline)
+    def _insert(
+        self, text: str, values: Sequence[Sequence[Any]], bind: _Binding, what: str, first: int, deadline: float
+    ) -> int:
+        return self._threads.run(self.interrupt, self._run_many, text, values, bind, what, first, deadline)
 
-    def _run_many(self, text: str, values: Sequence[Sequence[Any]], what: str, first: int, deadline: float) -> int:
+    def _run_many(
+        self, text: str, values: Sequence[Sequence[Any]], bind: _Binding, what: str, first: int, deadline: float
+    ) -> int:
         current = first
 
-        def bound() -> Iterator[Sequence[Any]]:
+        def bound() -> Iterator[Any]:
             nonlocal current
             for current, each in enumerate(values, first):  # noqa: B007 - the handler below names the current one
-                yield _bind(each)
+                yield bind(each)
 
         self._until(deadline)
         try:
@@ -185,7 +197,7 @@ class SQLiteLink(Link):
         try:
             while batch := list(islice(rows, COPY_ROWS)):
                 check_rows(batch, len(columns), done)
-                self._insert(text, batch, "rows", done, deadline)
+                self._insert(text, batch, _bind, "rows", done, deadline)
                 done += len(batch)
                 if monotonic() >= deadline:
                     raise too_late()
