@@ -39,7 +39,7 @@ from langgraph.store.base import (
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._sync.manager import DatabaseManager
 from persistence.errors import CapabilityError, ValidationError
-from persistence.validation import check_id, check_whole
+from persistence.validation import ID_BYTES, check_id, check_whole, shown
 from sessions._async.items import AsyncItemStore
 from sessions._sync.items import ItemStore
 from sessions.contents import content_json, decoded
@@ -260,6 +260,8 @@ class _Plan:
         if op.value is None:
             self._puts[place] = None
             return
+        if not isinstance(op.value, Mapping):
+            raise ValidationError(f"the value is a {type(op.value).__name__}, not a dict")
         value = dict(op.value)
         text = content_json(value, "the value")
         life = lifetime_micros(None if op.ttl is None else op.ttl * 60)
@@ -268,6 +270,8 @@ class _Plan:
     def _texts(self, value: Mapping[str, Any], index: object) -> list[str]:
         """Return the texts of an item that are embedded: those at the paths of its own index, or of the store's."""
         config = self._store.index_config
+        if isinstance(index, str):
+            raise ValidationError("index is a str, not a list of paths", hint=f"index=[{shown(index)}]")
         if config is None or index is False:
             return []
         paths = cast("Sequence[str]", index if index is not None else config.get("fields") or ["$"])
@@ -333,7 +337,8 @@ def _listing(op: ListNamespacesOp) -> Listing:
         conditions.append({"path": path, "suffix": condition.match_type == "suffix"})
     depth = None if op.max_depth is None else check_whole("max_depth", op.max_depth, least=0)
     limit, offset = check_whole("limit", op.limit, least=0), check_whole("offset", op.offset, least=0)
-    return Listing(_stored(()), conditions, depth, limit, offset)
+    # No namespace has as many labels as it may have bytes.
+    return Listing(_stored(()), conditions, None if depth is None else min(depth, ID_BYTES), limit, offset)
 
 
 def _fields(found: Found) -> dict[str, Any]:

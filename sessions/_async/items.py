@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,7 +68,10 @@ class AsyncItemStore(AsyncSQLStore):
                 await database.execute(*self._prepared(database, "item_refresh", values))
             return answers
         if not batch.puts and not batch.deletes:
-            answers = await self._read(database, batch)
+            # One state of the file, which several statements see only in a transaction.
+            alone = database.in_transaction or _is_one_statement(batch)
+            async with nullcontext() if alone else database.transaction(read_only=True):
+                answers = await self._read(database, batch)
             if not _due(batch, answers):
                 return answers
         async with database.transaction():
@@ -218,6 +222,12 @@ class AsyncItemStore(AsyncSQLStore):
             for number, vector in enumerate(put.vectors):
                 row = {**place, "place": number, "embedding": np.asarray(vector, "<f4").tobytes()}
                 await database.execute(*self._prepared(database, "item_put_vector", row))
+
+
+def _is_one_statement(batch: Batch) -> bool:
+    """Tell whether one statement reads on SQLite what a batch asks for; what is filtered or compared takes several."""
+    several = any(search.conditions or search.vector is not None for search in batch.searches)
+    return not several and len(batch.gets) + len(batch.searches) + len(batch.listings) == 1
 
 
 def _due(batch: Batch, answers: Answers) -> list[Found]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -68,7 +69,10 @@ class ItemStore(SQLStore):
                 database.execute(*self._prepared(database, "item_refresh", values))
             return answers
         if not batch.puts and not batch.deletes:
-            answers = self._read(database, batch)
+            # One state of the file, which several statements see only in a transaction.
+            alone = database.in_transaction or _is_one_statement(batch)
+            with nullcontext() if alone else database.transaction(read_only=True):
+                answers = self._read(database, batch)
             if not _due(batch, answers):
                 return answers
         with database.transaction():
@@ -219,6 +223,12 @@ class ItemStore(SQLStore):
             for number, vector in enumerate(put.vectors):
                 row = {**place, "place": number, "embedding": np.asarray(vector, "<f4").tobytes()}
                 database.execute(*self._prepared(database, "item_put_vector", row))
+
+
+def _is_one_statement(batch: Batch) -> bool:
+    """Tell whether one statement reads on SQLite what a batch asks for; what is filtered or compared takes several."""
+    several = any(search.conditions or search.vector is not None for search in batch.searches)
+    return not several and len(batch.gets) + len(batch.searches) + len(batch.listings) == 1
 
 
 def _due(batch: Batch, answers: Answers) -> list[Found]:
