@@ -175,8 +175,17 @@ def _without_padding(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     # Not zeros_like, which sets the fields to zero and leaves what is between them.
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     clean = np.zeros(array.shape, array.dtype, order="F" if fortran else "C")
-    np.copyto(clean, array)
+    _copy_fields(array, clean)
     return clean
+
+
+def _copy_fields(source: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
+    # One by one: a copy of the whole, from numpy 2.5 on, takes along what is between them.
+    for name in source.dtype.names or ():
+        if source.dtype[name].base.fields is None:
+            target[name] = source[name]
+        else:
+            _copy_fields(source[name], target[name])
 
 
 def load_scalar(items: list[Any]) -> np.generic:

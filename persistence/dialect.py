@@ -58,11 +58,15 @@ def tokens(sql: str) -> Iterator[Token]:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement as a driver takes it: its text, the names of its parameters in order, and whether it only reads."""
+    """A statement as a driver takes it: its text, the names of its parameters in order, and what it does.
+
+    ``reads``: it changes nothing; ``returns``: it changes rows, and returns them.
+    """
 
     text: str
     names: tuple[str, ...]
     reads: bool
+    returns: bool
     verb: str
 
     def values(self, parameters: Mapping[str, Any] | None) -> tuple[Any, ...]:
@@ -116,7 +120,7 @@ def compile_statement(sql: str, kind: Kind) -> Statement:
                 words.append(token.text.upper())
     verb = words[0] if words else ""
     reads = verb in _READS and not _WRITES.intersection(words)
-    return Statement("".join(parts), tuple(names), reads, verb)
+    return Statement("".join(parts), tuple(names), reads, not reads and "RETURNING" in words, verb)
 
 
 def split_statements(script: str) -> list[str]:

@@ -188,7 +188,7 @@ def test_a_statement_prepares_on_postgresql(postgresql: psycopg.Connection[tuple
 @pytest.mark.parametrize("query", PREPARABLE["sqlite"], ids=str)
 def test_a_statement_prepares_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
     statement = compile_statement(query.text, "sqlite")
-    assert sqlite.execute(f"EXPLAIN {statement.text}", [None] * len(statement.names)).fetchall()
+    assert sqlite.execute(f"EXPLAIN {statement.text}", dict.fromkeys(statement.names)).fetchall()
 
 
 def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -244,7 +244,7 @@ def test_a_row_is_found_by_its_key_before_the_planner_knows_anything_of_its_tabl
 @pytest.mark.parametrize("query", hot(ON_SQLITE), ids=str)
 def test_a_hot_statement_finds_its_rows_by_an_index_on_sqlite(sqlite: sqlite3.Connection, query: Query) -> None:
     statement = compile_statement(query.text, "sqlite")
-    plan = sqlite.execute(f"EXPLAIN QUERY PLAN {statement.text}", [None] * len(statement.names)).fetchall()
+    plan = sqlite.execute(f"EXPLAIN QUERY PLAN {statement.text}", dict.fromkeys(statement.names)).fetchall()
     details = [detail for *_, detail in plan]
     # What it made itself it may read from end to end.
     made = {match[1] for detail in details if (match := re.match(r"(?:CO-ROUTINE|MATERIALIZE) (\S+)", detail))}
@@ -271,7 +271,7 @@ def test_a_statement_is_planned_once_on_sqlite(sqlite: sqlite3.Connection, query
         for _ in range(2):
             planned.clear()
             with suppress(sqlite3.IntegrityError):
-                sqlite.execute(statement.text, [None] * len(statement.names)).fetchall()
+                sqlite.execute(statement.text, dict.fromkeys(statement.names)).fetchall()
         assert planned == []
     finally:
         sqlite.execute("ROLLBACK")

@@ -139,7 +139,7 @@ class SQLiteLink(Link):
         try:
             if alone:
                 self.raw.execute("BEGIN" if all(each.reads for each, _ in calls) else "BEGIN IMMEDIATE")
-            found = [self._part(number, *call) for number, call in enumerate(calls)]
+            found = [self._part(f"calls[{number}]", *call) for number, call in enumerate(calls)]
             if alone:
                 self.raw.execute("COMMIT")
             return found
@@ -151,16 +151,26 @@ class SQLiteLink(Link):
         finally:
             self._settle()
 
-    def _part(self, number: int, statement: Statement, values: Sequence[Any]) -> list[Row]:
+    def _part(self, name: str, statement: Statement, values: Sequence[Any]) -> list[Row]:
         try:
             cursor = self.raw.execute(statement.text, _named(statement, values))
             return _rows(cursor.description or (), cursor.fetchall())
         except Exception as exc:
-            raise FailedPart(f"calls[{number}]", exc) from exc
+            raise FailedPart(name, exc) from exc
 
     def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
+        if statement.returns:
+            return self._threads.run(self.interrupt, self._run_each, statement, values, deadline)
         bind = partial(_named, statement)
         return self._insert(statement.text, values, bind, "parameters", 0, deadline)
+
+    def _run_each(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
+        # executemany takes the first row only of what RETURNING gives, and from Python 3.12 on refuses the next call.
+        self._until(deadline)
+        try:
+            return sum([len(self._part(f"parameters[{n}]", statement, each)) for n, each in enumerate(values)])
+        finally:
+            self._settle()
 
     def _insert(
         self, text: str, values: Sequence[Sequence[Any]], bind: _Binding, what: str, first: int, deadline: float

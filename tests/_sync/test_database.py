@@ -190,6 +190,15 @@ def test_many_sets_of_parameters_are_all_or_none(table: Database) -> None:
     assert table.fetch_value("SELECT count(*) FROM t") == 2500
 
 
+def test_many_statements_that_return_rows_count_those_changed(table: Database) -> None:
+    upsert = f"{INSERT} ON CONFLICT (id) DO UPDATE SET body = 'again' RETURNING body"
+    assert table.execute_many(upsert, [{"id": number, "body": "new"} for number in (1, 2, 1)]) == 3
+    assert table.execute_many("DELETE FROM t WHERE id > :id RETURNING id", [{"id": 0}, {"id": 0}]) == 2
+    with pytest.raises(ValidationError, match=r"parameters\[1\]"):
+        table.execute_many(upsert, [{"id": 3, "body": "new"}, {"id": 4, "body": "\ud800"}])
+    assert table.fetch_all("SELECT id FROM t") == []
+
+
 @pytest.mark.parametrize("size", [1, 7, 100, 101])
 def test_iterating_gives_every_row_once_and_in_order(table: Database, size: int) -> None:
     table.execute_many(INSERT, [{"id": i, "body": "even" if i % 2 == 0 else "odd"} for i in range(200)])
