@@ -1,4 +1,4 @@
-"""Own the lines that a user's export has of nodes, events and tasks, each with its ``kind``."""
+"""Own the lines that a user's export has of nodes, edges, events and tasks, each with its ``kind``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sessions.events import Event
-from sessions.graph import Node
+from sessions.graph import Edge, Node
 from sessions.tasks import Task
 from sessions.transfer import record_line
 
@@ -22,6 +22,11 @@ def node_line(node: Node) -> str:
     return _line("node", node)
 
 
+def edge_line(edge: Edge) -> str:
+    """Return an edge as one line."""
+    return _line("edge", edge)
+
+
 def event_line(event: Event) -> str:
     """Return an event as one line; its own kind is ``event_kind``."""
     return _line("event", event)
@@ -32,7 +37,7 @@ def task_line(task: Task) -> str:
     return _line("task", task)
 
 
-def _line(kind: str, record: Node | Event | Task) -> str:
+def _line(kind: str, record: Node | Edge | Event | Task) -> str:
     """Return what a record holds as one line; what it hasn't got is left out."""
     found = {each.name: _plain(getattr(record, each.name)) for each in fields(record)}
     if "kind" in found:

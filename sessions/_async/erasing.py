@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from persistence.errors import ConflictError, NotFoundError
 from persistence.validation import check_id
 from sessions.events import Event, event_from_row
-from sessions.graph import Node
+from sessions.graph import Edge, Node
 from sessions.graph_rows import escaped, node_from_row
 from sessions.scopes import Approval
 from sessions.tasks import Task, task_from_row
-from sessions.user_lines import USER_ID, event_line, node_line, task_line
+from sessions.user_lines import USER_ID, edge_line, event_line, node_line, task_line
 
 if TYPE_CHECKING:
     from sessions._async.events import AsyncEventLog
@@ -39,13 +39,27 @@ async def _nodes(graph: AsyncMemoryGraph, user_id: str, last: Node | None = None
 
 
 async def export_nodes(graph: AsyncMemoryGraph, user_id: str) -> AsyncIterator[str]:
-    """Yield the nodes of a user as JSON lines, those written last first."""
+    """Yield the nodes of a user as JSON lines, those written last first, each followed by its edges."""
     user, last = check_id("user_id", user_id), None
     graph._may_read()
     while page := await _nodes(graph, user, last):
         for node in page:
             yield node_line(node)
+            async for edge in _edges(graph, node.id, user):
+                yield edge_line(edge)
         last = page[-1]
+
+
+async def _edges(graph: AsyncMemoryGraph, node_id: str, user_id: str) -> AsyncIterator[Edge]:
+    """Yield a node's edges, but those that come in from another node of the user, whose they are already."""
+    after = None
+    while page := await graph.edges(node_id, direction="both", limit=PAGE, after=after):
+        sources = await graph.get_nodes([edge.source for edge in page if edge.source != node_id])
+        own = {source.id for source in sources if source.attributes.get(USER_ID) == user_id}
+        for edge in page:
+            if edge.source not in own:
+                yield edge
+        after = page[-1].cursor
 
 
 async def erase_nodes(graph: AsyncMemoryGraph, user_id: str, approved_by: str | Approval | None) -> dict[str, int]:
@@ -94,12 +108,27 @@ async def _tasks(tasks: AsyncTaskStore, user_id: str, last: Task | None = None) 
 
 
 async def export_tasks(tasks: AsyncTaskStore, user_id: str) -> AsyncIterator[str]:
-    """Yield the tasks of a user as JSON lines, newest first."""
+    """Yield the tasks of a user as JSON lines, newest first, each followed by what is below it; a task comes once."""
     user, last = check_id("user_id", user_id), None
     while page := await _tasks(tasks, user, last):
         for task in page:
             yield task_line(task)
+            async for below in _below(tasks, task, user):
+                yield task_line(below)
         last = page[-1]
+
+
+async def _below(tasks: AsyncTaskStore, root: Task, user_id: str) -> AsyncIterator[Task]:
+    """Yield the tasks below one, but those that name the user, which come by themselves with what is below them."""
+    parents = [root.id or ""]
+    while parents:
+        parent, after = parents.pop(), None
+        while page := await tasks.find(parent=parent, limit=PAGE, after=after):
+            for task in page:
+                if task.metadata.get(USER_ID) != user_id:
+                    yield task
+                    parents.append(task.id or "")
+            after = page[-1].cursor
 
 
 async def erase_tasks(tasks: AsyncTaskStore, user_id: str) -> dict[str, int]:

@@ -239,7 +239,10 @@ class AsyncMemoryGraph(AsyncGraphEdges, AsyncGraphWalk, AsyncGraphHistory, Async
         return int(await self._read_value("graph_count", {"type": type_name(type)}))
 
     def export_user(self, user_id: str) -> AsyncIterator[str]:
-        """Yield the nodes of a user in this scope, those whose attribute ``user_id`` is the id, as JSON lines."""
+        """Yield a user's nodes of this scope as JSON lines, each followed by its edges; an edge comes once.
+
+        They are those whose attribute ``user_id`` is the id. Each node is a statement; histories aren't exported.
+        """
         return export_nodes(self, user_id)
 
     async def erase_user(self, user_id: str, *, approved_by: str | Approval | None = None) -> dict[str, int]:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Protocol
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, Row
-from persistence.dialect import Dialect
+from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
 from sessions._async.context_redis import AsyncRedisContext
 from sessions._async.store import AsyncSessionsStore
+from sessions.context import agent_line, agent_of
 from sessions.messages import message_from_row
 from sessions.records import session_from_row, thread_from_row
 from sessions.transfer import context_item_line, item_line, message_record, record_line, session_record, thread_record
@@ -96,15 +97,17 @@ class AsyncUserData(AsyncSessionsStore):
             found = await database.fetch_one(*self._prepared(database, "erase_user", {"user": user})) or {}
             items, agents = await AsyncRedisContext(self._manager, self._name, tenant=self._tenant).erase(user)
             return {**found, "items": found["items"] + items, "agents": agents}
+        if database.kind == "postgresql":
+            await database.execute(*self._prepared(database, "name_user", {"user": user}))
         counts = {kind: await self._change(name, {"user": user}) for kind, name in _ERASED}
         await self._change("erase_user_questions", {"user": user})
         return counts
 
     async def export_user(self, user_id: str) -> AsyncIterator[str]:
-        """Yield everything of a user as JSON lines, each with its ``kind``: session, thread, message or item.
+        """Yield everything of a user as JSON lines, each with its ``kind``: session, thread, message, item or agent.
 
-        A thread is followed by its messages; other stores come last, with kinds of their own. What has expired and is
-        still stored comes too. No connection is held between pages.
+        A thread is followed by its messages. Agents are those of the shared context. Other stores come last, with
+        kinds of their own. What has expired and is still stored comes too. No connection is held between pages.
         """
         user = check_id("user_id", user_id)
         async for row, dialect in self._pages("export_user_sessions", {"user": user}, after="", key="id"):
@@ -115,10 +118,18 @@ class AsyncUserData(AsyncSessionsStore):
             found = self._pages("export_thread_messages", {"thread": thread.id}, after=0, key="seq")
             async for message, _ in found:
                 yield record_line(message_record(message_from_row(message, dialect)))
+        async for line in self._context(user):
+            yield line
+        for store in self._stores:
+            async for line in store.export_user(user):
+                yield line
+
+    async def _context(self, user: str) -> AsyncIterator[str]:
+        """Yield the user's items, then the agents of the user's shared context."""
         place = {"after_namespace": "", "after_key": ""}
         while True:
             database = await self._database()
-            rows = await self._page(database, "export_user_items", {"user": user, **place})
+            rows = await self._own_page(database, "export_user_items", {"user": user, **place})
             for row in rows:
                 yield item_line(row, database.dialect)
             if len(rows) < PAGE:
@@ -127,9 +138,15 @@ class AsyncUserData(AsyncSessionsStore):
         if self._is_on_redis:
             async for line in self._context_on_redis(user):
                 yield line
-        for store in self._stores:
-            async for line in store.export_user(user):
-                yield line
+            return
+        after = ""
+        while True:
+            rows = await self._own_page(database, "export_user_agents", {"user": user, "after": after})
+            for row in rows:
+                yield agent_line(agent_of(row["agent"], from_json(row["topics"]), from_json(row["permissions"])))
+            if len(rows) < PAGE:
+                return
+            after = rows[-1]["agent"]
 
     async def _context_on_redis(self, user: str) -> AsyncIterator[str]:
         """Yield the user's shared context, which lies beside the script's keys."""
@@ -138,6 +155,11 @@ class AsyncUserData(AsyncSessionsStore):
             for item in page:
                 yield context_item_line(item)
             after = page[-1].key
+        after = ""
+        while agents := await context.agents(user, None, after, PAGE):
+            for agent in agents:
+                yield agent_line(agent)
+            after = agents[-1].agent
 
     async def _pages(
         self, name: str, values: dict[str, Any], *, after: Any, key: str
@@ -153,3 +175,10 @@ class AsyncUserData(AsyncSessionsStore):
 
     async def _page(self, database: AsyncDatabase, name: str, values: dict[str, Any]) -> list[Row]:
         return await database.fetch_all(*self._prepared(database, name, {**values, "limit": PAGE}))
+
+    async def _own_page(self, database: AsyncDatabase, name: str, values: dict[str, Any]) -> list[Row]:
+        """Read a page of what row-level security shows to who names the user; the user is named in the same request."""
+        if database.kind != "postgresql":
+            return await self._page(database, name, values)
+        named = self._prepared(database, "name_user", {"user": values["user"]})
+        return (await database.fetch_batch([named, self._prepared(database, name, {**values, "limit": PAGE})]))[1]

@@ -264,7 +264,10 @@ class TaskStore(TaskClaims):
         )
 
     def export_user(self, user_id: str) -> Iterator[str]:
-        """Yield the tasks of a user, those whose metadata has the id as ``user_id``, as JSON lines, newest first."""
+        """Yield the tasks of a user as JSON lines, newest first, each followed by those below it; a task comes once.
+
+        They are those whose metadata has the id as ``user_id``. Each task is a statement.
+        """
         return export_tasks(self if self._owner is not None else self.all_owners(), user_id)
 
     def erase_user(self, user_id: str) -> dict[str, int]:

@@ -45,6 +45,11 @@ WHERE tenant_id = :tenant AND id IN (
 -- hot: by the index of users.
 DELETE FROM holdfast_sessions WHERE tenant_id = :tenant AND user_id = :user;
 
+-- name: name_user
+-- Row-level security of the shared context hides a user's rows from who doesn't name the user; no one is named without it.
+SELECT set_config('holdfast.tenant_id', :tenant, true), set_config('holdfast.user_id', CAST(:user AS text), true)
+WHERE row_security_active('holdfast_items') OR row_security_active('holdfast_context_agents');
+
 -- name: erase_user_items
 -- hot: a user's items lie side by side in the primary key.
 DELETE FROM holdfast_items WHERE tenant_id = :tenant AND user_id = :user;
@@ -82,3 +87,9 @@ SELECT namespace, key, CAST(value AS text) AS value, version, expires_at, create
 FROM holdfast_items
 WHERE tenant_id = :tenant AND user_id = :user AND (namespace, key) > (CAST(:after_namespace AS text), CAST(:after_key AS text))
 ORDER BY namespace, key LIMIT :limit;
+
+-- name: export_user_agents
+-- hot: in the order of the primary key, a page at a time.
+SELECT agent, topics, permissions FROM holdfast_context_agents
+WHERE tenant_id = :tenant AND user_id = :user AND agent > CAST(:after AS text)
+ORDER BY agent LIMIT :limit;

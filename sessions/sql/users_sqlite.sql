@@ -81,3 +81,9 @@ SELECT namespace, key, value AS value, version, expires_at, created_at, updated_
 FROM holdfast_items
 WHERE tenant_id = :tenant AND user_id = :user AND (namespace, key) > (:after_namespace, :after_key)
 ORDER BY namespace, key LIMIT :limit;
+
+-- name: export_user_agents
+-- hot: in the order of the primary key, a page at a time.
+SELECT agent, topics, permissions FROM holdfast_context_agents
+WHERE tenant_id = :tenant AND user_id = :user AND agent > :after
+ORDER BY agent LIMIT :limit;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from persistence import AsyncDatabaseManager, AsyncPostgreSQLDatabase, PersistenceError, PostgreSQLConfig
-from sessions import AsyncContextStore, ContextAgent
+from sessions import AsyncContextStore, AsyncUserData, ContextAgent
 
 
 @pytest_asyncio.fixture
@@ -119,6 +120,23 @@ async def test_a_store_of_that_role_works_with_row_security_and_is_blind_without
     assert (await ada.stats()).items == 1
     assert await owner.for_user("ada").get("k") == 2
     assert await owner.for_user("bob").get("k") == "bob"
+
+
+async def test_a_user_is_exported_and_erased_by_that_role_too(
+    manager: AsyncDatabaseManager, owner: AsyncContextStore, role: AsyncPostgreSQLDatabase
+) -> None:
+    users = AsyncUserData(manager, "role", migrate=False)
+    found = [json.loads(line) async for line in users.export_user("ada")]
+    assert [(line["kind"], line.get("value", line.get("topics"))) for line in found] == [
+        ("item", "ada"),
+        ("agent", ["ada"]),
+    ]
+    erased = await users.erase_user("ada")
+    assert (erased["items"], erased["agents"]) == (1, 1)
+    assert await values(role) == []
+    assert await owner.for_user("ada").items() == await owner.for_user("ada").agents() == []
+    assert await owner.for_user("bob").get("k") == "bob"
+    assert await AsyncContextStore(manager, "owner", tenant="other").for_user("ada").get("k") == "other tenant"
 
 
 async def test_the_scope_ends_with_the_call(manager: AsyncDatabaseManager, role: AsyncPostgreSQLDatabase) -> None:

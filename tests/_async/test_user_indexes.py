@@ -91,7 +91,7 @@ async def test_neither_an_export_nor_an_erasure_reads_a_tenant_from_end_to_end(
     manager.on_statement.append(events.append)
     lines = [json.loads(line) async for line in users.export_user("ada")]
     assert sorted(line["kind"] for line in lines) == KINDS
-    assert len(events) <= 20
+    assert len(events) <= 24
     counts = await users.erase_user("ada")
     manager.on_statement.clear()
     assert {kind: count for kind, count in counts.items() if count} == {

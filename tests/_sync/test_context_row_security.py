@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 import pytest
 
 from persistence import DatabaseManager, PostgreSQLDatabase, PersistenceError, PostgreSQLConfig
-from sessions import ContextStore, ContextAgent
+from sessions import ContextStore, UserData, ContextAgent
 
 
 @pytest.fixture
@@ -120,6 +121,23 @@ def test_a_store_of_that_role_works_with_row_security_and_is_blind_without(
     assert (ada.stats()).items == 1
     assert owner.for_user("ada").get("k") == 2
     assert owner.for_user("bob").get("k") == "bob"
+
+
+def test_a_user_is_exported_and_erased_by_that_role_too(
+    manager: DatabaseManager, owner: ContextStore, role: PostgreSQLDatabase
+) -> None:
+    users = UserData(manager, "role", migrate=False)
+    found = [json.loads(line) for line in users.export_user("ada")]
+    assert [(line["kind"], line.get("value", line.get("topics"))) for line in found] == [
+        ("item", "ada"),
+        ("agent", ["ada"]),
+    ]
+    erased = users.erase_user("ada")
+    assert (erased["items"], erased["agents"]) == (1, 1)
+    assert values(role) == []
+    assert owner.for_user("ada").items() == owner.for_user("ada").agents() == []
+    assert owner.for_user("bob").get("k") == "bob"
+    assert ContextStore(manager, "owner", tenant="other").for_user("ada").get("k") == "other tenant"
 
 
 def test_the_scope_ends_with_the_call(manager: DatabaseManager, role: PostgreSQLDatabase) -> None:

@@ -182,11 +182,13 @@ def test_an_export_is_all_that_a_user_has(
         "message",
         *["thread", *["message"] * 4] * 3,
         "item",
+        "agent",
     ]
     assert found[0]["title"] == f"of {SECRET}"
     messages = [line for line in found if line["kind"] == "message"]
     assert [line["content"] for line in messages if line["thread_id"] == "s1.2"] == [f"{SECRET}\0{n}" for n in range(4)]
-    assert (found[-1]["key"], found[-1]["value"]) == ("note", {"by": SECRET})
+    assert (found[-2]["key"], found[-2]["value"]) == ("note", {"by": SECRET})
+    assert found[-1] == {"kind": "agent", "agent": "agent", "topics": ["t"], "permissions": None}
     assert "bob" not in repr(found)
     assert "of bob" in repr(lines(users, "bob"))
 
@@ -267,12 +269,15 @@ def test_nodes_events_and_tasks_of_a_user_are_exported_and_erased(
     audit = log.audit("login", tags={"user_id": SECRET})
     users = UserData(manager, "main", stores=[graph, log, tasks])
     found = lines(users, SECRET)
-    assert [line["kind"] for line in found] == ["node"] * 3 + ["event"] * 4 + ["task"] * 2
-    assert sorted((line["id"], line["attributes"]["n"]) for line in found[:3]) == [
-        (f"{SECRET}.{n}", n) for n in range(3)
-    ]
-    assert [line["event_kind"] for line in found[3:7]] == ["audit", "k", "k", "k"]
-    assert {line["task_kind"]: line["payload"] for line in found[7:]} == {"think": {"of": SECRET}, "other": SECRET}
+    kinds = ["node", "node", "node", "edge", "edge"] + ["event"] * 4 + ["task"] * 4
+    assert [line["kind"] for line in found] == kinds
+    nodes = [(line["id"], line["attributes"]["n"]) for line in found[:3]]
+    assert nodes == [(f"{SECRET}.{n}", n) for n in (2, 1, 0)]
+    edges = [(line["source"], line["relationship"], line["target"]) for line in found[3:5]]
+    assert edges == [(f"{SECRET}.0", "next", f"{SECRET}.1"), ("shared", "about", f"{SECRET}.0")]
+    assert [line["event_kind"] for line in found[5:9]] == ["audit", "k", "k", "k"]
+    of_tasks = [(line["task_kind"], line["payload"]) for line in found[9:]]
+    assert of_tasks == [("other", SECRET), ("think", {"of": SECRET}), ("step", SECRET), ("step", SECRET)]
     erased = users.erase_user(SECRET)
     assert {kind: erased[kind] for kind in ("nodes", "edges", "events", "tasks")} == {
         "nodes": 3,
@@ -318,7 +323,7 @@ def test_tasks_of_a_user_are_erased_on_redis_and_by_one_owner_alone(
         tasks.for_owner(owner).add(Task(kind="step", parent_id=parent.id))
     tasks.add(Task(kind="think", metadata={"user_id": "bob"}))
     assert tasks.for_owner("w1").erase_user(SECRET) == {"tasks": 2}
-    assert len([line for line in tasks.export_user(SECRET)]) == 1
+    assert len([line for line in tasks.export_user(SECRET)]) == 2
     assert tasks.erase_user(SECRET) == {"tasks": 2}
     assert [task.metadata for task in tasks.all_owners().find()] == [{"user_id": "bob"}]
     for store in (tasks, tasks.for_owner("w1")):
