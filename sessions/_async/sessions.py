@@ -126,6 +126,8 @@ class AsyncSessionManager(AsyncSessionsStore):
         if self._is_on_redis:
             return await database.fetch_one(*self._prepared(database, "erase_session", values)) or {}
         async with database.transaction():
+            if database.kind == "postgresql":  # SQLite has one writer anyhow
+                await self._read_value("lock_session_threads", values)
             return {
                 "messages": await self._change("erase_session_messages", values),
                 "threads": await self._change("erase_session_threads", values),

@@ -97,11 +97,21 @@ class AsyncUserData(AsyncSessionsStore):
             found = await database.fetch_one(*self._prepared(database, "erase_user", {"user": user})) or {}
             items, agents = await AsyncRedisContext(self._manager, self._name, tenant=self._tenant).erase(user)
             return {**found, "items": found["items"] + items, "agents": agents}
+        values: dict[str, Any] = {"user": user}
         if database.kind == "postgresql":
-            await database.execute(*self._prepared(database, "name_user", {"user": user}))
-        counts = {kind: await self._change(name, {"user": user}) for kind, name in _ERASED}
-        await self._change("erase_user_questions", {"user": user})
+            values |= await self._locked(database, user)
+        counts = {kind: await self._change(name, values) for kind, name in _ERASED}
+        await self._change("erase_user_questions", values)
         return counts
+
+    async def _locked(self, database: AsyncDatabase, user: str) -> dict[str, list[str]]:
+        """Lock the threads that an erasure changes and return which: SQLite has one writer anyhow."""
+        calls = [self._prepared(database, name, {"user": user}) for name in ("name_user", "lock_user_threads")]
+        _, threads = await database.fetch_batch(calls)
+        return {
+            "threads": [row["id"] for row in threads if row["goes"]],
+            "others": [row["id"] for row in threads if not row["goes"]],
+        }
 
     async def export_user(self, user_id: str) -> AsyncIterator[str]:
         """Yield everything of a user as JSON lines, each with its ``kind``: session, thread, message, item or agent.

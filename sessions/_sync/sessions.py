@@ -127,6 +127,8 @@ class SessionManager(SessionsStore):
         if self._is_on_redis:
             return database.fetch_one(*self._prepared(database, "erase_session", values)) or {}
         with database.transaction():
+            if database.kind == "postgresql":  # SQLite has one writer anyhow
+                self._read_value("lock_session_threads", values)
             return {
                 "messages": self._change("erase_session_messages", values),
                 "threads": self._change("erase_session_threads", values),

@@ -98,11 +98,21 @@ class UserData(SessionsStore):
             found = database.fetch_one(*self._prepared(database, "erase_user", {"user": user})) or {}
             items, agents = RedisContext(self._manager, self._name, tenant=self._tenant).erase(user)
             return {**found, "items": found["items"] + items, "agents": agents}
+        values: dict[str, Any] = {"user": user}
         if database.kind == "postgresql":
-            database.execute(*self._prepared(database, "name_user", {"user": user}))
-        counts = {kind: self._change(name, {"user": user}) for kind, name in _ERASED}
-        self._change("erase_user_questions", {"user": user})
+            values |= self._locked(database, user)
+        counts = {kind: self._change(name, values) for kind, name in _ERASED}
+        self._change("erase_user_questions", values)
         return counts
+
+    def _locked(self, database: Database, user: str) -> dict[str, list[str]]:
+        """Lock the threads that an erasure changes and return which: SQLite has one writer anyhow."""
+        calls = [self._prepared(database, name, {"user": user}) for name in ("name_user", "lock_user_threads")]
+        _, threads = database.fetch_batch(calls)
+        return {
+            "threads": [row["id"] for row in threads if row["goes"]],
+            "others": [row["id"] for row in threads if not row["goes"]],
+        }
 
     def export_user(self, user_id: str) -> Iterator[str]:
         """Yield everything of a user as JSON lines, each with its ``kind``: session, thread, message, item or agent.

@@ -60,9 +60,14 @@ WHERE tenant_id = :tenant AND id = :id AND (expires_at IS NULL OR expires_at > s
 RETURNING id, user_id, title, metadata, version, sliding_micros, expires_at, created_at, updated_at;
 
 -- name: delete_session
--- hot: removes an expired one too, but answers as if it had been gone; its threads go by the foreign key.
+-- hot: removes an expired one too, but answers as if it had been gone; its threads go by the foreign key. They are locked
+-- before it, as by everybody who writes to them: see lock_session_threads.
+WITH locked AS MATERIALIZED (
+    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.session_id = :id
+    ORDER BY t.id || '' FOR UPDATE
+)
 DELETE FROM holdfast_sessions
-WHERE tenant_id = :tenant AND id = :id
+WHERE tenant_id = :tenant AND id = :id AND (SELECT count(*) FROM locked) >= 0
 RETURNING expires_at IS NULL OR expires_at > statement_timestamp() AS was_there;
 
 -- name: delete_expired_sessions

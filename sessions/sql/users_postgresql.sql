@@ -1,5 +1,32 @@
 -- What one user, or one session, has: erased with counts, and exported. Expiry plays no part: what is stored counts.
 
+-- name: lock_session_threads
+-- hot: threads, then messages, and sessions last, in the order in which others lock them: a second append of a transaction
+-- looks at the thread's session, too, for the foreign key. So nobody ends in a deadlock with an erasure, and what it counts
+-- is what goes. The order of the ids keeps erasures apart; it is none of an index, which would be walked for it.
+SELECT count(*) FROM (
+    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.session_id = :id
+    ORDER BY t.id || '' FOR UPDATE
+) AS locked;
+
+-- name: lock_user_threads
+-- As lock_session_threads: the threads that go, and those with a question that the user asked.
+SELECT l.id, l.user_id = :user OR EXISTS (
+    SELECT 1 FROM holdfast_sessions AS s
+    WHERE s.tenant_id = :tenant AND s.id = l.session_id AND s.user_id = :user
+) AS goes
+FROM holdfast_threads AS l
+WHERE l.tenant_id = :tenant AND l.id IN (
+    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.user_id = :user
+    UNION
+    SELECT t.id FROM holdfast_threads AS t
+    JOIN holdfast_sessions AS s ON s.tenant_id = :tenant AND s.id = t.session_id
+    WHERE t.tenant_id = :tenant AND s.user_id = :user
+    UNION
+    SELECT m.thread_id FROM holdfast_messages AS m WHERE m.tenant_id = :tenant AND m.asked_by = :user
+)
+ORDER BY l.id FOR UPDATE OF l;
+
 -- name: erase_session_messages
 -- hot: before the threads, because a cascade doesn't count.
 DELETE FROM holdfast_messages
@@ -16,33 +43,20 @@ DELETE FROM holdfast_threads WHERE tenant_id = :tenant AND session_id = :id;
 DELETE FROM holdfast_sessions WHERE tenant_id = :tenant AND id = :id;
 
 -- name: erase_user_messages
--- Those of the user's own threads, and of all threads of the user's sessions, which go with these.
-DELETE FROM holdfast_messages
-WHERE tenant_id = :tenant AND thread_id IN (
-    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.user_id = :user
-    UNION
-    SELECT t.id FROM holdfast_threads AS t
-    JOIN holdfast_sessions AS s ON s.tenant_id = :tenant AND s.id = t.session_id
-    WHERE t.tenant_id = :tenant AND s.user_id = :user
-);
+-- hot: of the threads that lock_user_threads gave: to delete what came since would be to wait against the order of locks.
+DELETE FROM holdfast_messages WHERE tenant_id = :tenant AND thread_id = ANY (CAST(:threads AS text[]));
 
 -- name: erase_user_questions
--- In a thread that has become another user's, only the name of who asked goes.
-UPDATE holdfast_messages SET asked_by = NULL WHERE tenant_id = :tenant AND asked_by = :user;
+-- hot: in a thread that has become another user's, only the name of who asked goes.
+UPDATE holdfast_messages SET asked_by = NULL
+WHERE tenant_id = :tenant AND asked_by = :user AND thread_id = ANY (CAST(:others AS text[]));
 
 -- name: erase_user_threads
--- The user's own, and all of the user's sessions.
-DELETE FROM holdfast_threads
-WHERE tenant_id = :tenant AND id IN (
-    SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.user_id = :user
-    UNION
-    SELECT t.id FROM holdfast_threads AS t
-    JOIN holdfast_sessions AS s ON s.tenant_id = :tenant AND s.id = t.session_id
-    WHERE t.tenant_id = :tenant AND s.user_id = :user
-);
+-- hot: by the primary key.
+DELETE FROM holdfast_threads WHERE tenant_id = :tenant AND id = ANY (CAST(:threads AS text[]));
 
 -- name: erase_user_sessions
--- hot: by the index of users.
+-- hot: by the index of users. Threads that came meanwhile go by the foreign key.
 DELETE FROM holdfast_sessions WHERE tenant_id = :tenant AND user_id = :user;
 
 -- name: name_user

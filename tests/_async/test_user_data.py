@@ -17,6 +17,7 @@ from persistence import (
     AsyncDatabaseManager,
     ClosedError,
     NotFoundError,
+    PostgreSQLConfig,
     RedisConfig,
     ValidationError,
 )
@@ -39,12 +40,14 @@ from sessions import (
     Task,
     Thread,
 )
+from tests._async.side import Started, sleep
 from vectorstore import AsyncMemoryVectorStore, Document
 
 pytestmark = pytest.mark.tables("checkpoint", "sessions")
 
 TABLES = ("holdfast_sessions", "holdfast_threads", "holdfast_messages", "holdfast_items", "holdfast_context_agents")
 SECRET = "ada-4711"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest_asyncio.fixture
@@ -210,6 +213,30 @@ async def test_erasing_a_session_counts_what_it_had(
     assert await sessions.erase_session("s1") == {"messages": 13, "threads": 4, "sessions": 1}
     assert await sessions.erase_session("s1") == {"messages": 0, "threads": 0, "sessions": 0}
     assert len(await AsyncThreadManager(manager, "main").list_session_threads("s2")) == 3
+
+
+@pytest.mark.parametrize("of", ["user", "session"])
+async def test_an_erasure_lets_others_finish_and_counts_what_they_leave(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig, of: str
+) -> None:
+    database = await manager.add_postgresql("main", postgresql_config)
+    sessions, messages = AsyncSessionManager(manager, "main"), AsyncMessageStore(manager, "main")
+    await sessions.create_session(Session(id="s", user_id=SECRET))
+    await AsyncThreadManager(manager, "main").create_thread(Thread(id="t", session_id="s"))
+    await messages.append_many("t", [Message(role="user", content=number) for number in range(3)])
+    erase = partial(AsyncUserData(manager, "main").erase_user, SECRET)
+    async with database.transaction():
+        await messages.append("t", Message(role="user", content=3))
+        other = Started(erase if of == "user" else partial(sessions.erase_session, "s"))
+        while not (await database.fetch_apart(WAITING) or {})["count"]:
+            await sleep(0.001)
+        taken = [await messages.pop_last("t") for _ in range(2)]
+        assert [message and message.content for message in taken] == [3, 2]
+        await messages.append("t", Message(role="user", content=4))
+    erased = await other.result()
+    assert {kind: count for kind, count in erased.items() if count} == {"messages": 3, "threads": 1, "sessions": 1}
+    with pytest.raises(NotFoundError):
+        await messages.append("t", Message(role="user", content=5))
 
 
 async def test_another_tenant_of_the_same_user_keeps_everything(

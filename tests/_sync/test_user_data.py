@@ -18,6 +18,7 @@ from persistence import (
     DatabaseManager,
     ClosedError,
     NotFoundError,
+    PostgreSQLConfig,
     RedisConfig,
     ValidationError,
 )
@@ -40,12 +41,14 @@ from sessions import (
     Task,
     Thread,
 )
+from tests._sync.side import Started, sleep
 from vectorstore import MemoryVectorStore, Document
 
 pytestmark = pytest.mark.tables("checkpoint", "sessions")
 
 TABLES = ("holdfast_sessions", "holdfast_threads", "holdfast_messages", "holdfast_items", "holdfast_context_agents")
 SECRET = "ada-4711"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -211,6 +214,30 @@ def test_erasing_a_session_counts_what_it_had(
     assert sessions.erase_session("s1") == {"messages": 13, "threads": 4, "sessions": 1}
     assert sessions.erase_session("s1") == {"messages": 0, "threads": 0, "sessions": 0}
     assert len(ThreadManager(manager, "main").list_session_threads("s2")) == 3
+
+
+@pytest.mark.parametrize("of", ["user", "session"])
+def test_an_erasure_lets_others_finish_and_counts_what_they_leave(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig, of: str
+) -> None:
+    database = manager.add_postgresql("main", postgresql_config)
+    sessions, messages = SessionManager(manager, "main"), MessageStore(manager, "main")
+    sessions.create_session(Session(id="s", user_id=SECRET))
+    ThreadManager(manager, "main").create_thread(Thread(id="t", session_id="s"))
+    messages.append_many("t", [Message(role="user", content=number) for number in range(3)])
+    erase = partial(UserData(manager, "main").erase_user, SECRET)
+    with database.transaction():
+        messages.append("t", Message(role="user", content=3))
+        other = Started(erase if of == "user" else partial(sessions.erase_session, "s"))
+        while not (database.fetch_apart(WAITING) or {})["count"]:
+            sleep(0.001)
+        taken = [messages.pop_last("t") for _ in range(2)]
+        assert [message and message.content for message in taken] == [3, 2]
+        messages.append("t", Message(role="user", content=4))
+    erased = other.result()
+    assert {kind: count for kind, count in erased.items() if count} == {"messages": 3, "threads": 1, "sessions": 1}
+    with pytest.raises(NotFoundError):
+        messages.append("t", Message(role="user", content=5))
 
 
 def test_another_tenant_of_the_same_user_keeps_everything(
