@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from persistence import CapabilityError, ConfigError, NotFoundError, ValidationError
+from persistence import (
+    AsyncMigrator,
+    CapabilityError,
+    ConfigError,
+    MigrationLine,
+    NotFoundError,
+    ValidationError,
+)
 from tests._async.vectors import (
     Backend,
     X,
@@ -162,6 +169,20 @@ async def test_namespaces_share_no_document(backend: Backend) -> None:
             store.in_namespace(bad)  # type: ignore[arg-type]
         with pytest.raises(ValidationError, match="namespace"):
             await store.search(X, namespace=bad)  # type: ignore[arg-type]
+
+
+@where_others_look
+async def test_an_older_program_is_left_what_it_can_tell_apart(backend: Backend) -> None:
+    store = backend.store()
+    await store.store_documents([doc("a", X, "mine"), Document("ends", "text", {}, X, expires_at=FUTURE)])
+    await store.in_namespace("other").store_documents([doc("a", X, "other's"), doc("b", X)])
+    migrator, line = AsyncMigrator(backend.database), MigrationLine.of_package("vectorstore")
+    await migrator.down(line, to=1)
+    await migrator.up(line)
+    again = await backend.beside()
+    assert [each async for each in again.iterate()] == [doc("a", X, "mine")]
+    assert ids(await again.search(X)) == ["a"]
+    assert await again.in_namespace("other").count() == 0
 
 
 @everywhere

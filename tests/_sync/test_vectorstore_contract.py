@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from persistence import CapabilityError, ConfigError, NotFoundError, ValidationError
+from persistence import (
+    Migrator,
+    CapabilityError,
+    ConfigError,
+    MigrationLine,
+    NotFoundError,
+    ValidationError,
+)
 from tests._sync.vectors import (
     Backend,
     X,
@@ -149,6 +156,20 @@ def test_namespaces_share_no_document(backend: Backend) -> None:
             store.in_namespace(bad)  # type: ignore[arg-type]
         with pytest.raises(ValidationError, match="namespace"):
             store.search(X, namespace=bad)  # type: ignore[arg-type]
+
+
+@where_others_look
+def test_an_older_program_is_left_what_it_can_tell_apart(backend: Backend) -> None:
+    store = backend.store()
+    store.store_documents([doc("a", X, "mine"), Document("ends", "text", {}, X, expires_at=FUTURE)])
+    store.in_namespace("other").store_documents([doc("a", X, "other's"), doc("b", X)])
+    migrator, line = Migrator(backend.database), MigrationLine.of_package("vectorstore")
+    migrator.down(line, to=1)
+    migrator.up(line)
+    again = backend.beside()
+    assert [each for each in again.iterate()] == [doc("a", X, "mine")]
+    assert ids(again.search(X)) == ["a"]
+    assert again.in_namespace("other").count() == 0
 
 
 @everywhere
