@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -190,11 +192,12 @@ def texts() -> list[str]:
     ]
 
 
-def words_table(texts: list[str], tokenizer: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:")
-    connection.execute(f"CREATE VIRTUAL TABLE words USING fts5(content, content = '', tokenize = '{tokenizer}')")
-    connection.executemany("INSERT INTO words (rowid, content) VALUES (?, ?)", enumerate(texts, 1))
-    return connection
+@contextmanager
+def words_table(texts: list[str], tokenizer: str) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"CREATE VIRTUAL TABLE words USING fts5(content, content = '', tokenize = '{tokenizer}')")
+        connection.executemany("INSERT INTO words (rowid, content) VALUES (?, ?)", enumerate(texts, 1))
+        yield connection
 
 
 TOKENIZERS = {"english": "porter unicode61 remove_diacritics 2", "simple": "unicode61 remove_diacritics 2"}
@@ -202,11 +205,11 @@ TOKENIZERS = {"english": "porter unicode61 remove_diacritics 2", "simple": "unic
 
 @pytest.mark.parametrize("language", TOKENIZERS)
 def test_terms_are_those_of_fts5(texts: list[str], language: str) -> None:
-    connection = words_table(texts, TOKENIZERS[language])
-    connection.execute("CREATE VIRTUAL TABLE found USING fts5vocab(words, 'instance')")
     theirs: dict[int, list[str]] = {}
-    for place, term in connection.execute('SELECT doc, term FROM found ORDER BY doc, "offset"'):
-        theirs.setdefault(place, []).append(term)
+    with words_table(texts, TOKENIZERS[language]) as connection:
+        connection.execute("CREATE VIRTUAL TABLE found USING fts5vocab(words, 'instance')")
+        for place, term in connection.execute('SELECT doc, term FROM found ORDER BY doc, "offset"'):
+            theirs.setdefault(place, []).append(term)
     ours = {place: terms(text, language) for place, text in enumerate(texts, 1)}
     assert {place: found for place, found in ours.items() if found} == theirs
     assert sum(map(len, theirs.values())) > 50_000
@@ -214,16 +217,17 @@ def test_terms_are_those_of_fts5(texts: list[str], language: str) -> None:
 
 @pytest.mark.parametrize("language", TOKENIZERS)
 def test_scores_are_those_of_fts5(texts: list[str], language: str) -> None:
-    connection, index = words_table(texts, TOKENIZERS[language]), TextIndex(language)
+    index = TextIndex(language)
     for key, text in enumerate(texts, 1):
         index.add(key, text)
     asked = ["fast web server for static files", "Λόγος", "editing sound recordings", "python library", "zzz", ""]
-    for query in asked:
-        ours = {key: score for key, score in index.search(query) if score > 1e-4}
-        match = " OR ".join(f'"{word}"' for word in query_terms(query, language).values()) or '""'
-        found = "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?"
-        theirs = {key: score for key, score in connection.execute(found, [match]) if score > 1e-4}
-        assert ours == pytest.approx(theirs, rel=1e-4)
+    with words_table(texts, TOKENIZERS[language]) as connection:
+        for query in asked:
+            ours = {key: score for key, score in index.search(query) if score > 1e-4}
+            match = " OR ".join(f'"{word}"' for word in query_terms(query, language).values()) or '""'
+            found = "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?"
+            theirs = {key: score for key, score in connection.execute(found, [match]) if score > 1e-4}
+            assert ours == pytest.approx(theirs, rel=1e-4)
     assert ours == {}
 
 

@@ -86,7 +86,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(start - timedelta(days=1))
             .not_valid_after(start + timedelta(days=7))
-            .add_extension(extension, critical=False)
+            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
         )
         return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

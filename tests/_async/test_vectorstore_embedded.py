@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -139,20 +140,16 @@ async def test_a_file_that_is_set_back_and_goes_another_way_is_seen(
     file: AsyncSQLiteVectorStore, path: Path, tmp_path: Path
 ) -> None:
     await file.store_documents([doc("a")])
-    with sqlite3.connect(path) as by_hand, sqlite3.connect(tmp_path / "backup.db") as backup:
+    with closing(sqlite3.connect(path)) as by_hand, closing(sqlite3.connect(tmp_path / "backup.db")) as backup:
         by_hand.backup(backup)
         await file.store_documents([doc("b")])
         assert ids(await file.search(X)) == ["a", "b"]
         backup.backup(by_hand)
-    by_hand.close()
-    backup.close()
     assert ids(await file.search(X)) == ["a"]
-    with sqlite3.connect(tmp_path / "backup.db") as backup, sqlite3.connect(path) as by_hand:
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as backup, closing(sqlite3.connect(path)) as by_hand:
         await file.store_documents([doc("b")])
         assert ids(await file.search(X)) == ["a", "b"]
         backup.backup(by_hand)
-    by_hand.close()
-    backup.close()
     async with AsyncDatabaseManager() as other:  # as many changes as before, and others
         await other.add_sqlite("main", SQLiteConfig(path=str(path)))
         await AsyncSQLiteVectorStore(other, "main", dimensions=3).store_documents([doc("c")])
@@ -162,12 +159,11 @@ async def test_a_file_that_is_set_back_and_goes_another_way_is_seen(
 async def test_a_change_by_hand_is_seen_by_the_next_search(file: AsyncSQLiteVectorStore, path: Path) -> None:
     await file.store_documents([doc("a", metadata={"n": 1}), doc("b", metadata={"n": 1})])
     assert ids(await file.search(X, filter={"n": 1})) == ["a", "b"]
-    with sqlite3.connect(path) as by_hand:
+    with closing(sqlite3.connect(path)) as by_hand, by_hand:
         by_hand.execute("DELETE FROM holdfast_documents WHERE id = 'a'")
     assert ids(await file.search(X, filter={"n": 1})) == ["b"]
-    with sqlite3.connect(path) as by_hand:
+    with closing(sqlite3.connect(path)) as by_hand, by_hand:
         by_hand.execute("UPDATE holdfast_documents SET metadata = '{}'")
-    by_hand.close()
     assert ids(await file.search(X, filter={"n": 1})) == []
     assert ids(await file.search(X)) == ["b"]
 
@@ -315,9 +311,8 @@ async def kept(path: Path) -> Path:
 
 async def test_a_large_collection_is_opened_from_the_file_beside_it(kept: Path, path: Path) -> None:
     assert oct(kept.stat().st_mode & 0o777) == "0o600"
-    with sqlite3.connect(path) as by_hand:  # so that nothing can be read from the database
+    with closing(sqlite3.connect(path)) as by_hand, by_hand:  # so that nothing can be read from the database
         by_hand.execute("UPDATE holdfast_vectors SET embedding = (SELECT embedding FROM holdfast_vectors LIMIT 1)")
-    by_hand.close()
     assert await nearest(path, 7) == ["00007"]
     kept.unlink()
     assert await nearest(path, 7) == ["00000"]

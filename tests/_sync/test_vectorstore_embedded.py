@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -140,20 +141,16 @@ def test_a_file_that_is_set_back_and_goes_another_way_is_seen(
     file: SQLiteVectorStore, path: Path, tmp_path: Path
 ) -> None:
     file.store_documents([doc("a")])
-    with sqlite3.connect(path) as by_hand, sqlite3.connect(tmp_path / "backup.db") as backup:
+    with closing(sqlite3.connect(path)) as by_hand, closing(sqlite3.connect(tmp_path / "backup.db")) as backup:
         by_hand.backup(backup)
         file.store_documents([doc("b")])
         assert ids(file.search(X)) == ["a", "b"]
         backup.backup(by_hand)
-    by_hand.close()
-    backup.close()
     assert ids(file.search(X)) == ["a"]
-    with sqlite3.connect(tmp_path / "backup.db") as backup, sqlite3.connect(path) as by_hand:
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as backup, closing(sqlite3.connect(path)) as by_hand:
         file.store_documents([doc("b")])
         assert ids(file.search(X)) == ["a", "b"]
         backup.backup(by_hand)
-    by_hand.close()
-    backup.close()
     with DatabaseManager() as other:  # as many changes as before, and others
         other.add_sqlite("main", SQLiteConfig(path=str(path)))
         SQLiteVectorStore(other, "main", dimensions=3).store_documents([doc("c")])
@@ -163,12 +160,11 @@ def test_a_file_that_is_set_back_and_goes_another_way_is_seen(
 def test_a_change_by_hand_is_seen_by_the_next_search(file: SQLiteVectorStore, path: Path) -> None:
     file.store_documents([doc("a", metadata={"n": 1}), doc("b", metadata={"n": 1})])
     assert ids(file.search(X, filter={"n": 1})) == ["a", "b"]
-    with sqlite3.connect(path) as by_hand:
+    with closing(sqlite3.connect(path)) as by_hand, by_hand:
         by_hand.execute("DELETE FROM holdfast_documents WHERE id = 'a'")
     assert ids(file.search(X, filter={"n": 1})) == ["b"]
-    with sqlite3.connect(path) as by_hand:
+    with closing(sqlite3.connect(path)) as by_hand, by_hand:
         by_hand.execute("UPDATE holdfast_documents SET metadata = '{}'")
-    by_hand.close()
     assert ids(file.search(X, filter={"n": 1})) == []
     assert ids(file.search(X)) == ["b"]
 
@@ -316,9 +312,8 @@ def kept(path: Path) -> Path:
 
 def test_a_large_collection_is_opened_from_the_file_beside_it(kept: Path, path: Path) -> None:
     assert oct(kept.stat().st_mode & 0o777) == "0o600"
-    with sqlite3.connect(path) as by_hand:  # so that nothing can be read from the database
+    with closing(sqlite3.connect(path)) as by_hand, by_hand:  # so that nothing can be read from the database
         by_hand.execute("UPDATE holdfast_vectors SET embedding = (SELECT embedding FROM holdfast_vectors LIMIT 1)")
-    by_hand.close()
     assert nearest(path, 7) == ["00007"]
     kept.unlink()
     assert nearest(path, 7) == ["00000"]
