@@ -87,9 +87,18 @@ class Authority:
             .not_valid_before(start - timedelta(days=1))
             .not_valid_after(start + timedelta(days=7))
             .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .add_extension(_usage(isinstance(extension, x509.BasicConstraints)), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
         )
         return builder.sign(by, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _usage(signs: bool) -> x509.KeyUsage:
+    """Return what a key is for, without which Python 3.13 takes no authority's word."""
+    other = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only")
+    uses = dict.fromkeys((*other, "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=not signs, key_cert_sign=signs, crl_sign=signs, **uses)
 
 
 @pytest.fixture(scope="module")
