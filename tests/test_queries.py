@@ -219,6 +219,18 @@ def test_a_hot_statement_finds_its_rows_by_an_index_on_postgresql(
     assert [scan for scan in found if not is_by_index(scan)] == []
 
 
+SECOND_COLUMN = """
+SELECT c.relname, pg_get_indexdef(i.indexrelid, 2, true) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indnkeyatts > 1 AND pg_get_indexdef(i.indexrelid, 1, true) = 'tenant_id'
+"""
+
+
+def is_skipping(scan: dict[str, Any], second: dict[str, str]) -> bool:
+    """Tell whether a scan reads all of a tenant in an index whose second column its condition says nothing of."""
+    column = second.get(scan.get("Index Name", ""), "")
+    return column.isidentifier() and not re.search(rf"\b{column}\b", scan.get("Index Cond", column))
+
+
 SWEEPING = {
     "vectorstore-postgresql-delete_expired",
     *(f"sessions-postgresql-{name}" for name in ("item_delete_expired", "delete_expired_sessions", "task_cancel")),
@@ -231,12 +243,13 @@ def test_a_row_is_found_by_its_key_before_the_planner_knows_anything_of_its_tabl
     config = servers.fresh_database(*sorted(LINES))
     among_all = []
     with psycopg.connect(**config.connection_parameters(), autocommit=True) as connection:
+        second = dict(connection.execute(SECOND_COLUMN).fetchall())
         for query in hot(ON_POSTGRESQL):
             text = compile_statement(query.text, "postgresql").text
             row = connection.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}").fetchone()
             assert row is not None
-            found = [scan for scan in scans(row[0][0]["Plan"]) if not is_by_index(scan)]
-            among_all += [(str(query), scan) for scan in found]
+            found = scans(row[0][0]["Plan"])
+            among_all += [(str(query), scan) for scan in found if not is_by_index(scan) or is_skipping(scan, second)]
     servers.drop_database(config)
     assert {name for name, _ in among_all} <= SWEEPING, among_all
 

@@ -226,9 +226,11 @@ SELECT t.thread_id, min(t.created_at) AS created_at, max(t.updated_at) AS update
 FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND t.thread_id > :after AND t.thread_id IN (
     SELECT c.thread_id FROM holdfast_checkpoints AS c
-    JOIN holdfast_checkpoint_threads AS h ON h.tenant_id = :tenant AND h.thread_id = c.thread_id AND h.namespace = ''
-        AND h.latest = c.version
     WHERE c.tenant_id = :tenant AND c.namespace = '' AND c.thread_id > :after
+      AND c.version = (
+          SELECT h.latest FROM holdfast_checkpoint_threads AS h
+          WHERE h.tenant_id = :tenant AND h.thread_id = c.thread_id AND h.namespace = ''
+      )
       AND hashtextextended((c.metadata ->> 'user_id') COLLATE "C", 0)
           = hashtextextended(CAST(:user AS text) COLLATE "C", 0)
       AND c.metadata -> 'user_id' = to_jsonb(CAST(:user AS text)))

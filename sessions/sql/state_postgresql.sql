@@ -2,11 +2,15 @@
 
 -- name: load_state
 -- hot: the session, and what its user and the application share; one row without a key where they share nothing.
+-- OFFSET 0 has the items looked up by the session's user, where a join might compare all of the namespace.
 SELECT s.id, s.user_id, s.title, s.metadata, s.version, s.sliding_micros, s.expires_at, s.created_at, s.updated_at,
     CASE i.user_id WHEN '' THEN 'app' ELSE 'user' END AS scope, i.key, CAST(i.value AS text) AS value
 FROM holdfast_sessions AS s
-LEFT JOIN holdfast_items AS i
-    ON i.tenant_id = :tenant AND i.user_id IN ('', s.user_id) AND i.namespace = :namespace
+LEFT JOIN LATERAL (
+    SELECT o.user_id, o.key, o.value FROM holdfast_items AS o
+    WHERE o.tenant_id = :tenant AND o.user_id = ANY (ARRAY['', s.user_id]) AND o.namespace = :namespace
+    OFFSET 0
+) AS i ON true
 WHERE s.tenant_id = :tenant AND s.id = :id AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
 ORDER BY i.user_id, i.key;
 

@@ -42,7 +42,8 @@ WHERE tenant_id = :tenant AND id = ANY(CAST(:ids AS text[]))
 ORDER BY id LIMIT :limit;
 
 -- name: list_tasks
--- Newest first; by the parent's, the kind's or the tenant's index, whichever filter there is.
+-- Newest first; by the parent's, the kind's or the tenant's index, whichever filter there is. The last two are for
+-- statements that say `created_at > '-infinity'`, which is true of all.
 SELECT id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at
 FROM holdfast_tasks
@@ -51,7 +52,7 @@ WHERE tenant_id = :tenant
     AND (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
     AND (CAST(:statuses AS text[]) IS NULL OR status = ANY(CAST(:statuses AS text[])))
     AND (CAST(:parent AS text) IS NULL OR parent_id = CAST(:parent AS text))
-    AND level >= CAST(:level AS integer)
+    AND level >= CAST(:level AS integer) AND created_at > '-infinity'
     AND (CAST(:within AS bigint) IS NULL
         OR created_at > statement_timestamp() - CAST(:within AS bigint) * INTERVAL '1 microsecond')
     AND (CAST(:after_time AS timestamptz) IS NULL
@@ -82,6 +83,7 @@ FROM holdfast_tasks
 WHERE tenant_id = :tenant AND kind = :kind
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
     AND (CAST(:status AS text) IS NULL OR status = CAST(:status AS text))
+    AND created_at > '-infinity'
     AND created_at > COALESCE(statement_timestamp() - CAST(:within AS bigint) * INTERVAL '1 microsecond', '-infinity')
 ORDER BY created_at DESC, id DESC LIMIT 1;
 
@@ -92,6 +94,7 @@ FROM holdfast_tasks
 WHERE tenant_id = :tenant
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
     AND (CAST(:kinds AS text[]) IS NULL OR kind = ANY(CAST(:kinds AS text[])))
+    AND created_at > '-infinity'
     AND created_at > COALESCE(statement_timestamp() - CAST(:within AS bigint) * INTERVAL '1 microsecond', '-infinity')
 GROUP BY status;
 
@@ -249,17 +252,20 @@ WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM due));
 
 -- name: task_renew
 -- hot: the token is compared under the row lock; a lease that ran out can't be renewed, even where nobody took it.
+-- COALESCE keeps one task from being looked for in the index of all leases.
 UPDATE holdfast_tasks SET
     lease_micros = COALESCE(CAST(:lease AS bigint), lease_micros),
     wake_at = clock_timestamp() + COALESCE(CAST(:lease AS bigint), lease_micros) * INTERVAL '1 microsecond',
     updated_at = statement_timestamp()
-WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active' AND wake_at > statement_timestamp()
+WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active'
+    AND COALESCE(wake_at > statement_timestamp(), false)
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;
 
 -- name: task_settle
--- hot: the end of a hold: completed, failed, rejected, or given back. What isn't an attempt is refunded.
+-- hot: the end of a hold: completed, failed, rejected, or given back. What isn't an attempt is refunded. COALESCE as in
+-- task_renew.
 UPDATE holdfast_tasks SET
     status = :status, attempts = attempts - CAST(:refund AS integer),
     owner = CASE WHEN shared AND CAST(:status AS text) IN ('pending', 'deferred') THEN '' ELSE owner END,
@@ -269,7 +275,8 @@ UPDATE holdfast_tasks SET
     ),
     updated_at = statement_timestamp(),
     finished_at = CASE WHEN CAST(:status AS text) NOT IN ('pending', 'deferred') THEN statement_timestamp() END
-WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active' AND wake_at > statement_timestamp()
+WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active'
+    AND COALESCE(wake_at > statement_timestamp(), false)
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;
@@ -290,7 +297,7 @@ RETURNING t.id, t.kind, t.key, t.parent_id, t.owner, t.shared, t.status, t.prior
     t.updated_at, t.finished_at;
 
 -- name: task_fail
--- hot: deferred until the next attempt, or dead after the last.
+-- hot: deferred until the next attempt, or dead after the last. COALESCE as in task_renew.
 UPDATE holdfast_tasks SET
     status = CASE WHEN attempts >= max_attempts THEN 'dead' ELSE 'deferred' END,
     owner = CASE WHEN shared AND attempts < max_attempts THEN '' ELSE owner END, error = :error,
@@ -298,7 +305,8 @@ UPDATE holdfast_tasks SET
         THEN statement_timestamp() + CAST(:delay AS bigint) * INTERVAL '1 microsecond' END,
     updated_at = statement_timestamp(),
     finished_at = CASE WHEN attempts >= max_attempts THEN statement_timestamp() END
-WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active' AND wake_at > statement_timestamp()
+WHERE tenant_id = :tenant AND id = :id AND token = :token AND status = 'active'
+    AND COALESCE(wake_at > statement_timestamp(), false)
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;
@@ -411,8 +419,8 @@ WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(
 ));
 
 -- name: task_delete
--- hot: a finished task without children.
+-- hot: a finished task without children. COALESCE as in task_renew, for the index of all that is finished.
 DELETE FROM holdfast_tasks AS t
-WHERE t.tenant_id = :tenant AND t.id = :id AND t.finished_at IS NOT NULL
+WHERE t.tenant_id = :tenant AND t.id = :id AND COALESCE(t.finished_at IS NOT NULL, false)
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN t.shared ELSE t.owner = :view END)
     AND NOT EXISTS (SELECT 1 FROM holdfast_tasks AS c WHERE c.tenant_id = :tenant AND c.parent_id = :id);

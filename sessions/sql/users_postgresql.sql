@@ -28,11 +28,11 @@ WHERE l.tenant_id = :tenant AND l.id IN (
 ORDER BY l.id FOR UPDATE OF l;
 
 -- name: erase_session_messages
--- hot: before the threads, because a cascade doesn't count.
+-- hot: before the threads, because a cascade doesn't count. The array keeps it from a join that reads all messages.
 DELETE FROM holdfast_messages
-WHERE tenant_id = :tenant AND thread_id IN (
+WHERE tenant_id = :tenant AND thread_id = ANY (ARRAY(
     SELECT t.id FROM holdfast_threads AS t WHERE t.tenant_id = :tenant AND t.session_id = :id
-);
+));
 
 -- name: erase_session_threads
 -- hot: by the index of sessions.
