@@ -1,14 +1,30 @@
-"""Own what an archive must know of checkpoints: what is of a thread and a user, and what is sealed for its tenant."""
+"""Own what a copy must know of checkpoints, and an archive: refs; what is of a thread and a user; what is sealed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
+from checkpoint.refs import pack_refs, unpack_refs
 from checkpoint.sealing import SEALED
-from persistence.copied_columns import RawRow, Route
+from persistence.copied_columns import Derived, RawRow, Route
 from persistence.copy_planning import Bound, CopyPlan
 
-COPY_PLANS: Mapping[Route, CopyPlan] = {}
+_REFS = ("holdfast_checkpoints", "refs")
+
+
+def _to_numbers(row: RawRow) -> str:
+    return pack_refs(json.loads(row["refs"]))
+
+
+def _to_refs(row: RawRow) -> str:
+    return json.dumps(unpack_refs(json.loads(f"[{row['refs']}]")))
+
+
+COPY_PLANS: Mapping[Route, CopyPlan] = {
+    ("sqlite", "postgresql"): CopyPlan(derived={_REFS: Derived(_to_numbers)}),
+    ("postgresql", "sqlite"): CopyPlan(derived={_REFS: Derived(_to_refs)}),
+}
 
 _TABLES = ("holdfast_checkpoints", "holdfast_checkpoint_blocks", "holdfast_checkpoint_writes")
 _THREAD = {"thread_id": "thread_id", "namespace": "namespace"}

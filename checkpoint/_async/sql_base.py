@@ -12,6 +12,7 @@ from checkpoint._async.group import AsyncGroupCommit
 from checkpoint._async.remembering import AsyncRemembering
 from checkpoint.matching import contains
 from checkpoint.records import Durability
+from checkpoint.refs import ReadingRefs
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Written
 from persistence._async.database import AsyncDatabase
@@ -75,6 +76,9 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
     def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
 
+    def _reading_refs(self, keys: dict[str, Any]) -> ReadingRefs:
+        return ReadingRefs(self._place, keys)
+
     async def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
     ) -> int:
@@ -122,7 +126,8 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
         queries = load_queries("checkpoint", database.kind)
         listed = ",".join(map(str, versions))
         if database.kind == "postgresql":
-            row = await database.fetch_one(queries.forget, {**keys, "versions": f"{{{listed}}}"}) or {}
+            with self._reading_refs(keys):
+                row = await database.fetch_one(queries.forget, {**keys, "versions": f"{{{listed}}}"}) or {}
             found = row["checkpoints"], int(row["bytes"])
         else:
             gone = {**keys, "versions": f"[{listed}]"}

@@ -15,6 +15,7 @@ from checkpoint._async.sql_base import clock, described
 from checkpoint._async.sql_sealing import AsyncSQLSealing
 from checkpoint._async.timetravel import AsyncTimeTravel
 from checkpoint.records import CheckpointInfo
+from checkpoint.refs import pack_refs, unpack_refs
 from checkpoint.states import move_manifest
 from persistence.dialect import to_json
 from persistence.errors import DuplicateError
@@ -53,7 +54,8 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
         head = {"stamp": secrets.randbits(62), "now": database.dialect.time(datetime.now(UTC))}
         if database.kind == "postgresql":
             async with self._together(database):
-                row = await database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
+                with self._reading_refs(values):
+                    row = await database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
                 if row["saved"]:
                     await self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
             return row["found"], row["saved"]
@@ -121,13 +123,13 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
         async with database.transaction():
             if not await database.execute(queries.lock_head, {**keys, **stamp}):
                 return None
-            row = await database.fetch_one(
-                queries.load_manifest, {**keys, "version": version, **clock(database)}, binary=True
-            )
+            chosen = {**keys, "version": version, **clock(database)}
+            with self._reading_refs(keys):
+                row = await database.fetch_one(queries.load_manifest, chosen, binary=True)
             if row is None:
                 return None
             is_text = database.kind == "sqlite"
-            refs = json.loads(row["refs"]) if is_text else row["refs"]
+            refs = json.loads(row["refs"]) if is_text else unpack_refs(row["refs"])
             sealing, place = self._sealing, (thread_id, namespace)
             opened = bytes(sealing.open(row["manifest"], *sealing.manifest(*place, version, row["key"])))
             manifest, moved = move_manifest(opened, refs, row["next"] - version)
@@ -139,7 +141,7 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
                 "node": row["node"],
                 "metadata": row["metadata"] if is_text else to_json(row["metadata"]),
                 "manifest": sealing.seal(manifest, *sealing.manifest(*place, row["next"], None)),
-                "refs": json.dumps(moved) if is_text else f"{{{','.join(map(str, moved))}}}",
+                "refs": json.dumps(moved) if is_text else pack_refs(moved),
             }
             if is_text:
                 await database.execute(queries.rewind_head, {**keys, **stamp, "now": now})

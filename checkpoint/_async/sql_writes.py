@@ -102,11 +102,13 @@ class AsyncSQLWrites(AsyncCheckpointTables, AsyncPendingWrites):
         self, database: AsyncDatabase, statement: str, keys: dict[str, Any], writes: bool
     ) -> tuple[list[Row], tuple[PendingWrite, ...]]:
         """Return the rows of a statement that loads one checkpoint, and the pending writes if they are asked for."""
-        if not writes:
-            return await database.fetch_all(statement, keys, binary=True), ()
         queries = load_queries("checkpoint", database.kind)
-        if database.kind == "postgresql":
-            rows = await database.fetch_all(with_writes(statement, queries.with_writes), keys, binary=True)
+        if not writes or database.kind == "postgresql":
+            whole = with_writes(statement, queries.with_writes) if writes else statement
+            with self._reading_refs(keys):
+                rows = await database.fetch_all(whole, keys, binary=True)
+            if not writes:
+                return rows, ()
             return rows, self._cut_writes(rows[0], keys) if rows else ()
         async with database.transaction(read_only=not database.in_transaction):
             rows = await database.fetch_all(statement, keys)

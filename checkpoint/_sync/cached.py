@@ -24,6 +24,7 @@ from checkpoint._sync.sql_base import Attempt, Saved
 from checkpoint.caching import STORE, CacheStats, Entry, as_entry, fields_of, key_of, log
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, Durability, PendingWrite
+from checkpoint.refs import unpack_refs
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base
 from persistence._sync.compat import Mutex
@@ -133,8 +134,12 @@ class CachedCheckpointer(DatabaseCheckpointer):
         if not rows or rows[0]["stamp"] is None:
             return rows, pending
         row = rows[0]
+        try:
+            refs = unpack_refs(row["refs"])
+        except CorruptError:
+            return rows, pending  # who reads them says of which checkpoint they are
         if entry is not None and row["stamp"] == entry.stamp:
-            blocks = entry.blocks_of(row["version"], row["refs"])
+            blocks = entry.blocks_of(row["version"], refs)
             if blocks is not None:
                 self._count(hits=1)
                 sizes = ",".join([str(len(block)) for block in blocks])
@@ -143,8 +148,8 @@ class CachedCheckpointer(DatabaseCheckpointer):
         self._count(misses=1)
         if rows and rows[0]["stamp"] is not None and not database.in_transaction:
             row = rows[0]
-            blocks_there = cut(row["data"], row["sizes"])
-            self._store(place, None, row["stamp"], row["version"], row["refs"], row["refs"], blocks_there)
+            refs, blocks_there = unpack_refs(row["refs"]), cut(row["data"], row["sizes"])
+            self._store(place, None, row["stamp"], row["version"], refs, refs, blocks_there)
         return rows, pending
 
     def _write_postgresql(self, database: Database, attempt: Attempt) -> Saved | None:

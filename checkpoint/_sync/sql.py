@@ -45,6 +45,7 @@ from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.decoding import Shared, decode_state
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, PendingWrite, as_saved, describe
+from checkpoint.refs import pack_refs, unpack_refs
 from checkpoint.sealing import SEALED
 from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, hints_of, restore_state
 from persistence._sync.database import Database
@@ -241,7 +242,7 @@ class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
         values = {
             **values,
             "manifest": written.manifest,
-            "refs": f"{{{str(written.refs)[1:-1]}}}",
+            "refs": pack_refs(written.refs),
             "data": written.added.beside,
         }
         is_next = base is not None and base.latest is not None and version is None and not extra
@@ -344,12 +345,12 @@ class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
     ) -> Checkpoint:
         """Return the checkpoint that one row of PostgreSQL holds, or a row for each block of SQLite."""
         row = rows[0]
-        if database.kind == "postgresql":
-            refs, stored = row["refs"], cut(row["data"], row["sizes"])
-        else:
-            refs = json.loads(row["refs"])
-            stored = [each["data"] for each in rows if each["place"] is not None]
         try:
+            if database.kind == "postgresql":
+                refs, stored = unpack_refs(row["refs"]), cut(row["data"], row["sizes"])
+            else:
+                refs = json.loads(row["refs"])
+                stored = [each["data"] for each in rows if each["place"] is not None]
             manifest, stored = self._unsealed(thread_id, namespace, row, refs, stored)
             decoded = decode_state(row["version"], manifest, refs, stored, self._serializer, shared)
         except CorruptError as exc:

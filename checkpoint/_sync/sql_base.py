@@ -13,6 +13,7 @@ from checkpoint._sync.group import GroupCommit
 from checkpoint._sync.remembering import Remembering
 from checkpoint.matching import contains
 from checkpoint.records import Durability
+from checkpoint.refs import ReadingRefs
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Written
 from persistence._sync.database import Database
@@ -76,6 +77,9 @@ class CheckpointTables(Remembering, SQLStore):
     def _keys(self, thread_id: str, namespace: str, **more: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "thread": thread_id, "namespace": namespace, **more}
 
+    def _reading_refs(self, keys: dict[str, Any]) -> ReadingRefs:
+        return ReadingRefs(self._place, keys)
+
     def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
     ) -> int:
@@ -123,7 +127,8 @@ class CheckpointTables(Remembering, SQLStore):
         queries = load_queries("checkpoint", database.kind)
         listed = ",".join(map(str, versions))
         if database.kind == "postgresql":
-            row = database.fetch_one(queries.forget, {**keys, "versions": f"{{{listed}}}"}) or {}
+            with self._reading_refs(keys):
+                row = database.fetch_one(queries.forget, {**keys, "versions": f"{{{listed}}}"}) or {}
             found = row["checkpoints"], int(row["bytes"])
         else:
             gone = {**keys, "versions": f"[{listed}]"}

@@ -84,9 +84,9 @@ class SQLListing(SQLWrites):
         shared = Shared()
         if database.kind == "postgresql":
             statement = with_writes(queries.list_states, queries.with_writes) if writes else queries.list_states
-            rows = database.fetch_all(
-                statement, {**keys, **self._filter(database, wanted), "limit": limit, "before": before}, binary=True
-            )
+            values = {**keys, **self._filter(database, wanted), "limit": limit, "before": before}
+            with self._reading_refs(keys):
+                rows = database.fetch_all(statement, values, binary=True)
             return [
                 self._loaded(
                     database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), shared

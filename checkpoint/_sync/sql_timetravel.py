@@ -16,6 +16,7 @@ from checkpoint._sync.sql_base import clock, described
 from checkpoint._sync.sql_sealing import SQLSealing
 from checkpoint._sync.timetravel import TimeTravel
 from checkpoint.records import CheckpointInfo
+from checkpoint.refs import pack_refs, unpack_refs
 from checkpoint.states import move_manifest
 from persistence.dialect import to_json
 from persistence.errors import DuplicateError
@@ -54,7 +55,8 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
         head = {"stamp": secrets.randbits(62), "now": database.dialect.time(datetime.now(UTC))}
         if database.kind == "postgresql":
             with self._together(database):
-                row = database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
+                with self._reading_refs(values):
+                    row = database.fetch_one(queries.fork, {**values, **head}) or {"found": False, "saved": False}
                 if row["saved"]:
                     self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
             return row["found"], row["saved"]
@@ -122,13 +124,13 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
         with database.transaction():
             if not database.execute(queries.lock_head, {**keys, **stamp}):
                 return None
-            row = database.fetch_one(
-                queries.load_manifest, {**keys, "version": version, **clock(database)}, binary=True
-            )
+            chosen = {**keys, "version": version, **clock(database)}
+            with self._reading_refs(keys):
+                row = database.fetch_one(queries.load_manifest, chosen, binary=True)
             if row is None:
                 return None
             is_text = database.kind == "sqlite"
-            refs = json.loads(row["refs"]) if is_text else row["refs"]
+            refs = json.loads(row["refs"]) if is_text else unpack_refs(row["refs"])
             sealing, place = self._sealing, (thread_id, namespace)
             opened = bytes(sealing.open(row["manifest"], *sealing.manifest(*place, version, row["key"])))
             manifest, moved = move_manifest(opened, refs, row["next"] - version)
@@ -140,7 +142,7 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
                 "node": row["node"],
                 "metadata": row["metadata"] if is_text else to_json(row["metadata"]),
                 "manifest": sealing.seal(manifest, *sealing.manifest(*place, row["next"], None)),
-                "refs": json.dumps(moved) if is_text else f"{{{','.join(map(str, moved))}}}",
+                "refs": json.dumps(moved) if is_text else pack_refs(moved),
             }
             if is_text:
                 database.execute(queries.rewind_head, {**keys, **stamp, "now": now})

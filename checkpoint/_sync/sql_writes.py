@@ -103,11 +103,13 @@ class SQLWrites(CheckpointTables, PendingWrites):
         self, database: Database, statement: str, keys: dict[str, Any], writes: bool
     ) -> tuple[list[Row], tuple[PendingWrite, ...]]:
         """Return the rows of a statement that loads one checkpoint, and the pending writes if they are asked for."""
-        if not writes:
-            return database.fetch_all(statement, keys, binary=True), ()
         queries = load_queries("checkpoint", database.kind)
-        if database.kind == "postgresql":
-            rows = database.fetch_all(with_writes(statement, queries.with_writes), keys, binary=True)
+        if not writes or database.kind == "postgresql":
+            whole = with_writes(statement, queries.with_writes) if writes else statement
+            with self._reading_refs(keys):
+                rows = database.fetch_all(whole, keys, binary=True)
+            if not writes:
+                return rows, ()
             return rows, self._cut_writes(rows[0], keys) if rows else ()
         with database.transaction(read_only=not database.in_transaction):
             rows = database.fetch_all(statement, keys)

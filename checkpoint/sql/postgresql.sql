@@ -1,4 +1,6 @@
 -- The statements of DatabaseCheckpointer on PostgreSQL. Who locks what is told in _async/sql.py.
+-- Of the numbers in refs (checkpoint/refs.py) n > 0 is block 0 of n versions ago, and -n the rest of those that are not
+-- 0: versions ago * 256 + ordinal. So greatest(n, -n >> 8) is versions ago, greatest(-n, 0) & 255 the ordinal.
 
 -- name: save_next
 -- The commonest save: the next version, whose new pieces lie in one block, and which the base knows beforehand. No
@@ -15,8 +17,7 @@ WITH head AS (
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
                                   metadata, manifest, refs, data, key)
 SELECT :tenant, :thread, :namespace, head.counter, :parent, CAST(:timestamp AS timestamptz), :step, :node,
-       CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[]),
-       CAST(:data AS bytea), :key
+       CAST(:metadata AS jsonb), CAST(:manifest AS bytea), :refs, CAST(:data AS bytea), :key
 FROM head;
 
 -- name: save_any
@@ -54,8 +55,7 @@ INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, pare
                                   metadata, manifest, refs, data, key)
 SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter),
        coalesce(CAST(:parent AS bigint), head.parent), CAST(:timestamp AS timestamptz),
-       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[]),
-       CAST(:data AS bytea), :key
+       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), :refs, CAST(:data AS bytea), :key
 FROM head
 RETURNING version, parent_version, (SELECT head.counter FROM head) AS counter;
 
@@ -94,8 +94,7 @@ INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, pare
                                   metadata, manifest, refs, data, key)
 SELECT :tenant, :thread, :namespace, coalesce(CAST(:version AS bigint), head.counter),
        coalesce(CAST(:parent AS bigint), head.parent), CAST(:timestamp AS timestamptz),
-       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[]),
-       CAST(:data AS bytea), :key
+       :step, :node, CAST(:metadata AS jsonb), CAST(:manifest AS bytea), :refs, CAST(:data AS bytea), :key
 FROM head
 RETURNING version, parent_version, (SELECT head.counter FROM head) AS counter;
 
@@ -127,8 +126,8 @@ WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespa
 -- read while the stamp is :base: who asks has them.
 -- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
-           c.data AS beside
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest,
+           CAST('{' || c.refs || '}' AS integer[]) AS refs, c.data AS beside
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
@@ -146,10 +145,11 @@ LATERAL (
            string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
         SELECT r.i, CASE WHEN r.ref = 0 THEN chosen.beside ELSE coalesce(
-            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
-             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.ref >> 8)),
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref > 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - r.ref),
             (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
-             AND b.namespace = :namespace AND b.version = chosen.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+             AND b.namespace = :namespace AND b.version = chosen.version - greatest(r.ref, -r.ref >> 8)
+             AND b.ordinal = greatest(-r.ref, 0) & 255)
         ) END AS data
         FROM unnest(CASE WHEN t.stamp = :base THEN NULL ELSE chosen.refs END) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
@@ -160,8 +160,8 @@ LATERAL (
 -- As load_latest, for a version that is named; apart, so that either has the plan of its own key.
 -- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
-           c.data AS beside
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest,
+           CAST('{' || c.refs || '}' AS integer[]) AS refs, c.data AS beside
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND c.version = :version
@@ -179,10 +179,11 @@ LATERAL (
            string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
         SELECT r.i, CASE WHEN r.ref = 0 THEN chosen.beside ELSE coalesce(
-            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
-             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.ref >> 8)),
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref > 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - r.ref),
             (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
-             AND b.namespace = :namespace AND b.version = chosen.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+             AND b.namespace = :namespace AND b.version = chosen.version - greatest(r.ref, -r.ref >> 8)
+             AND b.ordinal = greatest(-r.ref, 0) & 255)
         ) END AS data
         FROM unnest(chosen.refs) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
@@ -265,10 +266,10 @@ WITH gone AS (
     DELETE FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND c.version = ANY (CAST(:versions AS bigint[]))
-    RETURNING c.version, c.key, c.refs, c.data, length(c.manifest) + 4 * cardinality(c.refs) AS size
+    RETURNING c.version, c.key, c.refs, c.data, length(c.manifest) + octet_length(c.refs) AS size
 ), needed AS MATERIALIZED (
-    SELECT DISTINCT c.version - (r.ref >> 8) AS version, r.ref & 255 AS ordinal
-    FROM holdfast_checkpoints AS c, unnest(c.refs) AS r (ref)
+    SELECT DISTINCT c.version - greatest(r.ref, -r.ref >> 8) AS version, greatest(-r.ref, 0) & 255 AS ordinal
+    FROM holdfast_checkpoints AS c, unnest(CAST('{' || c.refs || '}' AS integer[])) AS r (ref)
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND c.version <> ALL (CAST(:versions AS bigint[]))
 ), moved AS (
@@ -279,8 +280,9 @@ WITH gone AS (
     RETURNING length(data) AS size
 ), dropped AS (
     DELETE FROM holdfast_checkpoint_blocks AS b
-    USING (SELECT DISTINCT gone.version - (r.ref >> 8) AS version, r.ref & 255 AS ordinal
-           FROM gone, unnest(gone.refs) AS r (ref)) AS held
+    USING (SELECT DISTINCT gone.version - greatest(r.ref, -r.ref >> 8) AS version,
+                  greatest(-r.ref, 0) & 255 AS ordinal
+           FROM gone, unnest(CAST('{' || gone.refs || '}' AS integer[])) AS r (ref)) AS held
     WHERE b.tenant_id = :tenant AND b.thread_id = :thread AND b.namespace = :namespace
       AND b.version = held.version AND b.ordinal = held.ordinal
       AND (held.version, held.ordinal) NOT IN (SELECT version, ordinal FROM needed)
@@ -334,8 +336,8 @@ WHERE tenant_id = :tenant AND thread_id = :thread AND stamp = :stamp;
 -- As load_version, by the idempotency key.
 -- hot
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
-           c.data AS beside
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest,
+           CAST('{' || c.refs || '}' AS integer[]) AS refs, c.data AS beside
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace
       AND c.key = :key
@@ -353,10 +355,11 @@ LATERAL (
            string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
         SELECT r.i, CASE WHEN r.ref = 0 THEN chosen.beside ELSE coalesce(
-            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
-             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.ref >> 8)),
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref > 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - r.ref),
             (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
-             AND b.namespace = :namespace AND b.version = chosen.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+             AND b.namespace = :namespace AND b.version = chosen.version - greatest(r.ref, -r.ref >> 8)
+             AND b.ordinal = greatest(-r.ref, 0) & 255)
         ) END AS data
         FROM unnest(chosen.refs) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
@@ -367,8 +370,8 @@ LATERAL (
 -- As list_checkpoints, each with its blocks as in load_latest, but for those of the row before (size -1), which the
 -- reader has.
 WITH chosen AS (
-    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
-           c.data AS beside
+    SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest,
+           CAST('{' || c.refs || '}' AS integer[]) AS refs, c.data AS beside
     FROM holdfast_checkpoints AS c
     WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version < :before
       AND c.metadata @> CAST(:filter AS jsonb)
@@ -377,7 +380,8 @@ WITH chosen AS (
     ORDER BY c.version DESC
     LIMIT :limit
 ), shown AS (
-    SELECT chosen.*, lag(chosen.refs) OVER newest AS sent, least(lag(chosen.version) OVER newest - chosen.version, 8388608) AS gap
+    SELECT chosen.*, lag(chosen.refs) OVER newest AS sent,
+           least(lag(chosen.version) OVER newest - chosen.version, 8388608) AS gap
     FROM chosen
     WINDOW newest AS (ORDER BY chosen.version DESC)
 )
@@ -390,11 +394,13 @@ LATERAL (
     SELECT string_agg(block.data, '' ORDER BY block.i) AS data,
            string_agg(CAST(coalesce(length(block.data), -1) AS text), ',' ORDER BY block.i) AS sizes
     FROM (
-        SELECT r.i, CASE WHEN (r.ref + shown.gap * 256 = ANY (shown.sent)) IS NOT TRUE THEN CASE WHEN r.ref = 0 THEN shown.beside ELSE coalesce(
-            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
-             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = shown.version - (r.ref >> 8)),
+        SELECT r.i, CASE WHEN (r.ref + shown.gap * CASE WHEN r.ref < 0 THEN -256 ELSE 1 END = ANY (shown.sent))
+                              IS NOT TRUE THEN CASE WHEN r.ref = 0 THEN shown.beside ELSE coalesce(
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref > 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = shown.version - r.ref),
             (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
-             AND b.namespace = :namespace AND b.version = shown.version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+             AND b.namespace = :namespace AND b.version = shown.version - greatest(r.ref, -r.ref >> 8)
+             AND b.ordinal = greatest(-r.ref, 0) & 255)
         ) END END AS data
         FROM unnest(shown.refs) WITH ORDINALITY AS r (ref, i)
         OFFSET 0
@@ -522,15 +528,17 @@ WITH source AS (
     RETURNING t.counter
 ), block AS (
     INSERT INTO holdfast_checkpoint_blocks (tenant_id, thread_id, namespace, version, ordinal, data)
-    SELECT :tenant, :new_thread, :namespace, head.counter - (found.ref >> 8), found.ref & 255, found.data
+    SELECT :tenant, :new_thread, :namespace, head.counter - greatest(found.ref, -found.ref >> 8),
+           greatest(-found.ref, 0) & 255, found.data
     FROM head, (
         SELECT r.ref, coalesce(
-            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref & 255 = 0 AND c.tenant_id = :tenant
-             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version - (r.ref >> 8)),
+            (SELECT c.data FROM holdfast_checkpoints AS c WHERE r.ref > 0 AND c.tenant_id = :tenant
+             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version - r.ref),
             (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
-             AND b.namespace = :namespace AND b.version = :version - (r.ref >> 8) AND b.ordinal = r.ref & 255)
+             AND b.namespace = :namespace AND b.version = :version - greatest(r.ref, -r.ref >> 8)
+             AND b.ordinal = greatest(-r.ref, 0) & 255)
         ) AS data
-        FROM source, unnest(source.refs) AS r (ref)
+        FROM source, unnest(CAST('{' || source.refs || '}' AS integer[])) AS r (ref)
         WHERE r.ref <> 0
     ) AS found
     WHERE found.data IS NOT NULL
@@ -583,7 +591,8 @@ SELECT (SELECT count(*) FROM saved) AS saved, EXISTS (SELECT FROM heads) AS made
 
 -- name: load_manifest
 -- After lock_head: what a rewind goes back to, and the version that it will be.
-SELECT c.step, c.node, c.key, c.metadata, c.manifest, c.refs, t.counter + 1 AS next
+SELECT c.step, c.node, c.key, c.metadata, c.manifest, CAST('{' || c.refs || '}' AS integer[]) AS refs,
+       t.counter + 1 AS next
 FROM holdfast_checkpoints AS c
 JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
 WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
@@ -602,7 +611,7 @@ WITH head AS (
 INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, parent_version, created_at, step, node,
                                   metadata, manifest, refs)
 SELECT :tenant, :thread, :namespace, head.counter, :version, :now, :step, :node, CAST(:metadata AS jsonb),
-       CAST(:manifest AS bytea), CAST(CAST(:refs AS text) AS integer[])
+       CAST(:manifest AS bytea), :refs
 FROM head
 RETURNING version;
 

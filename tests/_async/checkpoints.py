@@ -155,6 +155,11 @@ async def stored_bytes(database: AsyncDatabase) -> int:
     return sum(map(len, (await blocks(database)).values()))
 
 
+def refs_in(stored: str) -> list[int]:
+    """Return what PostgreSQL's column says, read as docs/formats.md tells it."""
+    return [-number if number < 0 else number << 8 for number in map(int, filter(None, stored.split(",")))]
+
+
 async def refs(database: AsyncDatabase) -> dict[Key, list[int]]:
     """Return what each checkpoint refers to; the ordinal in its key is 0."""
     rows = await database.fetch_all(
@@ -163,7 +168,7 @@ async def refs(database: AsyncDatabase) -> dict[Key, list[int]]:
     )
     return {
         (row["tenant_id"], row["thread_id"], row["namespace"], row["version"], 0): (
-            row["refs"] if database.kind == "postgresql" else json.loads(row["refs"])
+            refs_in(row["refs"]) if database.kind == "postgresql" else json.loads(row["refs"])
         )
         for row in rows
     }

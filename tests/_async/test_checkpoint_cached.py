@@ -18,6 +18,7 @@ from persistence import (
     AsyncRedisConnection,
     Cipher,
     ClosedError,
+    CorruptError,
     PostgreSQLConfig,
     RedisConfig,
     SQLiteConfig,
@@ -26,6 +27,7 @@ from persistence import (
     WrongKindError,
 )
 from tests._async import test_checkpoint_history, test_checkpoint_retention, test_checkpointer
+from tests._async.checkpoints import refs_in
 from tests.servers import TestServers
 
 pytestmark = pytest.mark.tables("checkpoint")
@@ -138,7 +140,7 @@ async def test_each_save_brings_redis_forward_and_only_what_the_latest_needs_sta
     assert row is not None
     found = await entry(redis)
     assert found.pop(b"stamp") == b"%d" % row["stamp"]
-    assert sorted(found) == sorted(b"%d.%d" % (row["version"] - (ref >> 8), ref & 255) for ref in row["refs"])
+    assert sorted(found) == sorted(b"%d.%d" % (row["version"] - (ref >> 8), ref & 255) for ref in refs_in(row["refs"]))
     stored = await main.fetch_all(
         "SELECT version, 0 AS ordinal, data FROM holdfast_checkpoints"
         " UNION ALL SELECT version, ordinal, data FROM holdfast_checkpoint_blocks",
@@ -292,6 +294,17 @@ async def test_with_a_cipher_redis_has_nothing_that_can_be_read(
         for _ in range(2):
             assert await checkpointer.load_checkpoint("t") == saved
         assert checkpointer.stats().hits == 1
+
+
+async def test_damaged_refs_are_told_with_their_checkpoint_whoever_has_its_blocks(
+    checkpointer: Forgetful, another: AsyncCachedCheckpointer, main: AsyncDatabase, redis: AsyncRedisConnection
+) -> None:
+    await checkpointer.save_checkpoint(Checkpoint("t", STATE))
+    assert await entry(redis)
+    await main.execute("UPDATE holdfast_checkpoints SET refs = '0,NULL'")
+    for reader in (checkpointer, another):
+        with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its refs are damaged"):
+            await reader.load_checkpoint("t")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no stamp", "another type"])

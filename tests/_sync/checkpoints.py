@@ -156,6 +156,11 @@ def stored_bytes(database: Database) -> int:
     return sum(map(len, (blocks(database)).values()))
 
 
+def refs_in(stored: str) -> list[int]:
+    """Return what PostgreSQL's column says, read as docs/formats.md tells it."""
+    return [-number if number < 0 else number << 8 for number in map(int, filter(None, stored.split(",")))]
+
+
 def refs(database: Database) -> dict[Key, list[int]]:
     """Return what each checkpoint refers to; the ordinal in its key is 0."""
     rows = database.fetch_all(
@@ -164,7 +169,7 @@ def refs(database: Database) -> dict[Key, list[int]]:
     )
     return {
         (row["tenant_id"], row["thread_id"], row["namespace"], row["version"], 0): (
-            row["refs"] if database.kind == "postgresql" else json.loads(row["refs"])
+            refs_in(row["refs"]) if database.kind == "postgresql" else json.loads(row["refs"])
         )
         for row in rows
     }

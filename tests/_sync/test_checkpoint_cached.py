@@ -19,6 +19,7 @@ from persistence import (
     RedisConnection,
     Cipher,
     ClosedError,
+    CorruptError,
     PostgreSQLConfig,
     RedisConfig,
     SQLiteConfig,
@@ -27,6 +28,7 @@ from persistence import (
     WrongKindError,
 )
 from tests._sync import test_checkpoint_history, test_checkpoint_retention, test_checkpointer
+from tests._sync.checkpoints import refs_in
 from tests.servers import TestServers
 
 pytestmark = pytest.mark.tables("checkpoint")
@@ -139,7 +141,7 @@ def test_each_save_brings_redis_forward_and_only_what_the_latest_needs_stays_the
     assert row is not None
     found = entry(redis)
     assert found.pop(b"stamp") == b"%d" % row["stamp"]
-    assert sorted(found) == sorted(b"%d.%d" % (row["version"] - (ref >> 8), ref & 255) for ref in row["refs"])
+    assert sorted(found) == sorted(b"%d.%d" % (row["version"] - (ref >> 8), ref & 255) for ref in refs_in(row["refs"]))
     stored = main.fetch_all(
         "SELECT version, 0 AS ordinal, data FROM holdfast_checkpoints"
         " UNION ALL SELECT version, ordinal, data FROM holdfast_checkpoint_blocks",
@@ -293,6 +295,17 @@ def test_with_a_cipher_redis_has_nothing_that_can_be_read(
         for _ in range(2):
             assert checkpointer.load_checkpoint("t") == saved
         assert checkpointer.stats().hits == 1
+
+
+def test_damaged_refs_are_told_with_their_checkpoint_whoever_has_its_blocks(
+    checkpointer: Forgetful, another: CachedCheckpointer, main: Database, redis: RedisConnection
+) -> None:
+    checkpointer.save_checkpoint(Checkpoint("t", STATE))
+    assert entry(redis)
+    main.execute("UPDATE holdfast_checkpoints SET refs = '0,NULL'")
+    for reader in (checkpointer, another):
+        with pytest.raises(CorruptError, match="checkpoint 1 of thread 't': its refs are damaged"):
+            reader.load_checkpoint("t")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "no stamp", "another type"])

@@ -1,0 +1,107 @@
+"""The column of refs on PostgreSQL: what a migration makes of what is stored, and what it says of damage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
+from checkpoint.layout import LARGEST_REF
+from checkpoint.states import unpack_manifest
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    AsyncMigrator,
+    CorruptError,
+    MigrationLine,
+    PostgreSQLConfig,
+)
+from tests._async.checkpoints import LONG, check_blocks, fresh, refs
+
+pytestmark = pytest.mark.tables("checkpoint")
+
+LINE = MigrationLine.of_package("checkpoint")
+AS_ARRAYS = 3
+"""The migration after which refs are an array of integers."""
+
+
+async def filled(
+    manager: AsyncDatabaseManager, config: PostgreSQLConfig
+) -> tuple[AsyncDatabase, AsyncDatabaseCheckpointer, dict[int, Any]]:
+    """Return a thread whose refs are to blocks of all kinds, and its states by version."""
+    database = await manager.add_postgresql("main", config)
+    checkpointer = AsyncDatabaseCheckpointer(manager, "main")
+    state: dict[str, Any] = {f"c{n}": random.Random(n).randbytes(3000) for n in range(6)}
+    states: dict[int, Any] = {}
+    for saved in ({}, *({**state, f"c{n}": f"{n}" * 50, "same": LONG} for n in range(4)), state):
+        version = (await checkpointer.save_checkpoint(Checkpoint("t", saved))).version
+        assert version is not None
+        states[version] = saved
+    await checkpointer.delete_checkpoint("t", 3)
+    del states[3]
+    found = await refs(database)
+    assert found["default", "t", "", 1, 0] == []
+    assert any(ref & 255 for ref in found["default", "t", "", 5, 0])
+    assert any(ref and not ref & 255 for ref in found["default", "t", "", 5, 0])
+    return database, checkpointer, states
+
+
+async def test_what_is_stored_is_turned_into_text_and_back_without_a_change(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database, _, states = await filled(manager, postgresql_config)
+    migrator, before = AsyncMigrator(database), await refs(database)
+    await migrator.down(LINE, to=AS_ARRAYS)
+    rows = await database.fetch_all("SELECT version, manifest, refs FROM holdfast_checkpoints ORDER BY version")
+    assert [row["refs"] for row in rows] == [*before.values()]
+    for row in rows:
+        unpack_manifest(bytes(row["manifest"]), row["refs"])  # whose CRC is over them
+    edges = [0, 1, 255, 256, 257, LARGEST_REF - 255, LARGEST_REF]
+    await database.execute(
+        "INSERT INTO holdfast_checkpoints (tenant_id, thread_id, namespace, version, created_at, metadata, manifest,"
+        " refs) VALUES ('default', 'edges', '', 1, now(), '{}', '', :refs)",
+        {"refs": edges},
+    )
+    assert await migrator.validate(LINE) == ()
+    await migrator.up(LINE)
+    assert await migrator.validate(LINE) == ()
+    found = await refs(database)
+    assert found.pop(("default", "edges", "", 1, 0)) == edges
+    assert found == before
+    assert (
+        await database.fetch_value("SELECT refs FROM holdfast_checkpoints WHERE thread_id = 'edges'")
+        == "0,-1,-255,1,-257,8388607,-2147483647"
+    )
+    await database.execute("DELETE FROM holdfast_checkpoints WHERE thread_id = 'edges'")
+    for version, state in states.items():
+        assert (await fresh(manager).load_checkpoint("t", version)).state == state
+    listed = await fresh(manager).list_checkpoints("t", states=True)
+    assert {one.version: one.state for one in listed} == states
+    await check_blocks(database)
+
+
+async def test_refs_that_are_none_are_told_by_whoever_reads_them(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database, checkpointer, states = await filled(manager, postgresql_config)
+    readers: list[Callable[[], Awaitable[Any]]] = [
+        lambda: fresh(manager).load_checkpoint("t", 5),
+        lambda: fresh(manager).list_checkpoints("t", states=True),
+        lambda: fresh(manager).rewind("t", 5),
+    ]
+    others: list[Callable[[], Awaitable[Any]]] = [
+        lambda: fresh(manager).fork("t", 5, "other"),
+        lambda: fresh(manager).delete_checkpoint("t", 2),
+    ]
+    damages = {"0,NULL": readers, "{0}": readers, "0,8388608": readers}
+    damages |= dict.fromkeys(("abc", "0,,1", "[0]", "99999999999"), readers + others)
+    for damage, calls in damages.items():
+        await database.execute("UPDATE holdfast_checkpoints SET refs = :refs WHERE version = 5", {"refs": damage})
+        for call in calls:
+            with pytest.raises(CorruptError, match="refs are damaged"):
+                await call()
+    assert (await checkpointer.load_checkpoint("t", 4)).state == states[4]
+    assert await checkpointer.delete_thread("t") == len(states)
