@@ -64,9 +64,7 @@ class RedisServers:
 
     def client(self, number: int) -> redis.Redis:
         """Return a plain client of one server."""
-        return redis.Redis(
-            host="127.0.0.1", port=self.ports[number], password=self.password, decode_responses=True, driver_info=None
-        )
+        return redis.Redis(host="127.0.0.1", port=self.ports[number], password=self.password, decode_responses=True)
 
     def run(self, number: int, *command: str) -> Any:
         """Run a command on one server."""

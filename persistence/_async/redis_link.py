@@ -84,7 +84,12 @@ class AsyncRedisLink:
 
     async def take_back(self) -> None:
         """Speak again; the connection is broken where redis-py left something unread, or made it anew."""
-        self.is_broken = not self._stream.take_back(self.connection) or await self.connection.can_read()
+        connection = self.connection
+        # [async-only]
+        can_read = getattr(connection, "can_read", None) or connection.can_read_destructive  # its name until redis-py 7
+        # [/async-only]
+        # sync-only: can_read = connection.can_read
+        self.is_broken = not self._stream.take_back(connection) or await can_read()
 
     def discard(self) -> None:
         self._stream.close(self.connection)

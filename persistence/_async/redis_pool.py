@@ -7,16 +7,21 @@ pool that every command uses: ``pool_size`` is one limit for both.
 from __future__ import annotations
 
 import weakref
+from inspect import signature
 from time import monotonic
 from typing import Any
 
 from redis import __version__ as driver_version
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
-from redis.driver_info import DriverInfo
-from redis.maint_notifications import MaintNotificationsConfig
 
 from persistence._async.pool import AsyncPool
 from persistence._async.redis_link import AsyncRedisLink
@@ -24,8 +29,29 @@ from persistence.config import RedisConfig
 from persistence.fields import reveal, seconds, seconds_or_none
 from persistence.places import calling_place
 
-_DRIVER = DriverInfo(lib_version=driver_version)
-"""What the server is told of who we are; redis-py would look its own version up on disk for each connection."""
+
+def _newer_options() -> dict[str, Any]:
+    """Return the options of a connection that not every version of redis-py has, as far as this one has them."""
+    known = signature(AbstractConnection.__init__).parameters
+    options: dict[str, Any] = {}
+    if "maint_notifications_config" in known and not driver_version.startswith(
+        "7."
+    ):  # which needs telling in RESP3 only
+        from redis.maint_notifications import MaintNotificationsConfig
+
+        # Its notifications would switch off the check that finds a dropped connection before it is used.
+        options["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
+    # What the server is told of who we are: redis-py would look its own version up on disk for each connection.
+    if "driver_info" in known:
+        from redis.driver_info import DriverInfo
+
+        options["driver_info"] = DriverInfo(lib_version=driver_version)
+    else:
+        options["lib_version"] = driver_version
+    return options
+
+
+_NEWER_OPTIONS = _newer_options()
 
 
 def link_options(config: RedisConfig) -> dict[str, Any]:
@@ -37,10 +63,8 @@ def link_options(config: RedisConfig) -> dict[str, Any]:
         "socket_timeout": config.answer_timeout,
         "socket_connect_timeout": seconds(config.dial_timeout),
         "retry": Retry(NoBackoff(), 0),
-        # Its notifications would switch off the check that finds a dropped connection before it is used.
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "socket_keepalive": True,
-        "driver_info": _DRIVER,
+        **_NEWER_OPTIONS,
     }
     if config.tls:
         options |= {

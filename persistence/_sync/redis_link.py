@@ -85,7 +85,9 @@ class RedisLink:
 
     def take_back(self) -> None:
         """Speak again; the connection is broken where redis-py left something unread, or made it anew."""
-        self.is_broken = not self._stream.take_back(self.connection) or self.connection.can_read()
+        connection = self.connection
+        can_read = connection.can_read
+        self.is_broken = not self._stream.take_back(connection) or can_read()
 
     def discard(self) -> None:
         self._stream.close(self.connection)
