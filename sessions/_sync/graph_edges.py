@@ -8,7 +8,7 @@ from typing import Any
 
 from persistence.errors import ForeignKeyError
 from persistence.validation import shown
-from sessions._sync.graph_base import GraphBase
+from sessions._sync.graph_base import TRIES, GraphBase
 from sessions.contents import to_text
 from sessions.graph import Direction, Edge, edges_place, node_id, relationship_name, relationship_names
 from sessions.graph_rows import edge_from_row, edge_name, edge_row, rows_of
@@ -78,16 +78,23 @@ class GraphEdges(GraphBase):
         ids = json.dumps(sorted({row[end] for row in rows for end in ("source", "target")}))
         values = {"rows": to_text(rows), "ids": ids, "expected": expected, "replace": bool(replace)}
         values |= self._may_write(approved_by)
-        try:
-            database, stored = self._written("graph_put_edges", values)
-        except ForeignKeyError as exc:
-            # A node was deleted after the statement had seen it.
-            raise self._no_node("one of its nodes is gone", operation, exc.code) from exc
-        if not stored:
+        for _ in range(TRIES):
+            try:
+                database, stored = self._written("graph_put_edges", values)
+            except ForeignKeyError as exc:
+                # A node was deleted after the statement had seen it.
+                raise self._no_node("one of its nodes is gone", operation, exc.code) from exc
+            if stored or expected:  # none of an expected version: the caller tells why
+                return [edge_from_row(row, database.dialect) for row in stored]
             missing = self._read_value("graph_missing_nodes", {"ids": ids})
             if missing is not None:
                 raise self._no_node(f"there is no node {shown(missing)} for the edge", operation)
-        return [edge_from_row(row, database.dialect) for row in stored]
+            if expected is not None:
+                current = self._read_one(edge_from_row, "graph_get_edge", _edge_key(rows[0]))
+                if current is not None:
+                    return []
+            # Somebody added the missing node after the statement had looked for it.
+        raise self._no_node("one of its nodes comes and goes", operation)
 
     def _no_node(self, message: str, operation: str, code: str | None = None) -> ForeignKeyError:
         return ForeignKeyError(

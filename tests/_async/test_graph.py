@@ -21,13 +21,16 @@ from persistence import (
     ForeignKeyError,
     MigrationError,
     NotFoundError,
+    PostgreSQLConfig,
     RedisConfig,
     UnavailableError,
     ValidationError,
     WrongKindError,
 )
 from persistence._async.compat import Parallel
+from persistence._sync.manager import DatabaseManager as BlockingManager
 from sessions import AsyncMemoryGraph, Deleted, Edge, Node
+from sessions._sync.graph import MemoryGraph as BlockingGraph
 from tests._async.graphs import connect, outcome, second_connection
 
 pytestmark = pytest.mark.tables("sessions")
@@ -202,6 +205,27 @@ async def test_an_edge_needs_its_nodes_and_says_which_is_missing(
                 await graph.add_edges(edges)
         await graph.add_edge(Edge("ada", "likes", "ada"))
     assert names(await elsewhere.edges("ada")) == ["ada-likes-ada"]
+
+
+async def test_edges_whose_node_comes_after_they_looked_for_it_are_written(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    await manager.add_postgresql("main", postgresql_config)
+    graph = AsyncMemoryGraph(manager, "main")
+    await graph.add_node(Node("a", "NOTE"))
+    with BlockingManager() as beside:
+        beside.add_postgresql("main", postgresql_config)
+        other = BlockingGraph(beside, "main")
+        for number, write in enumerate((graph.add_edge, lambda edge: graph.add_edges([edge]))):
+            missing = Node(f"late {number}", "NOTE")
+
+            def add(_: object, node: Node = missing) -> None:
+                manager.on_statement.clear()
+                other.add_node(node)
+
+            manager.on_statement.append(add)
+            await write(Edge("a", "knows", missing.id))
+            assert [edge.target for edge in await graph.edges("a")][number:] == [missing.id]
 
 
 async def test_edges_are_listed_by_direction_and_relationship_in_pages(

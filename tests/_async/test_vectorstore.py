@@ -894,6 +894,20 @@ async def test_a_batch_is_locked_in_the_order_of_its_ids(backend: Backend) -> No
 
 
 @on_pgvector
+async def test_what_a_source_had_is_locked_before_anything_is_stored(backend: Backend) -> None:
+    store, beside = backend.store(), await backend.beside()
+    await store.store_documents([Document(id, "text", {}, X, source="file") for id in ("a", "z")])
+    async with backend.database.transaction():
+        await store.update_document("a", content="first")
+        other = Started(partial(beside.replace_source, "file", [doc("z")]))
+        while not (await backend.database.fetch_apart(WAITING) or {})["count"]:
+            await sleep(0.01)
+        await store.update_document("z", content="first")
+    assert await other.result() == 1
+    assert [each async for each in store.iterate()] == [Document("z", "text", {}, X, source="file")]
+
+
+@on_pgvector
 async def test_of_two_that_replace_a_source_at_once_the_second_leaves_nothing_of_the_first(backend: Backend) -> None:
     store, beside = backend.store(), await backend.beside()
     await store.replace_source("file", [doc("old")])

@@ -22,13 +22,16 @@ from persistence import (
     ForeignKeyError,
     MigrationError,
     NotFoundError,
+    PostgreSQLConfig,
     RedisConfig,
     UnavailableError,
     ValidationError,
     WrongKindError,
 )
 from persistence._sync.compat import Parallel
+from persistence._sync.manager import DatabaseManager as BlockingManager
 from sessions import MemoryGraph, Deleted, Edge, Node
+from sessions._sync.graph import MemoryGraph as BlockingGraph
 from tests._sync.graphs import connect, outcome, second_connection
 
 pytestmark = pytest.mark.tables("sessions")
@@ -203,6 +206,27 @@ def test_an_edge_needs_its_nodes_and_says_which_is_missing(
                 graph.add_edges(edges)
         graph.add_edge(Edge("ada", "likes", "ada"))
     assert names(elsewhere.edges("ada")) == ["ada-likes-ada"]
+
+
+def test_edges_whose_node_comes_after_they_looked_for_it_are_written(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    manager.add_postgresql("main", postgresql_config)
+    graph = MemoryGraph(manager, "main")
+    graph.add_node(Node("a", "NOTE"))
+    with BlockingManager() as beside:
+        beside.add_postgresql("main", postgresql_config)
+        other = BlockingGraph(beside, "main")
+        for number, write in enumerate((graph.add_edge, lambda edge: graph.add_edges([edge]))):
+            missing = Node(f"late {number}", "NOTE")
+
+            def add(_: object, node: Node = missing) -> None:
+                manager.on_statement.clear()
+                other.add_node(node)
+
+            manager.on_statement.append(add)
+            write(Edge("a", "knows", missing.id))
+            assert [edge.target for edge in graph.edges("a")][number:] == [missing.id]
 
 
 def test_edges_are_listed_by_direction_and_relationship_in_pages(

@@ -883,6 +883,20 @@ def test_a_batch_is_locked_in_the_order_of_its_ids(backend: Backend) -> None:
 
 
 @on_pgvector
+def test_what_a_source_had_is_locked_before_anything_is_stored(backend: Backend) -> None:
+    store, beside = backend.store(), backend.beside()
+    store.store_documents([Document(id, "text", {}, X, source="file") for id in ("a", "z")])
+    with backend.database.transaction():
+        store.update_document("a", content="first")
+        other = Started(partial(beside.replace_source, "file", [doc("z")]))
+        while not (backend.database.fetch_apart(WAITING) or {})["count"]:
+            sleep(0.01)
+        store.update_document("z", content="first")
+    assert other.result() == 1
+    assert [each for each in store.iterate()] == [Document("z", "text", {}, X, source="file")]
+
+
+@on_pgvector
 def test_of_two_that_replace_a_source_at_once_the_second_leaves_nothing_of_the_first(backend: Backend) -> None:
     store, beside = backend.store(), backend.beside()
     store.replace_source("file", [doc("old")])

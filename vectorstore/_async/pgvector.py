@@ -125,7 +125,11 @@ class AsyncPgVectorStore(AsyncPgIndexes):
         ids: list[str] = []
         own = {"tenant": self._tenant, "namespace": self.namespace, "source": source}
         async with database.transaction():
-            await database.execute(self._sql.lock_source, {**own, "collection": self.collection})
+            locks = (
+                (self._sql.lock_source, {**own, "collection": self.collection}),
+                (self._sql.lock_documents_of_source, own),
+            )
+            await database.fetch_batch(locks)
             async for batch in batches:
                 await self._upsert(database, batch)
                 ids += [document.id for document in batch]

@@ -126,7 +126,11 @@ class PgVectorStore(PgIndexes):
         ids: list[str] = []
         own = {"tenant": self._tenant, "namespace": self.namespace, "source": source}
         with database.transaction():
-            database.execute(self._sql.lock_source, {**own, "collection": self.collection})
+            locks = (
+                (self._sql.lock_source, {**own, "collection": self.collection}),
+                (self._sql.lock_documents_of_source, own),
+            )
+            database.fetch_batch(locks)
             for batch in batches:
                 self._upsert(database, batch)
                 ids += [document.id for document in batch]

@@ -175,6 +175,15 @@ WHERE d.tenant_id = gone.tenant_id AND d.namespace = gone.namespace AND d.id = g
 SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(chr(31), 'holdfast_sources', CAST(:collection AS text),
     CAST(:tenant AS text), CAST(:namespace AS text), CAST(:source AS text)), 0));
 
+-- name: lock_documents_of_source
+-- hot: in the order of the ids, as writers lock them: what is deleted comes after what was stored.
+SELECT count(*) FROM (
+    SELECT id FROM /* table */ holdfast_documents
+    WHERE tenant_id = :tenant AND namespace = :namespace AND source = :source
+    ORDER BY id
+    FOR UPDATE
+) AS locked;
+
 -- name: delete_rest_of_source
 -- hot: what a source had before and has no more.
 DELETE FROM /* table */ holdfast_documents
