@@ -76,6 +76,6 @@ class AsyncStateStore(AsyncSessionsStore):
         async with database.transaction():
             await self._change_session("patch_session", values)
             if parts.shared:
-                await self._change("delete_state", values)
                 await self._change("put_state", values)
+                await self._change("delete_state", values)
             return {**await self.load(session_id), **parts.temporary}

@@ -77,6 +77,6 @@ class StateStore(SessionsStore):
         with database.transaction():
             self._change_session("patch_session", values)
             if parts.shared:
-                self._change("delete_state", values)
                 self._change("put_state", values)
+                self._change("delete_state", values)
             return {**self.load(session_id), **parts.temporary}

@@ -10,15 +10,6 @@ LEFT JOIN holdfast_items AS i
 WHERE s.tenant_id = :tenant AND s.id = :id AND (s.expires_at IS NULL OR s.expires_at > :now)
 ORDER BY i.user_id, i.key;
 
--- name: delete_state
--- The keys whose value is None.
-DELETE FROM holdfast_items
-WHERE tenant_id = :tenant AND namespace = :namespace AND (user_id, key) IN (
-    SELECT CASE json_each.value ->> 'scope' WHEN 'user' THEN s.user_id ELSE '' END, json_each.value ->> 'key'
-    FROM json_each(:rows), holdfast_sessions AS s
-    WHERE s.tenant_id = :tenant AND s.id = :id AND json_each.value ->> 'value' IS NULL
-);
-
 -- name: put_state
 -- One row a key.
 INSERT INTO holdfast_items
@@ -29,3 +20,12 @@ FROM json_each(:rows), holdfast_sessions AS s
 WHERE s.tenant_id = :tenant AND s.id = :id AND json_each.value ->> 'value' IS NOT NULL
 ON CONFLICT (tenant_id, user_id, namespace, key) DO UPDATE SET
     value = excluded.value, version = version + 1, updated_at = max(updated_at, excluded.updated_at);
+
+-- name: delete_state
+-- The keys whose value is None.
+DELETE FROM holdfast_items
+WHERE tenant_id = :tenant AND namespace = :namespace AND (user_id, key) IN (
+    SELECT CASE json_each.value ->> 'scope' WHEN 'user' THEN s.user_id ELSE '' END, json_each.value ->> 'key'
+    FROM json_each(:rows), holdfast_sessions AS s
+    WHERE s.tenant_id = :tenant AND s.id = :id AND json_each.value ->> 'value' IS NULL
+);

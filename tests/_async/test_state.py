@@ -15,10 +15,11 @@ from persistence import (
     ClosedError,
     ConflictError,
     NotFoundError,
+    PostgreSQLConfig,
     ValidationError,
 )
 from sessions import AsyncSessionManager, AsyncStateStore, AsyncUserData, Session
-from tests._async.side import together
+from tests._async.side import Started, sleep, together
 
 pytestmark = pytest.mark.tables("sessions")
 
@@ -55,6 +56,27 @@ async def test_an_update_leaves_other_keys_and_none_removes(state: AsyncStateSto
         "app:a": 1,
     }
     assert await state.update("s1", {}) == await state.load("s1")
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def test_updates_of_the_same_keys_wait_in_their_order_also_for_what_they_remove(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database = await manager.add_postgresql("main", postgresql_config)
+    sessions, state = AsyncSessionManager(manager, "main"), AsyncStateStore(manager, "main")
+    for name in ("s1", "s2"):
+        await sessions.create_session(Session(id=name, user_id="ada"))
+    await state.update("s1", {"app:a": 0, "app:z": 0})
+    async with database.transaction():
+        await state.update("s1", {"app:a": 1})
+        other = Started(partial(state.update, "s2", {"app:z": None, "app:a": 2, "app:new": None}))
+        while not (await database.fetch_apart(WAITING) or {})["count"]:
+            await sleep(0.001)
+        await state.update("s1", {"app:z": 1})
+    assert await other.result() == {"app:a": 2}
+    assert await state.load("s1") == {"app:a": 2}
 
 
 async def test_shared_values_are_kept_to_the_last_bit(state: AsyncStateStore) -> None:

@@ -16,10 +16,11 @@ from persistence import (
     ClosedError,
     ConflictError,
     NotFoundError,
+    PostgreSQLConfig,
     ValidationError,
 )
 from sessions import SessionManager, StateStore, UserData, Session
-from tests._sync.side import together
+from tests._sync.side import Started, sleep, together
 
 pytestmark = pytest.mark.tables("sessions")
 
@@ -56,6 +57,27 @@ def test_an_update_leaves_other_keys_and_none_removes(state: StateStore) -> None
         "app:a": 1,
     }
     assert state.update("s1", {}) == state.load("s1")
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def test_updates_of_the_same_keys_wait_in_their_order_also_for_what_they_remove(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    database = manager.add_postgresql("main", postgresql_config)
+    sessions, state = SessionManager(manager, "main"), StateStore(manager, "main")
+    for name in ("s1", "s2"):
+        sessions.create_session(Session(id=name, user_id="ada"))
+    state.update("s1", {"app:a": 0, "app:z": 0})
+    with database.transaction():
+        state.update("s1", {"app:a": 1})
+        other = Started(partial(state.update, "s2", {"app:z": None, "app:a": 2, "app:new": None}))
+        while not (database.fetch_apart(WAITING) or {})["count"]:
+            sleep(0.001)
+        state.update("s1", {"app:z": 1})
+    assert other.result() == {"app:a": 2}
+    assert state.load("s1") == {"app:a": 2}
 
 
 def test_shared_values_are_kept_to_the_last_bit(state: StateStore) -> None:
