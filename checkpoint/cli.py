@@ -151,10 +151,7 @@ def _langgraph(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as exc:
-        missing = {"checkpoint.langgraph": 'pip install "holdfast[langgraph]"'}.get(
-            name, f"pip install {name.replace('.', '-')}"
-        )
-        raise CapabilityError(f"{exc.name} is not installed", hint=missing) from exc
+        raise CapabilityError(f"{exc.name} is not installed", hint=f"pip install {name.replace('.', '-')}") from exc
 
 
 @contextmanager

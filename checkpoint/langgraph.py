@@ -17,16 +17,6 @@ from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iter
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
 
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import (
-    BaseCheckpointSaver,
-    ChannelVersions,
-    CheckpointMetadata,
-    CheckpointTuple,
-    DeltaChannelHistory,
-)
-from langgraph.checkpoint.base import Checkpoint as GraphCheckpoint
-
 from checkpoint._async.checkpointer import AsyncCheckpointer
 from checkpoint._async.sql import AsyncDatabaseCheckpointer
 from checkpoint._sync.checkpointer import Checkpointer
@@ -44,6 +34,18 @@ from persistence.errors import (
     PersistenceError,
     ValidationError,
 )
+from persistence.extras import extra
+
+with extra("langgraph"):
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import (
+        BaseCheckpointSaver,
+        ChannelVersions,
+        CheckpointMetadata,
+        CheckpointTuple,
+        DeltaChannelHistory,
+    )
+    from langgraph.checkpoint.base import Checkpoint as GraphCheckpoint
 
 __all__ = ["HoldfastSaver", "Imported", "import_langgraph"]
 

@@ -91,6 +91,10 @@ class CapabilityError(PersistenceError):
     """The server, as it is, can't do what was asked."""
 
 
+class MissingExtraError(CapabilityError, ImportError):
+    """A package of an extra is not installed, or too old; ``except ImportError`` catches it too."""
+
+
 class ClosedError(PersistenceError):
     """The manager or connection was closed."""
 

@@ -10,17 +10,13 @@ from time import time_ns
 from typing import Protocol
 
 from persistence.dialect import compile_statement
-from persistence.errors import CapabilityError
+from persistence.extras import extra
 from persistence.observing import Listener, StatementEvent
 
-try:
+with extra("opentelemetry"):
     from opentelemetry import metrics, trace
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
-except ImportError as exc:
-    raise CapabilityError(
-        "spans need opentelemetry-api, which is not installed", hint='pip install "holdfast[opentelemetry]"'
-    ) from exc
 
 # What statements are: https://opentelemetry.io/docs/specs/semconv/database/ (stable since 1.33).
 _BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)

@@ -11,17 +11,14 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import Any, Protocol
 
-from persistence.errors import CapabilityError, ValidationError
+from persistence.errors import ValidationError
+from persistence.extras import extra
 from persistence.health import PoolStats
 from persistence.observing import Listener, StatementEvent
 
-try:
+with extra("metrics"):
     from prometheus_client import REGISTRY, CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-except ImportError as exc:
-    raise CapabilityError(
-        "metrics for Prometheus need prometheus-client, which is not installed", hint='pip install "holdfast[metrics]"'
-    ) from exc
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """The upper bounds of the histogram, in seconds."""

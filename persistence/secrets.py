@@ -30,7 +30,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Never, Self, TypeAlias, TypeGuard
 
-from persistence.errors import CapabilityError, ConfigError, CorruptError, ValidationError
+from persistence.errors import ConfigError, CorruptError, ValidationError
+from persistence.extras import extra
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -59,7 +60,7 @@ class Cipher:
 
     A copy is the object itself, and pickling is refused, because it would spill the keys.
 
-    Raises: ConfigError with all problems, never with a byte of a key; CapabilityError without the extra ``crypto``.
+    Raises: ConfigError with all problems, never with a byte of a key; MissingExtraError without the extra ``crypto``.
     """
 
     __slots__ = ("_aeads", "_current", "_header", "_max_messages", "_messages")
@@ -89,7 +90,7 @@ class Cipher:
 
         Both alphabets of base64 (RFC 4648, 4 and 5) are read. Case counts in ids.
 
-        Raises: ConfigError with all problems, never with a variable's value; CapabilityError.
+        Raises: ConfigError with all problems, never with a variable's value; MissingExtraError.
         """
         if not prefix:
             raise ConfigError("from_env needs a prefix", hint="for example 'HOLDFAST_KEY_'")
@@ -231,13 +232,8 @@ class Cipher:
 
 
 def _aesgcm() -> type[AESGCM]:
-    try:
+    with extra("crypto"):
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError as exc:
-        raise CapabilityError(
-            "encryption needs the library cryptography, which can't be imported",
-            hint='pip install "holdfast[crypto]"',
-        ) from exc
     return AESGCM
 
 

@@ -17,16 +17,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from google.adk.errors.already_exists_error import AlreadyExistsError
-from google.adk.errors.session_not_found_error import SessionNotFoundError
-from google.adk.events.event import Event
-from google.adk.sessions.base_session_service import BaseSessionService, GetSessionConfig, ListSessionsResponse
-from google.adk.sessions.session import Session
-from google.adk.sessions.state import State
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
 from persistence._async.manager import AsyncDatabaseManager
 from persistence.errors import DuplicateError, NotFoundError, ValidationError
+from persistence.extras import extra
 from persistence.validation import LIMIT, check_id, shown
 from sessions._async.events_of_threads import AsyncThreadEvents
 from sessions._async.items import AsyncItemStore
@@ -36,6 +29,15 @@ from sessions.item_batches import Batch, Found, Get, Listing, Put, Search
 from sessions.items import namespace_key, namespace_labels
 from sessions.messages import Message
 from sessions.records import Thread, new_id
+
+with extra("google-adk"):
+    from google.adk.errors.already_exists_error import AlreadyExistsError
+    from google.adk.errors.session_not_found_error import SessionNotFoundError
+    from google.adk.events.event import Event
+    from google.adk.sessions.base_session_service import BaseSessionService, GetSessionConfig, ListSessionsResponse
+    from google.adk.sessions.session import Session
+    from google.adk.sessions.state import State
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 __all__ = ["HoldfastSessionService"]
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
-
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._sync.manager import DatabaseManager
 from persistence.errors import CapabilityError, ValidationError
+from persistence.extras import extra
 from persistence.validation import check_whole
 from sessions._async.chat_history import AsyncChatHistory
 from sessions._sync.chat_history import ChatHistory
 from sessions.messages import Message
+
+with extra("langchain"):
+    from langchain_core.chat_history import BaseChatMessageHistory
+    from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
 __all__ = ["HoldfastChatMessageHistory"]
 

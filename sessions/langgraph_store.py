@@ -17,28 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
-from langchain_core.embeddings import Embeddings
-from langgraph.store.base import (
-    BaseStore,
-    GetOp,
-    IndexConfig,
-    InvalidNamespaceError,
-    Item,
-    ListNamespacesOp,
-    Op,
-    PutOp,
-    Result,
-    SearchItem,
-    SearchOp,
-    TTLConfig,
-    ensure_embeddings,
-    get_text_at_path,
-    tokenize_path,
-)
-
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._sync.manager import DatabaseManager
 from persistence.errors import CapabilityError, ValidationError
+from persistence.extras import extra
 from persistence.validation import ID_BYTES, check_id, check_whole, shown
 from sessions._async.items import AsyncItemStore
 from sessions._sync.items import ItemStore
@@ -46,6 +28,26 @@ from sessions.contents import content_json, decoded
 from sessions.embeddings import DIMENSIONS, as_embedding
 from sessions.item_batches import Answers, Batch, Found, Get, Listing, Metric, Put, Search, conditions_of
 from sessions.items import lifetime_micros, namespace_key, namespace_labels
+
+with extra("langgraph"):
+    from langchain_core.embeddings import Embeddings
+    from langgraph.store.base import (
+        BaseStore,
+        GetOp,
+        IndexConfig,
+        InvalidNamespaceError,
+        Item,
+        ListNamespacesOp,
+        Op,
+        PutOp,
+        Result,
+        SearchItem,
+        SearchOp,
+        TTLConfig,
+        ensure_embeddings,
+        get_text_at_path,
+        tokenize_path,
+    )
 
 __all__ = ["HoldfastStore"]
 

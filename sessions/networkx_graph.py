@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import networkx
-
 from persistence.errors import ValidationError
+from persistence.extras import extra
 from sessions.graph import CONCEPT, Edge, Node
 from sessions.graph_transfer import check_header, edge_line, header_line, node_line, read_record
+
+with extra("networkx"):
+    import networkx
 
 
 def export_networkx(lines: Iterable[str]) -> networkx.MultiDiGraph:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agents.memory import SessionABC, SessionSettings
-
 from persistence._async.manager import AsyncDatabaseManager
 from persistence.errors import ValidationError
+from persistence.extras import extra
 from sessions._async.chat_history import AsyncChatHistory
 from sessions.messages import Message
+
+with extra("openai-agents"):
+    from agents.memory import SessionABC, SessionSettings
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem

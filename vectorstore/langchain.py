@@ -16,14 +16,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from langchain_core.documents import Document as LangChainDocument
-from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore as LangChainVectorStore
-
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._sync.manager import DatabaseManager
 from persistence.config import Metric
 from persistence.errors import ConfigError, ValidationError
+from persistence.extras import extra
 from persistence.validation import check_text, check_whole
 from vectorstore._async.langchain_import import import_langchain as aimport_langchain
 from vectorstore._async.pgvector import AsyncPgVectorStore
@@ -46,6 +43,11 @@ from vectorstore.langchain_documents import (
     to_holdfast,
 )
 from vectorstore.records import Document, SearchResult, SearchResults
+
+with extra("langchain"):
+    from langchain_core.documents import Document as LangChainDocument
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.vectorstores import VectorStore as LangChainVectorStore
 
 __all__ = ["HoldfastVectorStore", "aimport_langchain", "import_langchain"]
 
