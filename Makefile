@@ -20,7 +20,7 @@ TESTS_IN ?= $(shell probe=$$(mktemp -p /dev/shm holdfast-XXXXXX 2>/dev/null) && 
 # ruff leaves _sync/ alone unless a file is named: these are the ones that were written by hand.
 HAND_WRITTEN = $$(grep -L '^\# Generated from' /dev/null $(PACKAGES:%=%/_sync/*.py) tests/_sync/*.py 2>/dev/null | grep '\.py$$')
 
-.PHONY: help demo test faults lint bench twins format
+.PHONY: help demo test oldest faults lint bench twins format
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,12 @@ demo: $(VENV)/.dev ## run examples/research_agent.py
 
 test: $(VENV)/.dev ## run the tests against real servers, which they start themselves
 	$(if $(TESTS_IN),TMPDIR=$(TESTS_IN) )$(RUN) -m pytest -n $(WORKERS) $(ARGS)
+
+oldest: $(VENV)/.dev ## run the tests with the oldest versions of what is depended on
+	$(PY) -m venv --clear $(VENV)/oldest
+	$(PIP) install --only-binary :all: uv
+	$(PY) -m uv pip install --quiet --python $(VENV)/oldest/bin/python --resolution lowest-direct --only-binary :all: --editable . --group dev
+	$(if $(TESTS_IN),TMPDIR=$(TESTS_IN) )$(RUN:$(PY)=$(VENV)/oldest/bin/python) -m pytest -n $(WORKERS) $(ARGS)
 
 faults: $(VENV)/.dev ## run the long form of the fault suites
 	HOLDFAST_FAULTS=full $(RUN) -m pytest -o faulthandler_timeout=0 tests/faults tests/test_pooler.py tests/_async/test_soak.py tests/_sync/test_soak.py tests/_async/cluster tests/_sync/cluster $(ARGS)

@@ -2,8 +2,9 @@
 """How a database runs statements: in the transaction of its task, or on a pooled connection that it gives back.
 
 Protocol: a statement outside a transaction takes a pooled connection, runs, commits and gives it back before it
-returns. Inside a transaction, statements of the task that opened it run on the transaction's connection; other tasks'
-don't. A connection whose state is in doubt (a deadline, a broken socket, a failed rollback) is discarded.
+returns; one that the server undid for another's sake, as in a deadlock, is run anew. Inside a transaction, statements
+of the task that opened it run on the transaction's connection; other tasks' don't. A connection whose state is in doubt
+(a deadline, a broken socket, a failed rollback) is discarded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from persistence._sync.compat import current_owner
+from persistence._sync.compat import current_owner, sleep
 from persistence._sync.executor import (
     Executor,
     FailedPart,
@@ -28,10 +29,19 @@ from persistence._sync.executor import (
 )
 from persistence._sync.pool import Pool
 from persistence.dialect import Dialect, Kind, Statement, compile_statement
-from persistence.errors import ClosedError, ConnectionLostError, DeadlineError, PersistenceError, ReadOnlyError
+from persistence.errors import (
+    ClosedError,
+    ConnectionLostError,
+    DeadlineError,
+    DeadlockError,
+    PersistenceError,
+    ReadOnlyError,
+    SerializationError,
+)
 from persistence.fields import Duration
 from persistence.observing import Observation, Observers
 from persistence.places import Place, calling_place
+from persistence.retry import Backoff
 from persistence.validation import check_timeout
 
 if TYPE_CHECKING:
@@ -68,8 +78,9 @@ class PooledExecutor(Executor):
     def _translate(self, exc: Exception, operation: str) -> PersistenceError | None:
         """Return our error for a driver's; None for what isn't a driver's."""
 
-    def _deadline(self, timeout: Duration | None) -> float:
-        return monotonic() + (self._timeout if timeout is None else check_timeout("timeout", timeout))
+    def _deadline(self, timeout: Duration | None, started: float | None = None) -> float:
+        limit = self._timeout if timeout is None else check_timeout("timeout", timeout)
+        return (monotonic() if started is None else started) + limit
 
     def _current(self) -> Transaction | None:
         """Return the innermost transaction of this task."""
@@ -119,7 +130,27 @@ class PooledExecutor(Executor):
             return current._run(operation, sql, parameters, rows, timeout, hints)
         if hints.read_only:
             return self._run_reading(operation, sql, parameters, rows, timeout, hints)
-        return self._run_apart(operation, sql, parameters, rows, timeout, hints)
+        started = monotonic()
+        try:
+            return self._run_apart(operation, sql, parameters, rows, timeout, hints)
+        except (DeadlockError, SerializationError) as exc:
+            return self._run_anew(
+                exc,
+                self._deadline(timeout, started),
+                lambda left: self._run_apart(operation, sql, parameters, rows, left, hints),
+            )
+
+    def _run_anew(self, undone: PersistenceError, deadline: float, attempt: Callable[[float], T]) -> T:
+        """Return what an attempt within some seconds gives, after one that the server undid: nothing of it is there."""
+        for delay in Backoff().delays():
+            if monotonic() + delay >= deadline:
+                break
+            sleep(delay)
+            try:
+                return attempt(deadline - monotonic())
+            except (DeadlockError, SerializationError) as exc:
+                undone = exc
+        raise undone
 
     def _run_reading(
         self,
@@ -170,7 +201,15 @@ class PooledExecutor(Executor):
         if hints.read_only:
             for statement, _ in calls:
                 check_reads(statement)
-        return self._run_batch_apart(calls, timeout, hints)
+        started = monotonic()
+        try:
+            return self._run_batch_apart(calls, timeout, hints)
+        except (DeadlockError, SerializationError) as exc:
+            return self._run_anew(
+                exc,
+                self._deadline(timeout, started),
+                lambda left: self._run_batch_apart(calls, left, hints),
+            )
 
     def _run_batch_apart(
         self, calls: Sequence[tuple[Statement, Sequence[Any]]], timeout: Duration | None, hints: Hints

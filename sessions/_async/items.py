@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from persistence import AsyncDatabase, AsyncSQLStore, MigrationLine, Row
-from persistence._async.compat import sleep
 from persistence.dialect import Dialect, compile_statement
-from persistence.errors import CapabilityError, CorruptError, DeadlockError
+from persistence.errors import CapabilityError, CorruptError
 from persistence.queries import load_queries
-from persistence.retry import Backoff
 from sessions.contents import decoded
 from sessions.item_batches import (
     Answers,
@@ -61,7 +59,7 @@ class AsyncItemStore(AsyncSQLStore):
         """
         database = await self._database()
         if database.kind == "postgresql":
-            answers = await self._run_until_done(database, batch)
+            answers = await self._run_at_once(database, batch)
             due = _due(batch, answers)
             if due:
                 values = {"namespaces": [item.namespace for item in due], "keys": [item.key for item in due]}
@@ -83,20 +81,6 @@ class AsyncItemStore(AsyncSQLStore):
         """Remove at most ``limit`` expired items of the tenant and return how many."""
         database = await self._database()
         return await database.execute(*self._prepared(database, "item_delete_expired", {"limit": limit}))
-
-    async def _run_until_done(self, database: AsyncDatabase, batch: Batch) -> Answers:
-        """Run a batch, and anew where it met one that puts and deletes the same items in another order.
-
-        The server has undone it then, as a whole; a transaction that it is in goes too, and that is the caller's.
-        """
-        for delay in Backoff().delays():
-            try:
-                return await self._run_at_once(database, batch)
-            except DeadlockError:
-                if database.in_transaction:
-                    raise
-                await sleep(delay)
-        return await self._run_at_once(database, batch)
 
     async def _run_at_once(self, database: AsyncDatabase, batch: Batch) -> Answers:
         """Choose the leanest statement: most batches are all of one kind, and item_batch takes longer to start."""

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from persistence import Database, SQLStore, MigrationLine, Row
-from persistence._sync.compat import sleep
 from persistence.dialect import Dialect, compile_statement
-from persistence.errors import CapabilityError, CorruptError, DeadlockError
+from persistence.errors import CapabilityError, CorruptError
 from persistence.queries import load_queries
-from persistence.retry import Backoff
 from sessions.contents import decoded
 from sessions.item_batches import (
     Answers,
@@ -62,7 +60,7 @@ class ItemStore(SQLStore):
         """
         database = self._database()
         if database.kind == "postgresql":
-            answers = self._run_until_done(database, batch)
+            answers = self._run_at_once(database, batch)
             due = _due(batch, answers)
             if due:
                 values = {"namespaces": [item.namespace for item in due], "keys": [item.key for item in due]}
@@ -84,20 +82,6 @@ class ItemStore(SQLStore):
         """Remove at most ``limit`` expired items of the tenant and return how many."""
         database = self._database()
         return database.execute(*self._prepared(database, "item_delete_expired", {"limit": limit}))
-
-    def _run_until_done(self, database: Database, batch: Batch) -> Answers:
-        """Run a batch, and anew where it met one that puts and deletes the same items in another order.
-
-        The server has undone it then, as a whole; a transaction that it is in goes too, and that is the caller's.
-        """
-        for delay in Backoff().delays():
-            try:
-                return self._run_at_once(database, batch)
-            except DeadlockError:
-                if database.in_transaction:
-                    raise
-                sleep(delay)
-        return self._run_at_once(database, batch)
 
     def _run_at_once(self, database: Database, batch: Batch) -> Answers:
         """Choose the leanest statement: most batches are all of one kind, and item_batch takes longer to start."""

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio  # async-only
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from time import monotonic
+from typing import Any
 
 import psycopg
 import pytest
 import pytest_asyncio
 
 from persistence import (
+    AsyncDatabase,
     AsyncDatabaseManager,
     AsyncPostgreSQLDatabase,
     ConnectionLostError,
     DeadlineError,
+    DeadlockError,
     DuplicateError,
     PostgreSQLConfig,
     QueryError,
     ValidationError,
 )
+from tests._async.side import Started, sleep
 
 PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'holdfast%'"
 
@@ -281,3 +286,52 @@ async def test_cancellation_at_any_moment_leaves_a_working_pool(main: AsyncPostg
 
 
 # [/async-only]
+
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+BOTH = """
+WITH first AS (UPDATE t SET body = body || '+' WHERE id = 2 RETURNING id)
+UPDATE t SET body = body || '+' WHERE id = 1 AND EXISTS (SELECT FROM first)
+"""
+
+
+@pytest_asyncio.fixture
+async def hasty(main: AsyncPostgreSQLDatabase, postgresql_config: PostgreSQLConfig) -> AsyncIterator[AsyncDatabase]:
+    """The same database, by connections that look for a deadlock sooner, and so are those that are undone."""
+    await main.execute_many("INSERT INTO t VALUES (:id, 'a')", [{"id": 1}, {"id": 2}])
+    name = await main.fetch_value("SELECT quote_ident(current_database())")
+    await main.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '20ms'")
+    async with AsyncDatabaseManager() as manager:
+        yield await manager.add_postgresql("hasty", postgresql_config)
+
+
+async def locked_the_other_way(main: AsyncPostgreSQLDatabase, call: Callable[[], Coroutine[Any, Any, Any]]) -> Started:
+    """Return the call of BOTH, which waits for a transaction that then waits for it."""
+    async with main.transaction():
+        await main.execute("UPDATE t SET body = 'b' WHERE id = 1")
+        started = Started(call)
+        while not await main.fetch_value(WAITING):
+            await sleep(0.001)
+        await main.execute("UPDATE t SET body = 'b' WHERE id = 2")
+    return started
+
+
+async def test_a_statement_that_is_undone_in_a_deadlock_is_run_anew(
+    main: AsyncPostgreSQLDatabase, hasty: AsyncDatabase
+) -> None:
+    for call, answer in ((partial(hasty.execute, BOTH), 1), (partial(hasty.fetch_batch, [(BOTH, {})]), [[]])):
+        started = await locked_the_other_way(main, call)
+        assert await started.result() == answer
+        assert await main.fetch_value("SELECT string_agg(body, ',') FROM t") == "b+,b+"
+
+
+async def test_a_transaction_that_is_undone_in_a_deadlock_is_left_to_the_caller(
+    main: AsyncPostgreSQLDatabase, hasty: AsyncDatabase
+) -> None:
+    async def undone() -> None:
+        async with hasty.transaction():
+            await hasty.execute(BOTH)
+
+    with pytest.raises(DeadlockError):
+        await (await locked_the_other_way(main, undone)).result()
+    assert await main.fetch_value("SELECT string_agg(body, ',') FROM t") == "b,b"

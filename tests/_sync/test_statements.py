@@ -4,25 +4,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Callable, Coroutine
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from time import monotonic
+from typing import Any
 
 import psycopg
 import pytest
 import pytest
 
 from persistence import (
+    Database,
     DatabaseManager,
     PostgreSQLDatabase,
     ConnectionLostError,
     DeadlineError,
+    DeadlockError,
     DuplicateError,
     PostgreSQLConfig,
     QueryError,
     ValidationError,
 )
+from tests._sync.side import Started, sleep
 
 PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'holdfast%'"
 
@@ -242,3 +247,52 @@ def test_work_meanwhile_is_done_before_the_answer_and_its_failure_ends_the_state
     assert other.fetch_all("SELECT * FROM t") == [{"id": 1, "body": "x"}]
 
 
+
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+BOTH = """
+WITH first AS (UPDATE t SET body = body || '+' WHERE id = 2 RETURNING id)
+UPDATE t SET body = body || '+' WHERE id = 1 AND EXISTS (SELECT FROM first)
+"""
+
+
+@pytest.fixture
+def hasty(main: PostgreSQLDatabase, postgresql_config: PostgreSQLConfig) -> Iterator[Database]:
+    """The same database, by connections that look for a deadlock sooner, and so are those that are undone."""
+    main.execute_many("INSERT INTO t VALUES (:id, 'a')", [{"id": 1}, {"id": 2}])
+    name = main.fetch_value("SELECT quote_ident(current_database())")
+    main.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '20ms'")
+    with DatabaseManager() as manager:
+        yield manager.add_postgresql("hasty", postgresql_config)
+
+
+def locked_the_other_way(main: PostgreSQLDatabase, call: Callable[[], Coroutine[Any, Any, Any]]) -> Started:
+    """Return the call of BOTH, which waits for a transaction that then waits for it."""
+    with main.transaction():
+        main.execute("UPDATE t SET body = 'b' WHERE id = 1")
+        started = Started(call)
+        while not main.fetch_value(WAITING):
+            sleep(0.001)
+        main.execute("UPDATE t SET body = 'b' WHERE id = 2")
+    return started
+
+
+def test_a_statement_that_is_undone_in_a_deadlock_is_run_anew(
+    main: PostgreSQLDatabase, hasty: Database
+) -> None:
+    for call, answer in ((partial(hasty.execute, BOTH), 1), (partial(hasty.fetch_batch, [(BOTH, {})]), [[]])):
+        started = locked_the_other_way(main, call)
+        assert started.result() == answer
+        assert main.fetch_value("SELECT string_agg(body, ',') FROM t") == "b+,b+"
+
+
+def test_a_transaction_that_is_undone_in_a_deadlock_is_left_to_the_caller(
+    main: PostgreSQLDatabase, hasty: Database
+) -> None:
+    def undone() -> None:
+        with hasty.transaction():
+            hasty.execute(BOTH)
+
+    with pytest.raises(DeadlockError):
+        (locked_the_other_way(main, undone)).result()
+    assert main.fetch_value("SELECT string_agg(body, ',') FROM t") == "b,b"
