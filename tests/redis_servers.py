@@ -213,7 +213,7 @@ class SentinelServers(RedisServers):
     def _knows_all(self, port: int) -> bool:
         try:
             with redis.Redis(host="127.0.0.1", port=port, password="watch", decode_responses=True) as client:
-                known = client.sentinel_master("main")
+                known = client.sentinel_masters()["main"]
                 return bool(known["num-other-sentinels"] == 2 and known["num-slaves"] == 1)
         except redis.ConnectionError:
             return False

@@ -93,6 +93,9 @@ class LendingPool(ConnectionPool):
         self._lent: dict[int, RedisLink] = {}
         super().__init__(connection_class=kind, max_connections=config.pool_size, **options)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}({self._config.address})>"  # redis-py's own, until 7, shows the password
+
     def dial(self, **options: Any) -> Any:
         """Return a new connection of redis-py's, with other ``options`` than the pool's where some are given."""
         made = self.connection_class(**{**self.connection_kwargs, **options})

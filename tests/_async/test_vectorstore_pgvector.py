@@ -373,10 +373,10 @@ async def test_words_weigh_by_how_rare_they_are(backend: Backend) -> None:
 @on_pgvector
 async def test_a_collection_of_the_first_migration_keeps_its_documents(backend: Backend) -> None:
     await backend.store().store_documents([doc("a", n=1)])
-    second = LINE.load("postgresql")[1]
-    for statement in second.down:
-        await backend.database.execute(statement, prepare=False)
-    await backend.database.execute("DELETE FROM holdfast_migrations WHERE line = 'vectorstore' AND number = 2")
+    for migration in reversed(LINE.load("postgresql")[1:]):
+        for statement in migration.down:
+            await backend.database.execute(statement, prepare=False)
+    await backend.database.execute("DELETE FROM holdfast_migrations WHERE line = 'vectorstore' AND number > 1")
     columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'holdfast_documents_documents'::regclass"
     assert await backend.database.fetch_value(f"{columns} AND attname IN ('namespace', 'source', 'words')") == 0
     beside = await backend.beside()

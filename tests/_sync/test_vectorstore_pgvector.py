@@ -374,10 +374,10 @@ def test_words_weigh_by_how_rare_they_are(backend: Backend) -> None:
 @on_pgvector
 def test_a_collection_of_the_first_migration_keeps_its_documents(backend: Backend) -> None:
     backend.store().store_documents([doc("a", n=1)])
-    second = LINE.load("postgresql")[1]
-    for statement in second.down:
-        backend.database.execute(statement, prepare=False)
-    backend.database.execute("DELETE FROM holdfast_migrations WHERE line = 'vectorstore' AND number = 2")
+    for migration in reversed(LINE.load("postgresql")[1:]):
+        for statement in migration.down:
+            backend.database.execute(statement, prepare=False)
+    backend.database.execute("DELETE FROM holdfast_migrations WHERE line = 'vectorstore' AND number > 1")
     columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'holdfast_documents_documents'::regclass"
     assert backend.database.fetch_value(f"{columns} AND attname IN ('namespace', 'source', 'words')") == 0
     beside = backend.beside()
