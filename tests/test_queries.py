@@ -249,6 +249,8 @@ def test_a_row_is_found_by_its_key_before_the_planner_knows_anything_of_its_tabl
             row = connection.execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}").fetchone()
             assert row is not None
             found = scans(row[0][0]["Plan"])
+            if connection.info.server_version < 17_00_00:  # which makes no condition of a list before it has statistics
+                found = [scan for scan in found if "= ANY" not in scan.get("Filter", "")]
             among_all += [(str(query), scan) for scan in found if not is_by_index(scan) or is_skipping(scan, second)]
     servers.drop_database(config)
     assert {name for name, _ in among_all} <= SWEEPING, among_all

@@ -136,5 +136,5 @@ def test_a_read_after_a_write_is_never_stale_whatever_replica_answers(
     stale, blind = (sum(each) for each in zip(*found, strict=True))
     print(f"{threads * turns:,} reads after a write: {stale} stale; without the token {blind:,}")
     assert stale == 0
-    assert blind > 0  # the control: it is the token that does it
+    assert blind > 0 or not FULL  # the control; of a few reads replicas may keep up with all
     assert by_replicas > threads * turns
