@@ -29,7 +29,6 @@ class FoundSecret:
 
 
 _PEM_BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_INSIDE = re.compile(r"(?:[^-]|-(?!----))*+")
 _PEM_END = re.compile(r"-----END [A-Z0-9 ]{1,40}-----")
 _PEM_BODY = re.compile(r"[A-Za-z0-9+/=\s\\]*+")
 _PEM_KEY = re.compile(r"[A-Za-z0-9+/]{16}")
@@ -123,11 +122,12 @@ def _private_keys(text: str) -> Iterator[FoundSecret]:
         return
     for begin in _PEM_BEGIN.finditer(text):
         # Both stop at the next line of dashes, where the next key may begin.
-        inside = _PEM_INSIDE.match(text, begin.end())
+        inside = text.find("-----", begin.end())
+        inside = len(text) if inside < 0 else inside
         body = _PEM_BODY.match(text, begin.end())
-        if inside is None or body is None or _PEM_KEY.search(text, begin.end(), inside.end()) is None:
+        if body is None or _PEM_KEY.search(text, begin.end(), inside) is None:
             continue
-        footer = _PEM_END.match(text, inside.end())
+        footer = _PEM_END.match(text, inside)
         yield FoundSecret("private-key", begin.start(), footer.end() if footer else body.end())
 
 
