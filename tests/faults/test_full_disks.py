@@ -42,6 +42,7 @@ class SmallDisk:
         self.path = path
         path.mkdir(mode=0o755)
         if not self._mount(f"size={size}"):
+            path.rmdir()
             pytest.skip("a file system of limited size can't be mounted here (it takes root)")
 
     def resize(self, size: str) -> None:
