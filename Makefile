@@ -35,8 +35,7 @@ test: $(VENV)/.dev ## run the tests against real servers, which they start thems
 oldest: $(VENV)/.dev ## run the tests with the oldest versions of what is depended on
 	$(PY) -m venv --clear $(VENV)/oldest
 	$(PIP) install --only-binary :all: uv
-	$(PY) -m uv pip compile --quiet --resolution lowest-direct --only-binary :all: --all-extras --output-file $(VENV)/oldest/versions pyproject.toml
-	$(PY) -m uv pip install --quiet --python $(VENV)/oldest/bin/python --only-binary :all: --editable . --group dev --constraints $(VENV)/oldest/versions
+	$(PY) -m uv pip install --quiet --python $(VENV)/oldest/bin/python --resolution lowest-direct --only-binary :all: --editable . --group dev
 	$(if $(TESTS_IN),TMPDIR=$(TESTS_IN) )$(RUN:$(PY)=$(VENV)/oldest/bin/python) -m pytest -n $(WORKERS) $(ARGS)
 
 faults: $(VENV)/.dev ## run the long form of the fault suites
