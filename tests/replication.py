@@ -91,10 +91,10 @@ class ReplicaSet:
                     self.run(number, sql.SQL("SELECT pg_wal_replay_resume()"))
                 self.run(0, sql.SQL("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
 
-    def wait_for_replicas(self) -> None:
-        """Wait until every replica has replayed what the primary has written."""
+    def wait_for_replicas(self, *numbers: int) -> None:
+        """Wait until these replicas, or all, have replayed what the primary has written."""
         wanted = self.run(0, sql.SQL("SELECT CAST(pg_current_wal_flush_lsn() AS text)"))
-        for number in range(1, len(self.servers)):
+        for number in numbers or range(1, len(self.servers)):
             self.wait_until(number, sql.SQL("SELECT pg_last_wal_replay_lsn() >= {}::pg_lsn").format(wanted))
 
     def wait_until(self, number: int, question: sql.Composed | sql.SQL) -> None:

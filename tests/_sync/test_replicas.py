@@ -45,6 +45,7 @@ def through(proxy: FaultyProxy, config: PostgreSQLConfig) -> PostgreSQLConfig:
 
 
 def pause(servers: TestServers, number: int) -> None:
+    servers.replica_set.wait_for_replicas(number)  # one that has replayed no transaction can't say how far it lags
     servers.replica_set.run(number, PAUSE)
     servers.replica_set.wait_until(number, IS_PAUSED)
 
