@@ -29,7 +29,6 @@ also writes a new random stamp, and so does a delete. From that follows:
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -44,7 +43,7 @@ from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.decoding import Shared, decode_state
 from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, PendingWrite, as_saved, describe
-from checkpoint.refs import pack_refs, unpack_refs
+from checkpoint.refs import pack_refs
 from checkpoint.sealing import SEALED
 from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, hints_of, restore_state
 from persistence._async.database import AsyncDatabase
@@ -331,34 +330,30 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
             # Nobody has saved to or deleted from the thread since: its state is what is remembered.
             state = restore_state(base.channels, self._serializer)
             return Checkpoint(thread_id, state, namespace=namespace, writes=pending, **described(database, row))
-        return self._loaded(database, thread_id, namespace, rows, pending)
+        if database.kind == "postgresql":
+            stored = cut(row["data"], row["sizes"])
+        else:
+            stored = [each["data"] for each in rows if each["place"] is not None]
+        refs = self._refs_of(thread_id, namespace, row)
+        return self._loaded(database, thread_id, namespace, row, refs, stored, pending)
 
     def _loaded(
         self,
         database: AsyncDatabase,
         thread_id: str,
         namespace: str,
-        rows: list[Row],
+        row: Row,
+        refs: Sequence[int],
+        stored: list[Any],
         pending: tuple[PendingWrite, ...],
         shared: Shared | None = None,
     ) -> Checkpoint:
-        """Return the checkpoint that one row of PostgreSQL holds, or a row for each block of SQLite."""
-        row = rows[0]
+        """Return the checkpoint of a row; ``stored`` is the block of each ref, None where it is missing."""
         try:
-            if database.kind == "postgresql":
-                refs, stored = unpack_refs(row["refs"]), cut(row["data"], row["sizes"])
-            else:
-                refs = json.loads(row["refs"])
-                stored = [each["data"] for each in rows if each["place"] is not None]
             manifest, stored = self._unsealed(thread_id, namespace, row, refs, stored)
             decoded = decode_state(row["version"], manifest, refs, stored, self._serializer, shared)
         except CorruptError as exc:
-            raise CorruptError(
-                f"checkpoint {row['version']} of {describe(thread_id, namespace)}: {exc.message}",
-                hint=exc.hint or "load an earlier version, or restore a backup",
-                operation="load_checkpoint",
-                connection=self._place,
-            ) from exc
+            raise self._damaged(exc, thread_id, namespace, row["version"]) from exc
         if row["stamp"] is not None:
             base = self._recall(thread_id, namespace)
             if base is None or not base.is_of(row["stamp"], row["version"]):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 from checkpoint._async.group import AsyncGroupCommit
 from checkpoint._async.remembering import AsyncRemembering
 from checkpoint.matching import contains
-from checkpoint.records import Durability
-from checkpoint.refs import ReadingRefs
+from checkpoint.records import Durability, describe
+from checkpoint.refs import ReadingRefs, read_refs
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Written
 from persistence._async.database import AsyncDatabase
@@ -21,6 +21,7 @@ from persistence._async.guards import AsyncSecretsOption
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import from_json, to_micros
+from persistence.errors import CorruptError
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
 from persistence.secrets import Cipher
@@ -79,6 +80,22 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
     def _reading_refs(self, keys: dict[str, Any]) -> ReadingRefs:
         return ReadingRefs(self._place, keys)
 
+    def _refs_of(self, thread_id: str, namespace: str, row: Row) -> list[int]:
+        """Return the refs of a checkpoint's row."""
+        try:
+            return read_refs(row["refs"])
+        except CorruptError as exc:
+            raise self._damaged(exc, thread_id, namespace, row["version"]) from exc
+
+    def _damaged(self, exc: CorruptError, thread_id: str, namespace: str, version: int) -> CorruptError:
+        """Return the error with the checkpoint that it is about."""
+        return CorruptError(
+            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
+            hint=exc.hint or "load an earlier version, or restore a backup",
+            operation="load_checkpoint",
+            connection=self._place,
+        )
+
     async def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
     ) -> int:
@@ -131,7 +148,8 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
             found = row["checkpoints"], int(row["bytes"])
         else:
             gone = {**keys, "versions": f"[{listed}]"}
-            moved = await database.fetch_all(queries.move_blocks, gone)
+            with self._reading_refs(keys):
+                moved = await database.fetch_all(queries.move_blocks, gone)
             dropped = await database.fetch_all(queries.drop_blocks, gone)
             await database.execute(queries.drop_writes, gone)
             rows = await database.fetch_all(queries.drop_checkpoints, gone)

@@ -15,7 +15,7 @@ from checkpoint._async.sql_base import clock, described
 from checkpoint._async.sql_sealing import AsyncSQLSealing
 from checkpoint._async.timetravel import AsyncTimeTravel
 from checkpoint.records import CheckpointInfo
-from checkpoint.refs import pack_refs, unpack_refs
+from checkpoint.refs import pack_refs
 from checkpoint.states import move_manifest
 from persistence.dialect import to_json
 from persistence.errors import DuplicateError
@@ -62,11 +62,12 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
         async with database.transaction():
             target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
             keys = self._keys(thread_id, namespace, **clock(database))
-            if not await database.fetch_all(queries.load_version, {**keys, "version": version}):
+            if not await database.fetch_all(queries.load_manifest, {**keys, "version": version}):
                 return False, False
             if not await database.execute(queries.fork_head, {**target, **head}):
                 return True, False
-            await database.execute(queries.fork_blocks, values)
+            with self._reading_refs(keys):
+                await database.execute(queries.fork_blocks, values)
             await database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
             await self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
         return True, True
@@ -129,7 +130,7 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
             if row is None:
                 return None
             is_text = database.kind == "sqlite"
-            refs = json.loads(row["refs"]) if is_text else unpack_refs(row["refs"])
+            refs = self._refs_of(thread_id, namespace, {**row, "version": version})
             sealing, place = self._sealing, (thread_id, namespace)
             opened = bytes(sealing.open(row["manifest"], *sealing.manifest(*place, version, row["key"])))
             manifest, moved = move_manifest(opened, refs, row["next"] - version)

@@ -111,7 +111,8 @@ class AsyncSQLWrites(AsyncCheckpointTables, AsyncPendingWrites):
                 return rows, ()
             return rows, self._cut_writes(rows[0], keys) if rows else ()
         async with database.transaction(read_only=not database.in_transaction):
-            rows = await database.fetch_all(statement, keys)
+            with self._reading_refs(keys):
+                rows = await database.fetch_all(statement, keys)
             if not rows or rows[0]["key"] is None:
                 return rows, ()
             named = {name: keys[name] for name in ("tenant", "thread", "namespace", "now")}

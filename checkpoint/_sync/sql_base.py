@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 from checkpoint._sync.group import GroupCommit
 from checkpoint._sync.remembering import Remembering
 from checkpoint.matching import contains
-from checkpoint.records import Durability
-from checkpoint.refs import ReadingRefs
+from checkpoint.records import Durability, describe
+from checkpoint.refs import ReadingRefs, read_refs
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Written
 from persistence._sync.database import Database
@@ -22,6 +22,7 @@ from persistence._sync.guards import SecretsOption
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.store import SQLStore
 from persistence.dialect import from_json, to_micros
+from persistence.errors import CorruptError
 from persistence.migrations import MigrationLine
 from persistence.queries import load_queries
 from persistence.secrets import Cipher
@@ -80,6 +81,22 @@ class CheckpointTables(Remembering, SQLStore):
     def _reading_refs(self, keys: dict[str, Any]) -> ReadingRefs:
         return ReadingRefs(self._place, keys)
 
+    def _refs_of(self, thread_id: str, namespace: str, row: Row) -> list[int]:
+        """Return the refs of a checkpoint's row."""
+        try:
+            return read_refs(row["refs"])
+        except CorruptError as exc:
+            raise self._damaged(exc, thread_id, namespace, row["version"]) from exc
+
+    def _damaged(self, exc: CorruptError, thread_id: str, namespace: str, version: int) -> CorruptError:
+        """Return the error with the checkpoint that it is about."""
+        return CorruptError(
+            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
+            hint=exc.hint or "load an earlier version, or restore a backup",
+            operation="load_checkpoint",
+            connection=self._place,
+        )
+
     def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None
     ) -> int:
@@ -132,7 +149,8 @@ class CheckpointTables(Remembering, SQLStore):
             found = row["checkpoints"], int(row["bytes"])
         else:
             gone = {**keys, "versions": f"[{listed}]"}
-            moved = database.fetch_all(queries.move_blocks, gone)
+            with self._reading_refs(keys):
+                moved = database.fetch_all(queries.move_blocks, gone)
             dropped = database.fetch_all(queries.drop_blocks, gone)
             database.execute(queries.drop_writes, gone)
             rows = database.fetch_all(queries.drop_checkpoints, gone)

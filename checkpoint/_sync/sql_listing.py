@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -14,6 +15,7 @@ from checkpoint._sync.sql_writes import SQLWrites, with_writes
 from checkpoint.blocks import LAST_ORDINAL
 from checkpoint.decoding import Shared
 from checkpoint.matching import contains
+from checkpoint.pieces import cut
 from checkpoint.records import Checkpoint, CheckpointInfo, PendingWrite, ThreadInfo
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
@@ -89,18 +91,25 @@ class SQLListing(SQLWrites):
                 rows = database.fetch_all(statement, values, binary=True)
             return [
                 self._loaded(
-                    database, thread_id, namespace, [row], self._cut_writes(row, keys) if writes else (), shared
+                    database,
+                    thread_id,
+                    namespace,
+                    row,
+                    self._refs_of(thread_id, namespace, row),
+                    cut(row["data"], row["sizes"]),
+                    self._cut_writes(row, keys) if writes else (),
+                    shared,
                 )
                 for row in rows
             ]
-        found = []
         with database.transaction(read_only=not database.in_transaction):
             rows = self._list_rows(database, thread_id, limit, before, wanted, namespace)
             listed = self._pieces(database, keys, rows)
             pending = self._listed_writes(database, keys, rows) if writes else {}
-        for row, pieces in zip(rows, listed, strict=True):
-            found.append(self._loaded(database, thread_id, namespace, pieces, pending.get(row["key"], ()), shared))
-        return found
+        return [
+            self._loaded(database, thread_id, namespace, row, refs, stored, pending.get(row["key"], ()), shared)
+            for row, refs, stored in listed
+        ]
 
     def _listed_writes(
         self, database: Database, keys: dict[str, Any], rows: list[Row]
@@ -116,26 +125,25 @@ class SQLListing(SQLWrites):
             for key, writes in groupby(found, key=itemgetter("key"))
         }
 
-    def _pieces(self, database: Database, keys: dict[str, Any], rows: list[Row]) -> list[list[Row]]:
-        """Return for each listed checkpoint of SQLite what ``load_version`` does: a row for each of its blocks."""
+    def _pieces(
+        self, database: Database, keys: dict[str, Any], rows: list[Row]
+    ) -> list[tuple[Row, list[int], list[Any]]]:
+        """Return listed checkpoints of SQLite with their manifests, each with its refs and the blocks of these."""
         queries = load_queries("checkpoint", "sqlite")
         place = {name: keys[name] for name in ("tenant", "thread", "namespace")}
-        listed = {"versions": json.dumps([row["version"] for row in rows]), "limit": len(rows)}
-        manifests = database.fetch_all(queries.list_manifests, {**place, **listed})
-        needed = [
-            [(each["version"] - (ref >> 8), ref & LAST_ORDINAL) for ref in json.loads(each["refs"])]
-            for each in manifests
-        ]
-        places = sorted({key for each in needed for key in each})
+        versions = {"versions": json.dumps([row["version"] for row in rows]), "limit": len(rows)}
+        manifests = database.fetch_all(queries.list_manifests, {**place, **versions})
+        whole = [{**row, **manifest} for row, manifest in zip(rows, manifests, strict=True)]
+        listed = [(row, row["version"], self._refs_of(keys["thread"], keys["namespace"], row)) for row in whole]
+        places = sorted({(version - (ref >> 8), ref & LAST_ORDINAL) for _, version, refs in listed for ref in refs})
         wanted = {"places": json.dumps(places), "limit": len(places)}
         blocks = {
             (block["version"], block["ordinal"]): block["data"]
             for block in database.fetch_all(queries.list_blocks, {**place, **wanted})
         }
         return [
-            [{**row, **manifest, "place": slot, "data": blocks[key]} for slot, key in enumerate(each)]
-            or [{**row, **manifest, "place": None, "data": None}]
-            for row, manifest, each in zip(rows, manifests, needed, strict=True)
+            (row, refs, [blocks[version - (ref >> 8), ref & LAST_ORDINAL] for ref in refs])
+            for row, version, refs in listed
         ]
 
     def _list_threads(
@@ -171,7 +179,9 @@ class SQLListing(SQLWrites):
         database: Database,
         thread_id: str,
         namespace: str,
-        rows: list[Row],
+        row: Row,
+        refs: Sequence[int],
+        stored: list[Any],
         pending: tuple[PendingWrite, ...],
         shared: Shared | None = None,
     ) -> Checkpoint:

@@ -16,7 +16,7 @@ from checkpoint._sync.sql_base import clock, described
 from checkpoint._sync.sql_sealing import SQLSealing
 from checkpoint._sync.timetravel import TimeTravel
 from checkpoint.records import CheckpointInfo
-from checkpoint.refs import pack_refs, unpack_refs
+from checkpoint.refs import pack_refs
 from checkpoint.states import move_manifest
 from persistence.dialect import to_json
 from persistence.errors import DuplicateError
@@ -63,11 +63,12 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
         with database.transaction():
             target = {name: values[name] for name in ("tenant", "namespace", "new_thread")}
             keys = self._keys(thread_id, namespace, **clock(database))
-            if not database.fetch_all(queries.load_version, {**keys, "version": version}):
+            if not database.fetch_all(queries.load_manifest, {**keys, "version": version}):
                 return False, False
             if not database.execute(queries.fork_head, {**target, **head}):
                 return True, False
-            database.execute(queries.fork_blocks, values)
+            with self._reading_refs(keys):
+                database.execute(queries.fork_blocks, values)
             database.execute(queries.fork_checkpoint, {**values, "now": head["now"]})
             self._seal_copy(database, new_thread, namespace, thread_id, version - 1, writes=False)
         return True, True
@@ -130,7 +131,7 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
             if row is None:
                 return None
             is_text = database.kind == "sqlite"
-            refs = json.loads(row["refs"]) if is_text else unpack_refs(row["refs"])
+            refs = self._refs_of(thread_id, namespace, {**row, "version": version})
             sealing, place = self._sealing, (thread_id, namespace)
             opened = bytes(sealing.open(row["manifest"], *sealing.manifest(*place, version, row["key"])))
             manifest, moved = move_manifest(opened, refs, row["next"] - version)

@@ -112,7 +112,8 @@ class SQLWrites(CheckpointTables, PendingWrites):
                 return rows, ()
             return rows, self._cut_writes(rows[0], keys) if rows else ()
         with database.transaction(read_only=not database.in_transaction):
-            rows = database.fetch_all(statement, keys)
+            with self._reading_refs(keys):
+                rows = database.fetch_all(statement, keys)
             if not rows or rows[0]["key"] is None:
                 return rows, ()
             named = {name: keys[name] for name in ("tenant", "thread", "namespace", "now")}
