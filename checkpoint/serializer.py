@@ -147,6 +147,13 @@ class Serializer:
         except Exception as exc:
             raise CorruptError(f"the stored value is damaged: {type(exc).__name__} while reading it") from exc
 
+    def read_back(self, data: bytes) -> Any:
+        """Return the value of bytes that this process made, or has read before.
+
+        What :meth:`loads` checks of the bytes isn't checked anew.
+        """
+        return self.loads(data) if data[1] else unpack_plain(memoryview(data)[2:])
+
     def reader(self, data: bytes) -> Reader:
         """Return a reader of a value that is wanted more than once."""
         return Reader(self, data)

@@ -277,9 +277,9 @@ def move_manifest(manifest: bytes, refs: Sequence[int], versions: int) -> tuple[
 
 
 def restore_state(channels: Mapping[str, Stored], serializer: Serializer) -> dict[str, Any]:
-    """Return a state that is the caller's own from its channels as they are stored."""
+    """Return a state that is the caller's own from its channels as they are remembered."""
     return {
-        channel: serializer.loads(stored.content()) if stored.source is UNKNOWN else stored.source
+        channel: serializer.read_back(stored.content()) if stored.source is UNKNOWN else stored.source
         for channel, stored in channels.items()
     }
 

@@ -59,6 +59,6 @@ class Held(ABC):
                 hint="leave version and expected_version out",
             )
         channels = serialize_state(checkpoint.state, self._serializer)
-        state = {channel: self._serializer.loads(data) for channel, data in channels.items()}
+        state = {channel: self._serializer.read_back(data) for channel, data in channels.items()}
         self._held()[checkpoint.thread_id, checkpoint.namespace] = replace(checkpoint, state=state)
         return checkpoint

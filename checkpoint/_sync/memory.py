@@ -166,7 +166,7 @@ class MemoryCheckpointer(Checkpointer):
     def _checkpoint(
         self, thread_id: str, namespace: str, version: int, kept: _Kept, pending: list[PendingWrite]
     ) -> Checkpoint:
-        state = {channel: self._serializer.loads(data) for channel, data in kept.channels.items()}
+        state = {channel: self._serializer.read_back(data) for channel, data in kept.channels.items()}
         return Checkpoint(thread_id, state, namespace=namespace, writes=tuple(pending), **_described(version, kept))
 
     def _chosen(self, head: _Head | None, limit: int, before: int, wanted: str | None) -> list[tuple[int, _Kept]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 from checkpoint._sync.sql_base import CheckpointTables, clock
@@ -104,21 +105,21 @@ class SQLWrites(CheckpointTables, PendingWrites):
     ) -> tuple[list[Row], tuple[PendingWrite, ...]]:
         """Return the rows of a statement that loads one checkpoint, and the pending writes if they are asked for."""
         queries = load_queries("checkpoint", database.kind)
-        if not writes or database.kind == "postgresql":
+        if database.kind == "postgresql":
             whole = with_writes(statement, queries.with_writes) if writes else statement
             with self._reading_refs(keys):
                 rows = database.fetch_all(whole, keys, binary=True)
-            if not writes:
-                return rows, ()
-            return rows, self._cut_writes(rows[0], keys) if rows else ()
-        with database.transaction(read_only=not database.in_transaction):
-            with self._reading_refs(keys):
-                rows = database.fetch_all(statement, keys)
-            if not rows or rows[0]["key"] is None:
-                return rows, ()
-            named = {name: keys[name] for name in ("tenant", "thread", "namespace", "now")}
-            pending = database.fetch_all(queries.pending_writes, {**named, "key": rows[0]["key"]})
-        return rows, tuple(self._opened(pending, {**named, "key": rows[0]["key"]}))
+            return rows, self._cut_writes(rows[0], keys) if rows and writes else ()
+        with self._reading_refs(keys):
+            found = database.fetch_all(f"{statement}\n{queries.with_writes}" if writes else statement, keys)
+        rows = [row for row in found if row["task_id"] is None]
+        pending = [row for row in found if row["task_id"] is not None]
+        if len(rows) > 1:
+            rows.sort(key=itemgetter("place"))
+        if not pending:
+            return rows, ()
+        pending.sort(key=itemgetter("task_path", "task_id", "idx"))
+        return rows, tuple(self._opened(pending, {**keys, "key": rows[0]["key"]}))
 
     def _cut_writes(self, row: Row, keys: dict[str, Any]) -> tuple[PendingWrite, ...]:
         """Return the writes that came along with a checkpoint of PostgreSQL."""

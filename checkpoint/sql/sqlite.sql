@@ -101,8 +101,8 @@ FROM holdfast_checkpoint_threads AS t
 WHERE t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace;
 
 -- name: load_latest
--- A row for each block in the order of refs (data NULL: missing), or one without a place when there are none, and while
--- the stamp is :base: who asks has them.
+-- A row for each block (data NULL: missing), its place that in refs, or one without a place when there are none, and
+-- while the stamp is :base: who asks has them. To sort them here would move their bytes.
 WITH chosen AS MATERIALIZED (
     SELECT c.version, c.parent_version, c.created_at, c.step, c.node, c.key, c.metadata, c.manifest, c.refs,
            c.data AS beside, t.stamp, t.counter
@@ -122,10 +122,10 @@ SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, ch
             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.value >> 8)),
            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
             AND b.namespace = :namespace AND b.version = chosen.version - (r.value >> 8) AND b.ordinal = r.value & 255)
-       ) END AS data
+       ) END AS data,
+       NULL AS task_id, NULL AS channel, NULL AS idx, NULL AS task_path
 FROM chosen
-LEFT JOIN json_each(CASE WHEN chosen.stamp IS :base AND :base IS NOT NULL THEN '[]' ELSE chosen.refs END) AS r
-ORDER BY r.key;
+LEFT JOIN json_each(CASE WHEN chosen.stamp IS :base AND :base IS NOT NULL THEN '[]' ELSE chosen.refs END) AS r;
 
 -- name: load_version
 -- As load_latest, for a version that is named.
@@ -147,10 +147,10 @@ SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, ch
             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.value >> 8)),
            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
             AND b.namespace = :namespace AND b.version = chosen.version - (r.value >> 8) AND b.ordinal = r.value & 255)
-       ) END AS data
+       ) END AS data,
+       NULL AS task_id, NULL AS channel, NULL AS idx, NULL AS task_path
 FROM chosen
-LEFT JOIN json_each(chosen.refs) AS r
-ORDER BY r.key;
+LEFT JOIN json_each(chosen.refs) AS r;
 
 -- name: load_key
 -- As load_version, by the idempotency key.
@@ -172,10 +172,20 @@ SELECT chosen.version, chosen.parent_version, chosen.created_at, chosen.step, ch
             AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = chosen.version - (r.value >> 8)),
            (SELECT b.data FROM holdfast_checkpoint_blocks AS b WHERE b.tenant_id = :tenant AND b.thread_id = :thread
             AND b.namespace = :namespace AND b.version = chosen.version - (r.value >> 8) AND b.ordinal = r.value & 255)
-       ) END AS data
+       ) END AS data,
+       NULL AS task_id, NULL AS channel, NULL AS idx, NULL AS task_path
 FROM chosen
-LEFT JOIN json_each(chosen.refs) AS r
-ORDER BY r.key;
+LEFT JOIN json_each(chosen.refs) AS r;
+
+-- name: with_writes
+-- The end of a statement that loads a checkpoint together with its pending writes, a row for each; no statement of its
+-- own.
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, w.data, w.task_id, w.channel, w.idx,
+       w.task_path
+FROM chosen
+CROSS JOIN holdfast_checkpoint_writes AS w
+WHERE w.tenant_id = :tenant AND w.thread_id = :thread AND w.namespace = :namespace AND w.key = chosen.key;
 
 -- name: list_checkpoints
 -- Newest first, by the primary key backwards; states are not touched.
