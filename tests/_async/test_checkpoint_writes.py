@@ -25,7 +25,8 @@ from persistence import (
     NotFoundError,
     ValidationError,
 )
-from tests._async.checkpoints import LONG, another, together, versions
+from persistence.dialect import compile_statement
+from tests._async.checkpoints import LONG, another, fresh, together, versions
 
 pytestmark = pytest.mark.tables("checkpoint")
 
@@ -309,6 +310,34 @@ async def test_ten_states_with_their_writes_take_no_more_statements_than_two(
         counts.append(len(statements))
         statements.clear()
     assert counts[0] == counts[1] <= 6  # on SQLite with BEGIN and COMMIT
+
+
+async def test_pending_writes_come_in_the_statement_that_loads_their_checkpoint_and_by_its_key(
+    stored: AsyncDatabaseCheckpointer, database: AsyncDatabase, manager: AsyncDatabaseManager
+) -> None:
+    for n in range(3):
+        await stored.save_checkpoint(Checkpoint("t", {"n": n, "long": LONG * n}, key=f"k{n}"))
+        await stored.put_writes("t", f"k{n}", "b", [("y", -n), ("x", n)])
+        await stored.put_writes("t", f"k{n}", "a", [("x", n)])
+    statements: list[str] = []
+    manager.on_statement.append(lambda event: statements.append(event.statement))
+    loads: list[tuple[int, dict[str, Any]]] = [(2, {}), (1, {"version": 2}), (0, {"key": "k0"})]
+    for n, which in loads:
+        for base in (stored, fresh(manager)):
+            found = await base.load_checkpoint("t", writes=True, **which)
+            assert found.state == {"n": n, "long": LONG * n}
+            assert [(each.task_id, each.channel, each.value) for each in found.writes] == [
+                ("a", "x", n),
+                ("b", "y", -n),
+                ("b", "x", n),
+            ]
+        assert len(statements) == 2
+        if database.kind == "sqlite":
+            names = compile_statement(statements[0], "sqlite").names
+            plan = await database.fetch_all(f"EXPLAIN QUERY PLAN {statements[0]}", dict.fromkeys(names))
+            (way,) = [row["detail"] for row in plan if row["detail"].startswith("SEARCH w ")]
+            assert way.endswith("(tenant_id=? AND thread_id=? AND namespace=? AND key=?)")
+        statements.clear()
 
 
 async def test_each_call_is_one_request(stored: AsyncDatabaseCheckpointer, manager: AsyncDatabaseManager) -> None:
