@@ -85,6 +85,11 @@ class Batch:
     puts: list[Put] = field(default_factory=list)
     deletes: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether vectors are written or searched by."""
+        return any(put.vectors for put in self.puts) or any(search.vector is not None for search in self.searches)
+
 
 @dataclass(slots=True)
 class Answers:

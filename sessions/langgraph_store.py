@@ -63,8 +63,10 @@ class HoldfastStore(BaseStore):
 
     ``index`` is LangGraph's ``IndexConfig`` and may hold ``distance_type``: ``cosine`` (the default), ``l2`` or
     ``inner_product``. A search with a ``query`` is exact: pgvector computes distances on PostgreSQL, numpy on SQLite.
-    Without ``index``, a ``query`` is ignored. ``ttl`` is LangGraph's ``TTLConfig``; what has expired is not there, and
-    reads renew a time to live unless they say otherwise.
+    The first item that is embedded, or query, creates pgvector's extension where it is missing, as the first call
+    creates the tables; with ``migrate=False`` what is missing is an error. Without ``index``, a ``query`` is ignored.
+    ``ttl`` is LangGraph's ``TTLConfig``; what has expired is not there, and reads renew a time to live unless they say
+    otherwise.
 
     The reads of a batch see nothing of its writes; of two writes of the same key the later one counts. Values are dicts
     of JSON and come back as they were; a tuple or NaN is refused.
@@ -79,6 +81,7 @@ class HoldfastStore(BaseStore):
         tenant: str = "default",
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
+        migrate: bool = True,
     ) -> None:
         self.index_config = index
         self.ttl_config = ttl
@@ -88,7 +91,7 @@ class HoldfastStore(BaseStore):
             self.embeddings = ensure_embeddings(index.get("embed"))
             self._metric = _metric_of(index)
             check_whole("dims", index["dims"], most=DIMENSIONS)
-        self._name, self._tenant = name, tenant
+        self._name, self._tenant, self._migrate = name, tenant, migrate
         self._url: str | None = None
         self._sync: ItemStore | None = None
         self._async: AsyncItemStore | None = None
@@ -98,9 +101,9 @@ class HoldfastStore(BaseStore):
         self._async_manager: AsyncDatabaseManager | None = None
         for manager in managers:
             if isinstance(manager, DatabaseManager) and self._sync is None:
-                self._sync = ItemStore(manager, name, tenant=tenant)
+                self._sync = ItemStore(manager, name, tenant=tenant, migrate=migrate)
             elif isinstance(manager, AsyncDatabaseManager) and self._async is None:
-                self._async = AsyncItemStore(manager, name, tenant=tenant)
+                self._async = AsyncItemStore(manager, name, tenant=tenant, migrate=migrate)
             else:
                 raise ValidationError(
                     f"a {type(manager).__name__} can't be used here",
@@ -109,13 +112,19 @@ class HoldfastStore(BaseStore):
 
     @classmethod
     def from_url(
-        cls, url: str, *, tenant: str = "default", index: IndexConfig | None = None, ttl: TTLConfig | None = None
+        cls,
+        url: str,
+        *,
+        tenant: str = "default",
+        index: IndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        migrate: bool = True,
     ) -> Self:
         """Return a store that ``with`` or ``async with`` connects and closes: PostgreSQL or SQLite by its URL.
 
         ``with`` opens the sync side, ``async with`` the async one on the loop that runs; both may be open at once.
         """
-        store = cls(tenant=tenant, index=index, ttl=ttl)
+        store = cls(tenant=tenant, index=index, ttl=ttl, migrate=migrate)
         store._url = url
         return store
 
@@ -126,7 +135,7 @@ class HoldfastStore(BaseStore):
             manager = DatabaseManager()
             try:
                 manager.add(self._name, self._url)
-                self._sync = ItemStore(manager, self._name, tenant=self._tenant)
+                self._sync = ItemStore(manager, self._name, tenant=self._tenant, migrate=self._migrate)
             except BaseException:
                 manager.close()
                 raise
@@ -147,7 +156,7 @@ class HoldfastStore(BaseStore):
             manager = AsyncDatabaseManager()
             try:
                 await manager.add(self._name, self._url)
-                self._async = AsyncItemStore(manager, self._name, tenant=self._tenant)
+                self._async = AsyncItemStore(manager, self._name, tenant=self._tenant, migrate=self._migrate)
             except BaseException:
                 await manager.aclose()
                 raise
@@ -166,6 +175,8 @@ class HoldfastStore(BaseStore):
 
         Raises:
             ValidationError: one can't be performed as it is; nothing was written.
+            CapabilityError: one is embedded, and the PostgreSQL server has no pgvector, nor may it be created; nothing
+                was written.
         """
         if self._sync is None:
             raise _missing("sync", "with", "DatabaseManager")

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -484,17 +485,67 @@ def test_an_embedding_that_no_search_could_compare_is_refused(manager: DatabaseM
     assert keys(store.search(("m",), query="good")) == ["good"]
 
 
-def test_a_query_needs_pgvector_and_says_so(postgresql_config: PostgreSQLConfig) -> None:
+@pytest.fixture
+def bare(postgresql_config: PostgreSQLConfig) -> PostgreSQLConfig:
+    """A database whose server has pgvector, and which itself hasn't."""
     with DatabaseManager() as manager:
-        database = manager.add_postgresql("main", postgresql_config)
-        database.execute("DROP EXTENSION vector")
+        manager.add_postgresql("main", postgresql_config).execute("DROP EXTENSION vector")
+    return postgresql_config
+
+
+async def test_pgvector_is_created_by_the_first_item_that_is_embedded(bare: PostgreSQLConfig) -> None:
+    config = replace(bare, max_connections=1)
     with DatabaseManager() as manager:
-        manager.add_postgresql("main", postgresql_config)
+        database = manager.add_postgresql("main", config)
         store = HoldfastStore(manager, index=INDEX)
+        store.put(("m",), "plain", {"text": "a"}, index=False)
+        assert keys(store.search(("m",))) == ["plain"]
+        assert database.capabilities().vector is None
+        with pytest.raises(ZeroDivisionError), database.transaction():
+            store.put(("m",), "rolled back", {"text": "a"})
+            assert keys(store.search(("m",), query="a")) == ["rolled back", "plain"]
+            raise ZeroDivisionError
+        assert database.fetch_value("SELECT count(*) FROM pg_extension WHERE extname = 'vector'") == 0
         store.put(("m",), "k", {"text": "a"})
-        assert keys(store.search(("m",))) == ["k"]
-        with pytest.raises(CapabilityError, match="pgvector"):
-            store.search(("m",), query="a")
+        assert [(item.key, item.score) for item in store.search(("m",), query="a")] == [("k", 1.0), ("plain", None)]
+        database.execute("DROP EXTENSION vector")
+    async with AsyncDatabaseManager() as async_manager:
+        await async_manager.add_postgresql("main", config)
+        store = HoldfastStore(async_manager, index=INDEX)
+        assert keys(await store.asearch(("m",), query="a")) == ["k", "plain"]
+
+
+def test_without_migrate_a_missing_pgvector_is_an_error_before_anything_is_stored(bare: PostgreSQLConfig) -> None:
+    with DatabaseManager() as manager:
+        database = manager.add_postgresql("main", bare)
+        store = HoldfastStore(manager, index=INDEX, migrate=False)
+        for call in (lambda: store.put(("m",), "k", {"text": "a"}), lambda: store.search(("m",), query="a")):
+            with pytest.raises(CapabilityError, match=r"main: the database .* CREATE EXTENSION vector"):
+                call()
+        assert store.get(("m",), "k") is None
+        database.execute("CREATE EXTENSION vector")  # by somebody who may: the store goes on
+        store.put(("m",), "k", {"text": "a"})
+        assert keys(store.search(("m",), query="a")) == ["k"]
+
+
+def test_a_role_that_may_not_create_pgvector_is_told_before_anything_is_stored(bare: PostgreSQLConfig) -> None:
+    name = f"writer_{bare.database[-12:]}"
+    with DatabaseManager() as manager:
+        owner = manager.add_postgresql("owner", bare)
+        owner.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'writer'")
+        owner.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{name}"')
+        database = manager.add_postgresql("main", replace(bare, username=name, password="writer"))
+        store = HoldfastStore(manager, index=INDEX)
+        with pytest.raises(CapabilityError, match="as a superuser run: CREATE EXTENSION vector"):
+            store.put(("m",), "k", {"text": "a"})
+        with database.transaction():
+            with pytest.raises(CapabilityError):
+                store.put(("m",), "k", {"text": "a"})
+            store.put(("m",), "plain", {"text": "a"}, index=False)
+        assert keys(store.search(("m",))) == ["plain"]
+        manager.remove("main")
+        owner.execute(f'DROP OWNED BY "{name}"')
+        owner.execute(f'DROP ROLE "{name}"')
 
 
 def test_each_batch_is_one_request(manager: DatabaseManager) -> None:

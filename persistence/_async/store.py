@@ -7,6 +7,7 @@ from typing import ClassVar
 from persistence._async.database import AsyncDatabase
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.migrator import AsyncMigrator
+from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence.migrations import MigrationLine
 from persistence.validation import check_tenant
 
@@ -36,3 +37,12 @@ class AsyncSQLStore:
             migrator = AsyncMigrator(database)
             await (migrator.ensure(self.line) if self._migrate else migrator.check(self.line))
         return database
+
+    async def _ensure_vector(self, database: AsyncDatabase) -> None:
+        """Have pgvector where PostgreSQL is to compare vectors: created as the tables are, by ``migrate=True``.
+
+        Raises:
+            CapabilityError: it is missing, and can't or shouldn't be created.
+        """
+        if isinstance(database, AsyncPostgreSQLDatabase):
+            await database.ensure_vector(create=self._migrate)

@@ -278,22 +278,27 @@ class PostgreSQLDatabase(Database):
     def ensure_vector(self, *, create: bool = True) -> None:
         """Create the extension of vectors where it is missing; with ``create=False`` only look.
 
+        In a transaction it is made with what that commits; one that it was refused in can go on.
+
         Raises:
             CapabilityError: it is missing and can't, or shouldn't, be created.
         """
         if (self.capabilities()).vector is not None:
             return
-        if not create:
+        if create:
+            try:
+                with self.transaction():
+                    self.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            except DuplicateError:
+                pass  # another program created it at the same moment
+            except ClosedError:
+                raise
+            except PersistenceError as exc:
+                raise self._no_vector() from exc
+        elif self.fetch_value(_QUERIES.find_vector) is None:  # nor did anybody make it since the first connection
             raise self._no_vector()
-        try:
-            self.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        except DuplicateError:
-            pass  # another program created it at the same moment
-        except ClosedError:
-            raise
-        except PersistenceError as exc:
-            raise self._no_vector() from exc
-        self.capabilities(refresh=True)
+        if not self.in_transaction:  # which may still roll it back, and may hold the pool's only connection
+            self.capabilities(refresh=True)
 
     def _no_vector(self) -> CapabilityError:
         return CapabilityError(

@@ -8,6 +8,7 @@ from typing import ClassVar
 from persistence._sync.database import Database
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.migrator import Migrator
+from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence.migrations import MigrationLine
 from persistence.validation import check_tenant
 
@@ -37,3 +38,12 @@ class SQLStore:
             migrator = Migrator(database)
             (migrator.ensure(self.line) if self._migrate else migrator.check(self.line))
         return database
+
+    def _ensure_vector(self, database: Database) -> None:
+        """Have pgvector where PostgreSQL is to compare vectors: created as the tables are, by ``migrate=True``.
+
+        Raises:
+            CapabilityError: it is missing, and can't or shouldn't be created.
+        """
+        if isinstance(database, PostgreSQLDatabase):
+            database.ensure_vector(create=self._migrate)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from persistence import AsyncDatabase
-from persistence.errors import CapabilityError, ForeignKeyError, ValidationError
+from persistence.errors import ForeignKeyError, ValidationError
 from persistence.validation import check_limit, shown
 from sessions._async.graph_base import AsyncGraphBase
 from sessions.embeddings import as_embedding
@@ -29,6 +29,7 @@ class AsyncGraphRecall(AsyncGraphBase):
         takes no approval.
 
         Raises:
+            CapabilityError: the PostgreSQL server has no pgvector to compare them, nor may it be created.
             ForeignKeyError: one of the nodes isn't there; nothing was written.
             NotPermittedError: the policy of the scope doesn't allow it.
             ValidationError: one is no list of finite numbers.
@@ -40,6 +41,7 @@ class AsyncGraphRecall(AsyncGraphBase):
         }
         self._may_change()
         database = await self._database()
+        await self._ensure_vector(database)
         try:
             missing = await self._put_vectors(database, vectors)
         except ForeignKeyError as exc:
@@ -70,7 +72,7 @@ class AsyncGraphRecall(AsyncGraphBase):
         many dimensions is looked at, by pgvector on PostgreSQL, by numpy on SQLite. Nodes without one are not found.
 
         Raises:
-            CapabilityError: the PostgreSQL server has no pgvector.
+            CapabilityError: the PostgreSQL server has no pgvector, nor may it be created.
         """
         vector = as_embedding(embedding, "the embedding")
         values: dict[str, Any] = {"type": type_name(type), "limit": check_limit(limit)}
@@ -78,13 +80,7 @@ class AsyncGraphRecall(AsyncGraphBase):
         database = await self._database()
         if database.kind != "postgresql":
             return await self._recall_here(vector, values)
-        if (await database.capabilities()).vector is None:
-            raise CapabilityError(
-                "recall needs the extension pgvector",
-                hint="CREATE EXTENSION vector",
-                operation="recall",
-                connection=self._name,
-            )
+        await self._ensure_vector(database)
         values |= {"vector": "[" + ",".join(map(str, vector.tolist())) + "]", "dimensions": len(vector)}
         rows = await database.fetch_all(*self._prepared(database, "graph_recall", values))
         return [Found(node_from_row(row, database.dialect), float(row["score"])) for row in rows]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from persistence import Database
-from persistence.errors import CapabilityError, ForeignKeyError, ValidationError
+from persistence.errors import ForeignKeyError, ValidationError
 from persistence.validation import check_limit, shown
 from sessions._sync.graph_base import GraphBase
 from sessions.embeddings import as_embedding
@@ -30,6 +30,7 @@ class GraphRecall(GraphBase):
         takes no approval.
 
         Raises:
+            CapabilityError: the PostgreSQL server has no pgvector to compare them, nor may it be created.
             ForeignKeyError: one of the nodes isn't there; nothing was written.
             NotPermittedError: the policy of the scope doesn't allow it.
             ValidationError: one is no list of finite numbers.
@@ -41,6 +42,7 @@ class GraphRecall(GraphBase):
         }
         self._may_change()
         database = self._database()
+        self._ensure_vector(database)
         try:
             missing = self._put_vectors(database, vectors)
         except ForeignKeyError as exc:
@@ -71,7 +73,7 @@ class GraphRecall(GraphBase):
         many dimensions is looked at, by pgvector on PostgreSQL, by numpy on SQLite. Nodes without one are not found.
 
         Raises:
-            CapabilityError: the PostgreSQL server has no pgvector.
+            CapabilityError: the PostgreSQL server has no pgvector, nor may it be created.
         """
         vector = as_embedding(embedding, "the embedding")
         values: dict[str, Any] = {"type": type_name(type), "limit": check_limit(limit)}
@@ -79,13 +81,7 @@ class GraphRecall(GraphBase):
         database = self._database()
         if database.kind != "postgresql":
             return self._recall_here(vector, values)
-        if (database.capabilities()).vector is None:
-            raise CapabilityError(
-                "recall needs the extension pgvector",
-                hint="CREATE EXTENSION vector",
-                operation="recall",
-                connection=self._name,
-            )
+        self._ensure_vector(database)
         values |= {"vector": "[" + ",".join(map(str, vector.tolist())) + "]", "dimensions": len(vector)}
         rows = database.fetch_all(*self._prepared(database, "graph_recall", values))
         return [Found(node_from_row(row, database.dialect), float(row["score"])) for row in rows]

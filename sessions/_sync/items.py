@@ -13,7 +13,7 @@ import numpy as np
 
 from persistence import Database, SQLStore, MigrationLine, Row
 from persistence.dialect import Dialect, compile_statement
-from persistence.errors import CapabilityError, CorruptError
+from persistence.errors import CorruptError
 from persistence.queries import load_queries
 from sessions.contents import decoded
 from sessions.item_batches import (
@@ -56,10 +56,13 @@ class ItemStore(SQLStore):
         """Do what a batch says and return what it read.
 
         Raises:
-            CapabilityError: it searches by a vector, and the server has no pgvector.
+            CapabilityError: it holds vectors, and the server has no pgvector to compare them, nor may it be created;
+                nothing was written.
         """
         database = self._database()
         if database.kind == "postgresql":
+            if batch.holds_vectors:
+                self._ensure_vector(database)
             answers = self._run_at_once(database, batch)
             due = _due(batch, answers)
             if due:
@@ -122,12 +125,6 @@ class ItemStore(SQLStore):
             database.fetch_all(*self._prepared(database, "item_write_many", _write_values(batch)))
 
     def _nearest(self, database: Database, batch: Batch, search: Search) -> list[Row]:
-        if (database.capabilities()).vector is None:
-            raise CapabilityError(
-                "searching by a vector needs the extension pgvector",
-                hint="CREATE EXTENSION vector, or leave index out",
-                connection=self._name,
-            )
         vector = search.vector or []
         more = {"metric": batch.metric, "vector": json.dumps(vector), "dimensions": len(vector)}
         values = {**_search_values(search), **more}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabase, AsyncDatabaseManager, ForeignKeyError, ValidationError
+from persistence import AsyncDatabase, AsyncDatabaseManager, ForeignKeyError, PostgreSQLConfig, ValidationError
 from sessions import AsyncMemoryGraph, Edge, Node, NotPermittedError, ScopePolicy
 from tests._async.graphs import outcome, second_connection
 
@@ -86,3 +86,19 @@ async def test_an_embedding_takes_a_writer_and_a_recall_a_reader(manager: AsyncD
     assert len(await graph.for_actor("agent").recall([1, 0])) == 1
     for call in (partial(graph.set_embeddings, {"self": [0, 1]}), partial(graph.recall, [1, 0])):
         assert isinstance(await outcome(call), NotPermittedError)
+
+
+async def test_pgvector_is_created_by_the_first_embedding(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    server = await manager.add_postgresql("bare", postgresql_config)
+    await server.execute("DROP EXTENSION vector")
+    await server.capabilities(refresh=True)
+    told = AsyncMemoryGraph(manager, "bare", migrate=False)
+    await told.add_node(Node("east", "CONCEPT"))
+    for call in (partial(told.set_embeddings, {"east": [1, 0]}), partial(told.recall, [1, 0])):
+        assert "CREATE EXTENSION vector" in str(await outcome(call))
+    assert await server.fetch_value("SELECT count(*) FROM holdfast_graph_vectors") == 0
+    graph = AsyncMemoryGraph(manager, "bare")
+    await graph.set_embeddings({"east": [1, 0]})
+    assert await recalled(graph, [1, 0]) == [("east", 1.0)]

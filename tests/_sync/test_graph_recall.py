@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pytest
 
-from persistence import Database, DatabaseManager, ForeignKeyError, ValidationError
+from persistence import Database, DatabaseManager, ForeignKeyError, PostgreSQLConfig, ValidationError
 from sessions import MemoryGraph, Edge, Node, NotPermittedError, ScopePolicy
 from tests._sync.graphs import outcome, second_connection
 
@@ -87,3 +87,19 @@ def test_an_embedding_takes_a_writer_and_a_recall_a_reader(manager: DatabaseMana
     assert len(graph.for_actor("agent").recall([1, 0])) == 1
     for call in (partial(graph.set_embeddings, {"self": [0, 1]}), partial(graph.recall, [1, 0])):
         assert isinstance(outcome(call), NotPermittedError)
+
+
+def test_pgvector_is_created_by_the_first_embedding(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    server = manager.add_postgresql("bare", postgresql_config)
+    server.execute("DROP EXTENSION vector")
+    server.capabilities(refresh=True)
+    told = MemoryGraph(manager, "bare", migrate=False)
+    told.add_node(Node("east", "CONCEPT"))
+    for call in (partial(told.set_embeddings, {"east": [1, 0]}), partial(told.recall, [1, 0])):
+        assert "CREATE EXTENSION vector" in str(outcome(call))
+    assert server.fetch_value("SELECT count(*) FROM holdfast_graph_vectors") == 0
+    graph = MemoryGraph(manager, "bare")
+    graph.set_embeddings({"east": [1, 0]})
+    assert recalled(graph, [1, 0]) == [("east", 1.0)]
