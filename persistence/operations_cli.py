@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
 from time import sleep
 from typing import Any
 
 from persistence._sync.examination import examine
 from persistence._sync.manager import DatabaseManager
+from persistence._sync.measurement import measure
 from persistence._sync.redis import RedisConnection
 from persistence.cli import DONE, NOT_AS_IT_SHOULD, Output
 from persistence.connections_cli import add_connection_arguments, chosen, opened, positive, table, whole
 from persistence.health import HealthStatus
 from persistence.migrations import shipped_lines
-from persistence.queries import load_queries
 
 
 class Health:
@@ -69,39 +70,47 @@ def _health_table(statuses: dict[str, HealthStatus]) -> str:
 
 
 class Stats:
-    """Says how large the databases are, and their tables, the largest first."""
+    """Says how large the databases are, and their tables, the largest first.
+
+    Of rows it says too what their number is: counted, estimated by the server, at least as many, or unknown.
+    """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add its arguments."""
         add_connection_arguments(parser)
         parser.add_argument("--limit", type=whole(), default=20, metavar="N", help="tables each (default: %(default)s)")
+        parser.add_argument(
+            "--timeout",
+            type=positive,
+            default=10.0,
+            metavar="S",
+            help="for the tables of each; what takes longer is unknown (default: %(default)s)",
+        )
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
         """Do it, and return the exit code."""
         with opened(arguments) as manager:
-            found = {name: _measure(manager, name, arguments.limit) for name in manager.names()}
-        texts = []
-        for name, measured in found.items():
-            rows = [(each["name"], each["rows"], each["bytes"]) for each in measured["tables"]]
-            texts.append(
-                f"{name}: {measured['bytes']:,} bytes" + (f", {measured['keys']:,} keys" if "keys" in measured else "")
-            )
-            if rows:
-                texts.append(table(rows, ("table", "rows (about)", "bytes")))
-        output.result({"connections": found}, "\n".join(texts))
+            found = {name: _measured(manager, name, arguments) for name in manager.names()}
+        output.result({"connections": found}, "\n".join(_size_lines(found)))
         return DONE
 
 
-def _measure(manager: DatabaseManager, name: str, limit: int) -> dict[str, Any]:
+def _size_lines(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name, measured in found.items():
+        yield f"{name}: {measured['bytes']:,} bytes" + (f", {measured['keys']:,} keys" if "keys" in measured else "")
+        if measured["tables"]:
+            rows = [(each["name"], each["rows"], each["rows_are"], each["bytes"]) for each in measured["tables"]]
+            yield table(rows, ("table", "rows", "", "bytes"))
+        if measured.get("note"):
+            yield measured["note"]
+
+
+def _measured(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     connection = manager.get(name)
     if isinstance(connection, RedisConnection):
         info: Any = connection.client.info("memory")
         return {"bytes": int(info["used_memory"]), "keys": int(connection.client.dbsize()), "tables": []}
-    queries = load_queries("persistence", connection.kind)
-    return {
-        "bytes": int(connection.fetch_value(queries.measure_database)),
-        "tables": connection.fetch_all(queries.list_table_sizes, {"limit": limit}),
-    }
+    return dataclasses.asdict(measure(connection, limit=arguments.limit, timeout=arguments.timeout))
 
 
 class Doctor:

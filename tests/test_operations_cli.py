@@ -116,13 +116,24 @@ def test_connections_come_from_flags_the_environment_or_a_file(
     assert "which connection: a, b?" in told
 
 
-def test_sizes_are_told(url: str, redis_config: RedisConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_are_told_the_largest_first(
+    url: str, redis_config: RedisConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(url)
-    code, told = run(capsys, "stats", "--url", url, "--url", f"cache={redis_url(redis_config)}")
+    code, told = run(capsys, "stats", "--url", url, "--url", f"cache={redis_url(redis_config)}", "--limit", "100")
     assert code == 0
-    assert told["connections"]["main"]["bytes"] > 0
-    assert "holdfast_checkpoint_threads" in {each["name"] for each in told["connections"]["main"]["tables"]}
+    main_, tables = told["connections"]["main"], told["connections"]["main"]["tables"]
+    assert main_["bytes"] > sum(each["bytes"] for each in tables) > 0
+    assert [each["bytes"] for each in tables] == sorted((each["bytes"] for each in tables), reverse=True)
+    rows = {each["name"]: (each["rows"], each["rows_are"]) for each in tables}
+    assert rows["holdfast_checkpoints"] == (6, "counted")
+    assert rows["holdfast_checkpoint_threads"] == (2, "counted")
+    assert rows["holdfast_checkpoint_writes"] == (0, "counted")
     assert told["connections"]["cache"]["keys"] == 0
+    assert main(["stats", "--url", url, "--limit", "3"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["table", "rows", "bytes"]
+    assert [(line[0], line[-1]) for line in lines[2:]] == [(each["name"], f"{each['bytes']:,}") for each in tables[:3]]
 
 
 def test_a_backup_is_restored(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

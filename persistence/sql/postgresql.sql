@@ -181,12 +181,19 @@ ORDER BY t.relname, c.relname
 LIMIT 100;
 
 -- name: list_table_sizes
--- With indexes and TOAST, the largest first; a partitioned table's room is that of its partitions.
+-- With indexes and TOAST, the largest first; a partitioned table's room is that of its partitions. The rows as the planner
+-- estimates them, by how many there were to a page when that was last looked at; a table that has no page has no row, and
+-- NULL is a table of which nobody knows yet: it is counted where this role may see all of it.
 SELECT c.relname AS name, CAST(pg_total_relation_size(c.oid) AS bigint) AS bytes,
-       CAST(greatest(c.reltuples, 0) AS bigint) AS rows
+       CASE WHEN pg_relation_size(c.oid) = 0 THEN 0
+            WHEN c.reltuples > 0 AND c.relpages > 0
+            THEN greatest(1, CAST(CAST(c.reltuples AS float8) / c.relpages * pg_relation_size(c.oid)
+                                  / CAST(current_setting('block_size') AS integer) AS bigint))
+       END AS rows,
+       has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) AS countable
 FROM pg_class AS c
 WHERE c.relkind = 'r' AND c.relnamespace = CAST(quote_ident(current_schema()) AS regnamespace)
-ORDER BY bytes DESC, c.relname
+ORDER BY bytes DESC NULLS LAST, c.relname
 LIMIT :limit;
 
 -- name: measure_database

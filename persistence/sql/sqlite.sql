@@ -94,12 +94,27 @@ LIMIT 100000;
 -- The file without its write-ahead log.
 SELECT p.page_count * s.page_size AS bytes FROM pragma_page_count() AS p, pragma_page_size() AS s;
 
+-- name: has_page_statistics
+-- Only where the SQLite library was built to.
+SELECT count(*) FROM pragma_module_list WHERE name = 'dbstat';
+
 -- name: list_table_sizes
--- SQLite tells the room of a table only where its library was built to.
-SELECT name, NULL AS bytes, NULL AS rows FROM sqlite_master
-WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
-ORDER BY name
+-- With indexes, the largest first, of which each page is read. A page that isn't overflow has a cell for each of its rows;
+-- those between the leaves are rows only in a table WITHOUT ROWID.
+SELECT m.tbl_name AS name, sum(s.pgsize) AS bytes,
+       sum(CASE WHEN m.type = 'table' AND (t.wr OR s.pagetype = 'leaf') THEN s.ncell ELSE 0 END) AS rows
+FROM pragma_table_list AS t JOIN sqlite_master AS m ON m.tbl_name = t.name JOIN dbstat AS s ON s.name = m.name
+WHERE t.schema = 'main' AND t.name NOT LIKE 'sqlite\_%' ESCAPE '\'
+GROUP BY m.tbl_name
+ORDER BY bytes DESC, m.tbl_name
 LIMIT :limit;
+
+-- name: list_stored_tables
+-- Not virtual ones, which keep nothing themselves.
+SELECT name FROM sqlite_master
+WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
+ORDER BY name
+LIMIT 100000;
 
 -- name: list_copy_columns
 -- As list_columns, with what a copy must know: what SQLite makes itself, and the place in the key. Virtual tables, and those
