@@ -90,6 +90,7 @@ class ImportLangGraph:
         differences: list[str] = []
         verified = 0
         with _opened(arguments.source) as source:
+            source.saver.serde = source.saver.serde.with_msgpack_allowlist(classes)
             chosen = _chosen(source.threads, arguments.thread)
             if arguments.dry_run:
                 for thread in chosen:

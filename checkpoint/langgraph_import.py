@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from checkpoint.langgraph_reading import whole_values
 from persistence.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -31,9 +32,17 @@ def import_langgraph(
     in which the source returns them. Let nobody run the graphs meanwhile.
 
     Raises:
-        ValidationError: a value is of a class that isn't registered with the target (``classes=``).
+        ValidationError: a value is of a class that isn't registered with the target (``classes=``), or that can't be
+            imported here, and of which LangGraph's serializer would give back the fields alone.
         NotFoundError: a thread that was named isn't there.
     """
+    with whole_values(source):
+        return _import(source, target, threads)
+
+
+def _import(
+    source: BaseCheckpointSaver[Any], target: BaseCheckpointSaver[Any], threads: Iterable[str] | None
+) -> Imported:
     wanted = None if threads is None else [str(thread) for thread in threads]
     found = _ids(source, wanted)
     missing = sorted(set(wanted or ()) - {thread_id for thread_id, _ in found})

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
 from psycopg.rows import dict_row
@@ -184,6 +186,22 @@ def test_an_import_that_stopped_goes_on_when_it_is_run_again(
     assert run(*arguments) == 0
     with HoldfastSaver.from_url(ours, classes=[Book]) as saver:
         found = saver.get_tuple(named("b"))
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"book": Book("Tides")}
+
+
+def test_a_class_that_langgraph_may_not_make_is_refused_unless_it_is_given(
+    source: tuple[Any, str], ours: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, url = source
+    put(theirs, "a", book=Book("Tides"))
+    # As LANGGRAPH_STRICT_MSGPACK makes it.
+    monkeypatch.setattr(BaseCheckpointSaver, "serde", JsonPlusSerializer(allowed_msgpack_modules=None))
+    assert run("import-langgraph", "--from", url, "--to", ours, "--verify") == 1
+    assert "tests.test_cli.Book can't be made here" in capsys.readouterr().err
+    assert run("import-langgraph", "--from", url, "--to", ours, "--class", "tests.test_cli:Book", "--verify") == 0
+    with HoldfastSaver.from_url(ours, classes=[Book]) as saver:
+        found = saver.get_tuple(named("a"))
         assert found is not None
         assert found.checkpoint["channel_values"] == {"book": Book("Tides")}
 
