@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 from persistence.dialect import Dialect, from_json, from_micros, to_micros
 from persistence.errors import ConflictError, CorruptError, ValidationError
 from persistence.fields import Duration
-from persistence.validation import check_id, check_limit, check_whole, metadata_json
+from persistence.validation import check_id, check_limit, check_whole, metadata_json, shown
 from sessions.contents import content_json, decoded, to_text
 from sessions.records import micros_of, new_id, where_json
 
@@ -194,6 +194,23 @@ def task_row(task: object, owner: str | None) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
+def check_parents(rows: Sequence[dict[str, Any]]) -> None:
+    """See that new tasks come after their parents, so that no task lies below itself.
+
+    Raises:
+        ValidationError: one doesn't.
+    """
+    ids, met = {row["id"] for row in rows}, set()
+    for number, row in enumerate(rows):
+        parent = row.get("parent_id")
+        if parent in ids and parent not in met:
+            raise ValidationError(
+                f"tasks[{number}] comes before its parent {shown(str(parent))}",
+                hint="a parent stands before its children",
+            )
+        met.add(row["id"])
+
+
 def rows_json(rows: Iterable[dict[str, Any]]) -> str:
     """Return new tasks as the one JSON list in which they travel, each with its place from 0."""
     return to_text([{**row, "place": place} for place, row in enumerate(rows)])
@@ -253,7 +270,7 @@ def find_values(
     Raises:
         ValidationError: a filter is none, or ``after`` no cursor of ours.
     """
-    values: dict[str, Any] = {
+    return {
         "kinds": None if kinds is None else names_of("kinds", kinds, check_kind),
         "statuses": None if statuses is None else names_of("statuses", statuses, check_status),
         "parent": None if parent is None else check_id("the parent's id", parent),
@@ -261,11 +278,18 @@ def find_values(
         "within": None if within is None else micros_of("within", within),
         "where": where_json(where),
         "limit": check_limit(limit),
-        "after_time": None,
-        "after_id": None,
+        **cursor_values(after),
     }
+
+
+def cursor_values(after: object) -> dict[str, Any]:
+    """Return the place in a listing after which it goes on; None is its beginning.
+
+    Raises:
+        ValidationError: ``after`` is no cursor of ours.
+    """
     if after is None:
-        return values
+        return {"after_time": None, "after_id": None}
     try:
         text = cast(str, after)
         found = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
@@ -273,7 +297,12 @@ def find_values(
         moment = from_micros(int(micros))
     except (TypeError, ValueError, OverflowError):
         raise ValidationError("after is no cursor", hint="pass the cursor of a task that the listing gave") from None
-    return {**values, "after_time": moment, "after_id": check_id("the cursor's id", id)}
+    return {"after_time": moment, "after_id": check_id("the cursor's id", id)}
+
+
+def beyond_doubles(where: dict[str, Any] | None) -> dict[str, int]:
+    """Return what a filter asks of whole numbers that a double doesn't hold exactly."""
+    return {key: value for key, value in (where or {}).items() if type(value) is int and abs(value) > 2**53}
 
 
 def task_from_row(row: dict[str, Any], dialect: Dialect) -> Task:

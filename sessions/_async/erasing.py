@@ -120,14 +120,15 @@ async def export_tasks(tasks: AsyncTaskStore, user_id: str) -> AsyncIterator[str
 
 async def _below(tasks: AsyncTaskStore, root: Task, user_id: str) -> AsyncIterator[Task]:
     """Yield the tasks below one, but those that name the user, which come by themselves with what is below them."""
-    parents = [root.id or ""]
+    parents, met = [root.id or ""], {root.id}
     while parents:
         parent, after = parents.pop(), None
         while page := await tasks.find(parent=parent, limit=PAGE, after=after):
             for task in page:
-                if task.metadata.get(USER_ID) != user_id:
+                if task.metadata.get(USER_ID) != user_id and task.id not in met:
                     yield task
                     parents.append(task.id or "")
+                    met.add(task.id)
             after = page[-1].cursor
 
 
@@ -146,11 +147,12 @@ async def _erase_tree(tasks: AsyncTaskStore, root: str) -> int:
     Raises:
         ConflictError: it has others below it that this store doesn't see, or is given new ones all the time.
     """
-    count, tries, waiting = 0, TRIES, [root]
+    count, tries, waiting, met = 0, TRIES, [root], {root}
     while waiting:
-        children = await tasks.find(parent=waiting[-1], limit=PAGE)
-        if children:
-            waiting += [child.id or "" for child in children]
+        children = [child.id or "" for child in await tasks.find(parent=waiting[-1], limit=PAGE)]
+        if new := [child for child in children if child not in met]:
+            waiting += new
+            met.update(new)
             continue
         task_id = waiting.pop()
         with suppress(ConflictError, NotFoundError):  # it has ended, or is gone

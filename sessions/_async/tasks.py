@@ -18,6 +18,7 @@ from sessions.tasks import (
     Status,
     Task,
     check_owner,
+    check_parents,
     check_status,
     error_text,
     names_of,
@@ -58,12 +59,16 @@ class AsyncTaskStore(AsyncTaskClaims):
         """Store up to 10,000 tasks, all or none, as ``add`` does, and return them in the same order.
 
         A parent may be among them, before its children. Of equal priority, an earlier one is claimed first.
+
+        Raises:
+            ValidationError: a task comes before its parent, or is its own.
         """
         if not isinstance(tasks, list | tuple) or len(tasks) > BATCH:
             raise ValidationError(f"the tasks are no list of at most {BATCH:,}")
         rows = [task_row(task, self._owner) for task in tasks]
         if not rows:
             return []
+        check_parents(rows)
         database = await self._database()
         # Only an id that was given can be there already, and belong to somebody else.
         if len(rows) == 1 or all(task.id is None and task.key is None for task in tasks):

@@ -121,14 +121,15 @@ def export_tasks(tasks: TaskStore, user_id: str) -> Iterator[str]:
 
 def _below(tasks: TaskStore, root: Task, user_id: str) -> Iterator[Task]:
     """Yield the tasks below one, but those that name the user, which come by themselves with what is below them."""
-    parents = [root.id or ""]
+    parents, met = [root.id or ""], {root.id}
     while parents:
         parent, after = parents.pop(), None
         while page := tasks.find(parent=parent, limit=PAGE, after=after):
             for task in page:
-                if task.metadata.get(USER_ID) != user_id:
+                if task.metadata.get(USER_ID) != user_id and task.id not in met:
                     yield task
                     parents.append(task.id or "")
+                    met.add(task.id)
             after = page[-1].cursor
 
 
@@ -147,11 +148,12 @@ def _erase_tree(tasks: TaskStore, root: str) -> int:
     Raises:
         ConflictError: it has others below it that this store doesn't see, or is given new ones all the time.
     """
-    count, tries, waiting = 0, TRIES, [root]
+    count, tries, waiting, met = 0, TRIES, [root], {root}
     while waiting:
-        children = tasks.find(parent=waiting[-1], limit=PAGE)
-        if children:
-            waiting += [child.id or "" for child in children]
+        children = [child.id or "" for child in tasks.find(parent=waiting[-1], limit=PAGE)]
+        if new := [child for child in children if child not in met]:
+            waiting += new
+            met.update(new)
             continue
         task_id = waiting.pop()
         with suppress(ConflictError, NotFoundError):  # it has ended, or is gone

@@ -23,10 +23,12 @@ from sessions.tasks import (
     LeaseLostError,
     Status,
     Task,
+    beyond_doubles,
     check_kind,
     check_owner,
     check_status,
     counted,
+    cursor_values,
     find_values,
     names_of,
     task_from_row,
@@ -175,7 +177,14 @@ class TasksBase(SessionsStore):
         database = self._database()
         if database.kind == "sqlite" and parent is not None:
             return self._read_all(task_from_row, "list_child_tasks", values)
-        return [task_from_row(row, database.dialect) for row in self._filtered("list_tasks", values)]
+        exact = beyond_doubles(where) if self._is_on_redis else {}  # which compares numbers as doubles
+        found: list[Task] = []
+        while True:
+            page = [task_from_row(row, database.dialect) for row in self._filtered("list_tasks", values)]
+            found += [task for task in page if exact.items() <= task.metadata.items()]
+            if not exact or len(page) < limit or len(found) >= limit:
+                return found[:limit]
+            values |= cursor_values(page[-1].cursor)
 
     def children(self, task_id: str, *, limit: int = 100, after: str | None = None) -> list[Task]:
         """Return the tasks whose parent it is, of those that this store sees, newest first."""

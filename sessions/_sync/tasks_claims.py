@@ -252,7 +252,8 @@ class TaskClaims(TasksBase):
         if current is None:
             raise self._missing(values["id"], operation)
         ends = (wanted, "dead") if operation == "fail" else (wanted,)
-        if current.token == task.token and current.status in ends and wanted != "pending" and task.token:
+        is_alike = current.token == task.token and current.attempts == task.attempts - values.get("refund", 0)
+        if is_alike and current.status in ends and wanted != "pending" and task.token:
             return current  # the answer of the same call was lost
         if current.token != task.token or current.status == "active":
             raise self._lost(operation, task, current)

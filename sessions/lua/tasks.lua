@@ -144,7 +144,7 @@ local function take(task)
     change(task, 'active')
     task.owner, task.lease_micros, task.wake_at = v.owner, v.lease, text(now + v.lease)
     raise(task, 'attempts', 1)
-    raise(task, 'token', 1)
+    task.token = text(math.max(task.token + 1, now))  -- more than any of a task that was deleted and had this id
     return save(task)
 end
 
@@ -156,9 +156,11 @@ end
 local function later() return v.delay and text(now + v.delay) or v['until'] end
 
 local function family()
-    local ids, next = {v.id}, 1
+    local ids, met, next = {v.id}, {[v.id] = true}, 1
     while v.with_children == '1' and ids[next] do
-        for _, id in ipairs(children(ids[next])) do ids[#ids + 1] = id end
+        for _, id in ipairs(children(ids[next])) do
+            if not met[id] then ids[#ids + 1], met[id] = id, true end
+        end
         next = next + 1
     end
     return ids
@@ -280,7 +282,7 @@ function run.task_claim()
     if not task then
         return {row(save({
             id = v.id, kind = v.kind, key = v.key, owner = v.owner, shared = '1', status = 'active',
-            priority = v.priority, level = '0', attempts = '1', max_attempts = v.max_attempts, token = '1',
+            priority = v.priority, level = '0', attempts = '1', max_attempts = v.max_attempts, token = text(now),
             lease_micros = v.lease, wake_at = text(now + v.lease), payload = v.payload, metadata = v.metadata,
             created_at = text(now), updated_at = text(now),
         }))}

@@ -101,13 +101,15 @@ GROUP BY status;
 -- name: task_claim
 -- hot: the first claim of a key makes the task; of those that come at the same time the primary key lets one through,
 -- and the others find it held. One whose lease ran out is claimed again, with a larger token, until its attempts are
--- used up.
+-- used up. A claim's token is the time in microseconds at least: a task that is made again after its deletion has none
+-- that the one before had.
 INSERT INTO holdfast_tasks AS t (
     tenant_id, id, kind, key, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, metadata, created_at, updated_at
 )
 VALUES (
-    :tenant, :id, :kind, :key, :owner, true, 'active', :priority, 0, 1, :max_attempts, 1, CAST(:lease AS bigint),
+    :tenant, :id, :kind, :key, :owner, true, 'active', :priority, 0, 1, :max_attempts,
+    CAST(EXTRACT(epoch FROM statement_timestamp()) * 1000000 AS bigint), CAST(:lease AS bigint),
     statement_timestamp() + CAST(:lease AS bigint) * INTERVAL '1 microsecond', CAST(:payload AS json),
     CAST(:metadata AS jsonb),
     statement_timestamp(), statement_timestamp()
@@ -117,7 +119,7 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
     error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
     owner = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.owner ELSE excluded.owner END,
     attempts = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.attempts ELSE t.attempts + 1 END,
-    token = t.token + 1, lease_micros = excluded.lease_micros,
+    token = GREATEST(t.token + 1, excluded.token), lease_micros = excluded.lease_micros,
     wake_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN NULL ELSE excluded.wake_at END,
     finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN excluded.updated_at END,
     updated_at = excluded.updated_at
@@ -159,7 +161,8 @@ WITH due AS MATERIALIZED (
     ORDER BY priority DESC, created_at, id LIMIT :limit
 ), taken AS (
     UPDATE holdfast_tasks AS t SET
-        status = 'active', owner = :owner, attempts = t.attempts + 1, token = t.token + 1,
+        status = 'active', owner = :owner, attempts = t.attempts + 1,
+        token = GREATEST(t.token + 1, CAST(EXTRACT(epoch FROM statement_timestamp()) * 1000000 AS bigint)),
         error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
         lease_micros = CAST(:lease AS bigint),
         wake_at = statement_timestamp() + CAST(:lease AS bigint) * INTERVAL '1 microsecond',
@@ -213,7 +216,8 @@ WITH due AS MATERIALIZED (
     ORDER BY priority DESC, created_at, id LIMIT :limit
 ), taken AS (
     UPDATE holdfast_tasks AS t SET
-        status = 'active', owner = :owner, attempts = t.attempts + 1, token = t.token + 1,
+        status = 'active', owner = :owner, attempts = t.attempts + 1,
+        token = GREATEST(t.token + 1, CAST(EXTRACT(epoch FROM statement_timestamp()) * 1000000 AS bigint)),
         error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
         lease_micros = CAST(:lease AS bigint),
         wake_at = statement_timestamp() + CAST(:lease AS bigint) * INTERVAL '1 microsecond',

@@ -120,7 +120,7 @@ INSERT INTO holdfast_tasks AS t (
     wake_at, payload, metadata, created_at, updated_at
 )
 VALUES (
-    :tenant, :id, :kind, :key, :owner, 1, 'active', :priority, 0, 1, :max_attempts, 1, :lease, :now + :lease,
+    :tenant, :id, :kind, :key, :owner, 1, 'active', :priority, 0, 1, :max_attempts, :now, :lease, :now + :lease,
     :payload, :metadata, :now, :now
 )
 ON CONFLICT (tenant_id, id) DO UPDATE SET
@@ -128,7 +128,7 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
     error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
     owner = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.owner ELSE excluded.owner END,
     attempts = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.attempts ELSE t.attempts + 1 END,
-    token = t.token + 1, lease_micros = excluded.lease_micros,
+    token = max(t.token + 1, excluded.token), lease_micros = excluded.lease_micros,
     wake_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN NULL ELSE excluded.wake_at END,
     finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN excluded.updated_at END,
     updated_at = excluded.updated_at
@@ -154,8 +154,8 @@ WHERE tenant_id = :tenant AND id IN (
 -- hot: the front of each kind's queue, anybody's and the owner's, then the best of these. As often as tasks are wanted,
 -- in one transaction: SQLite has no LIMIT for each queue.
 UPDATE holdfast_tasks SET
-    status = 'active', owner = :owner, attempts = attempts + 1, token = token + 1, lease_micros = :lease,
-    wake_at = :now + :lease, updated_at = :now
+    status = 'active', owner = :owner, attempts = attempts + 1, token = max(token + 1, :now),
+    lease_micros = :lease, wake_at = :now + :lease, updated_at = :now
 WHERE tenant_id = :tenant AND id = (
     SELECT t.id FROM (
         SELECT (

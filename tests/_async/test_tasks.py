@@ -125,8 +125,8 @@ async def test_the_highest_priority_is_claimed_first_then_the_oldest(tasks: Asyn
         await tasks.add(Task(kind=kind, priority=priority, payload=n))
     first = await tasks.claim_next(["a", "b"], "i1", 3, lease=30)
     assert [task.payload for task in first] == [1, 2, 0]
-    assert {(task.status, task.owner, task.attempts, task.token, task.lease) for task in first} == {
-        ("active", "i1", 1, 1, timedelta(seconds=30))
+    assert {(task.status, task.owner, task.attempts, task.token > 0, task.lease) for task in first} == {
+        ("active", "i1", 1, True, timedelta(seconds=30))
     }
     assert [task.payload for task in await tasks.claim_next(["b", "a"], "i2", 3)] == [5, 4]
     assert await tasks.claim_next(["a", "b"], "i1") == []
@@ -197,12 +197,74 @@ async def test_a_dead_winner_blocks_the_period_no_longer_than_its_lease(
     await backend.lapse(first)
     results = await parallel.run([partial(tasks.claim, "WAKEUP", f"i{n}", key="d") for n in range(2, 10)])
     (second,) = [task for task, created in results if created]
-    assert (second.token, second.attempts, second.error) == (first.token + 1, 2, "the lease ran out")
+    assert (second.token > first.token, second.attempts, second.error) == (True, 2, "the lease ran out")
     for exc in await holder_calls(tasks, first):
         assert isinstance(exc, LeaseLostError)
-        assert (exc.expected, exc.actual, exc.connection) == (1, 2, "main")
+        assert (exc.expected, exc.actual, exc.connection) == (first.token, second.token, "main")
     assert await tasks.get("WAKEUP:d") == second
     assert (await tasks.complete(second, {"ok": True})).result == {"ok": True}
+
+
+async def test_a_task_that_is_made_again_under_its_id_has_a_token_that_no_earlier_holder_had(
+    tasks: AsyncTaskStore,
+) -> None:
+    for claim in (partial(tasks.claim, "k", "i1", key="x"), partial(tasks.claim_next, "k", "i1")):
+        await tasks.add(Task(kind="k", key="x"))
+        (first,) = await tasks.claim_next("k", "i1")
+        await tasks.cancel("k:x")
+        await tasks.delete("k:x")
+        await tasks.add(Task(kind="k", key="x"))
+        made = await claim()
+        second = made[0]
+        assert second.token > first.token
+        with pytest.raises(LeaseLostError):
+            await tasks.complete(first)
+        assert (await tasks.get("k:x")) == second
+        await tasks.complete(second)
+        await tasks.delete("k:x")
+        third, is_new = await tasks.claim("k", "i3", key="x")  # which makes it
+        assert is_new
+        assert third.token > second.token
+        await tasks.complete(third)
+        await tasks.delete("k:x")
+
+
+async def test_no_task_lies_below_itself(tasks: AsyncTaskStore, elsewhere: AsyncTaskStore) -> None:
+    for family in (
+        [Task(id="a", kind="k", parent_id="a")],
+        [Task(id="a", kind="k", parent_id="b"), Task(id="b", kind="k", parent_id="a")],
+        [Task(kind="k"), Task(id="a", kind="k", parent_id="k:b"), Task(kind="k", key="b")],
+    ):
+        with pytest.raises(ValidationError, match=r"tasks\[\d\] comes before its parent"):
+            await tasks.add_many(family)
+    with pytest.raises(ValidationError, match="comes before its parent 'a'"):
+        await tasks.add(Task(id="a", kind="k", parent_id="a"))
+    assert await elsewhere.find() == []
+
+
+async def test_large_whole_numbers_are_told_apart_in_a_filter(tasks: AsyncTaskStore) -> None:
+    chat = 1234567890123456788
+    stored = await tasks.add_many([Task(kind="k", metadata={"chat": chat + n % 2, "n": n}) for n in range(9)])
+    wanted = stored[::2][::-1]
+    assert await tasks.find(where={"chat": chat}) == wanted
+    assert await tasks.find(where={"chat": chat}, limit=2) == wanted[:2]
+    assert await tasks.find(where={"chat": chat}, limit=2, after=wanted[1].cursor) == wanted[2:4]
+    assert await tasks.find(where={"chat": chat, "n": 8}) == wanted[:1]
+    assert await tasks.find(where={"chat": -chat}) == []
+
+
+async def test_another_end_than_the_one_before_is_no_repeat(tasks: AsyncTaskStore) -> None:
+    task = await claimed(tasks)
+    failed = await tasks.fail(task, "no", retry_in=60)
+    assert await tasks.fail(task, "no", retry_in=60) == failed  # as after a lost answer
+    with pytest.raises(ConflictError):
+        await tasks.defer(task, 3600)
+    assert await tasks.get(task.id or "") == failed
+    other = await claimed(tasks)
+    deferred = await tasks.defer(other, 3600)
+    assert await tasks.defer(other, 3600) == deferred
+    with pytest.raises(ConflictError):
+        await tasks.fail(other, "no", retry_in=60)
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "rejected", "dead"])

@@ -126,8 +126,8 @@ def test_the_highest_priority_is_claimed_first_then_the_oldest(tasks: TaskStore)
         tasks.add(Task(kind=kind, priority=priority, payload=n))
     first = tasks.claim_next(["a", "b"], "i1", 3, lease=30)
     assert [task.payload for task in first] == [1, 2, 0]
-    assert {(task.status, task.owner, task.attempts, task.token, task.lease) for task in first} == {
-        ("active", "i1", 1, 1, timedelta(seconds=30))
+    assert {(task.status, task.owner, task.attempts, task.token > 0, task.lease) for task in first} == {
+        ("active", "i1", 1, True, timedelta(seconds=30))
     }
     assert [task.payload for task in tasks.claim_next(["b", "a"], "i2", 3)] == [5, 4]
     assert tasks.claim_next(["a", "b"], "i1") == []
@@ -198,12 +198,74 @@ def test_a_dead_winner_blocks_the_period_no_longer_than_its_lease(
     backend.lapse(first)
     results = parallel.run([partial(tasks.claim, "WAKEUP", f"i{n}", key="d") for n in range(2, 10)])
     (second,) = [task for task, created in results if created]
-    assert (second.token, second.attempts, second.error) == (first.token + 1, 2, "the lease ran out")
+    assert (second.token > first.token, second.attempts, second.error) == (True, 2, "the lease ran out")
     for exc in holder_calls(tasks, first):
         assert isinstance(exc, LeaseLostError)
-        assert (exc.expected, exc.actual, exc.connection) == (1, 2, "main")
+        assert (exc.expected, exc.actual, exc.connection) == (first.token, second.token, "main")
     assert tasks.get("WAKEUP:d") == second
     assert (tasks.complete(second, {"ok": True})).result == {"ok": True}
+
+
+def test_a_task_that_is_made_again_under_its_id_has_a_token_that_no_earlier_holder_had(
+    tasks: TaskStore,
+) -> None:
+    for claim in (partial(tasks.claim, "k", "i1", key="x"), partial(tasks.claim_next, "k", "i1")):
+        tasks.add(Task(kind="k", key="x"))
+        (first,) = tasks.claim_next("k", "i1")
+        tasks.cancel("k:x")
+        tasks.delete("k:x")
+        tasks.add(Task(kind="k", key="x"))
+        made = claim()
+        second = made[0]
+        assert second.token > first.token
+        with pytest.raises(LeaseLostError):
+            tasks.complete(first)
+        assert (tasks.get("k:x")) == second
+        tasks.complete(second)
+        tasks.delete("k:x")
+        third, is_new = tasks.claim("k", "i3", key="x")  # which makes it
+        assert is_new
+        assert third.token > second.token
+        tasks.complete(third)
+        tasks.delete("k:x")
+
+
+def test_no_task_lies_below_itself(tasks: TaskStore, elsewhere: TaskStore) -> None:
+    for family in (
+        [Task(id="a", kind="k", parent_id="a")],
+        [Task(id="a", kind="k", parent_id="b"), Task(id="b", kind="k", parent_id="a")],
+        [Task(kind="k"), Task(id="a", kind="k", parent_id="k:b"), Task(kind="k", key="b")],
+    ):
+        with pytest.raises(ValidationError, match=r"tasks\[\d\] comes before its parent"):
+            tasks.add_many(family)
+    with pytest.raises(ValidationError, match="comes before its parent 'a'"):
+        tasks.add(Task(id="a", kind="k", parent_id="a"))
+    assert elsewhere.find() == []
+
+
+def test_large_whole_numbers_are_told_apart_in_a_filter(tasks: TaskStore) -> None:
+    chat = 1234567890123456788
+    stored = tasks.add_many([Task(kind="k", metadata={"chat": chat + n % 2, "n": n}) for n in range(9)])
+    wanted = stored[::2][::-1]
+    assert tasks.find(where={"chat": chat}) == wanted
+    assert tasks.find(where={"chat": chat}, limit=2) == wanted[:2]
+    assert tasks.find(where={"chat": chat}, limit=2, after=wanted[1].cursor) == wanted[2:4]
+    assert tasks.find(where={"chat": chat, "n": 8}) == wanted[:1]
+    assert tasks.find(where={"chat": -chat}) == []
+
+
+def test_another_end_than_the_one_before_is_no_repeat(tasks: TaskStore) -> None:
+    task = claimed(tasks)
+    failed = tasks.fail(task, "no", retry_in=60)
+    assert tasks.fail(task, "no", retry_in=60) == failed  # as after a lost answer
+    with pytest.raises(ConflictError):
+        tasks.defer(task, 3600)
+    assert tasks.get(task.id or "") == failed
+    other = claimed(tasks)
+    deferred = tasks.defer(other, 3600)
+    assert tasks.defer(other, 3600) == deferred
+    with pytest.raises(ConflictError):
+        tasks.fail(other, "no", retry_in=60)
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "rejected", "dead"])
