@@ -55,12 +55,13 @@ class Task:
     ``id`` is generated when it is left out; that of a task with a ``key`` is made of kind, owner and key, so that it is
     added once. ``payload`` and ``result`` are any JSON and come back equal. Higher ``priority`` is claimed first, then
     what is older. ``max_attempts`` is how often it may be claimed before it is ``dead``. ``level`` says how far it was
-    escalated. ``wake_at`` in the future defers a new task; in a stored one it is when the lease ends (``active``) or
-    when it may be claimed (``deferred``).
+    escalated. ``wake_at`` in the future defers a new task; in a stored one it is when the lease ends (``active``), when
+    it may be claimed (``deferred``), or until when it waits for the owner that it was handed to (``pending``).
 
     ``owner`` is who holds it, or who alone may claim it (None: anybody), ``shared`` whether it goes back to anybody
-    when the owner lets go. These and ``status``, ``attempts``, ``token`` (which grows whenever the task changes hands),
-    ``lease``, ``result``, ``error`` and the times are the store's: what a new task holds there is not stored.
+    when the owner lets go, or didn't come for it in time. These and ``status``, ``attempts``, ``token`` (which grows
+    whenever the task changes hands), ``lease``, ``result``, ``error`` and the times are the store's: what a new task
+    holds there is not stored.
     """
 
     kind: str

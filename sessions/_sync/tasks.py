@@ -11,7 +11,7 @@ from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, shown
 from sessions._sync.erasing import erase_tasks, export_tasks
 from sessions._sync.tasks_base import SHARED
-from sessions._sync.tasks_claims import TaskClaims
+from sessions._sync.tasks_claims import LEASE, TaskClaims
 from sessions.records import micros_of
 from sessions.tasks import (
     BATCH,
@@ -22,6 +22,7 @@ from sessions.tasks import (
     check_parents,
     check_status,
     error_text,
+    lease_micros,
     names_of,
     rows_json,
     task_from_row,
@@ -155,12 +156,20 @@ class TaskStore(TaskClaims):
         )
 
     def transfer(
-        self, task_id: str, from_owner: str | None, to_owner: str | None, *, with_children: bool = True
+        self,
+        task_id: str,
+        from_owner: str | None,
+        to_owner: str | None,
+        *,
+        with_children: bool = True,
+        lease: Duration = LEASE,
     ) -> Task:
         """Give an open task to another owner if it still is the first one's, with the tasks below it that this one has.
 
         None is nobody: anybody may claim it then. Who held it finds the lease lost; the task waits for its new owner,
-        the attempt uncounted. A shared task stays shared: ``latest`` and ``claim`` see it as before.
+        the attempt uncounted. A shared task stays shared: ``latest`` and ``claim`` see it as before, and it waits no
+        longer than ``lease`` (seconds or a timedelta; a deferred one from when it is due): one that its new owner has
+        not claimed by then is anybody's again. An owner's own task waits for its new owner for ever.
 
         Raises:
             NotFoundError: it isn't there.
@@ -173,6 +182,7 @@ class TaskStore(TaskClaims):
             "from_owner": SHARED if from_owner is None else check_owner(from_owner),
             "to_owner": SHARED if to_owner is None else check_owner(to_owner),
             "with_children": _check_flag("with_children", with_children),
+            "lease": lease_micros(lease),
         }
         if values["from_owner"] == values["to_owner"]:
             raise ValidationError("from_owner and to_owner are the same")
@@ -201,15 +211,18 @@ class TaskStore(TaskClaims):
             connection=self._name,
         )
 
-    def hand_over(self, owner: str | None = None, to: str | None = None) -> int:
+    def hand_over(self, owner: str | None = None, to: str | None = None, *, lease: Duration = LEASE) -> int:
         """Let go of what an owner has, as it shuts down, and return how many tasks that were.
 
-        With ``to``, all that is open goes to that owner. Without, what is held goes back: shared tasks to anybody, the
-        owner's own to its own queue. No attempt is counted; whoever still works on one finds its lease lost.
+        With ``to``, all that is open goes to that owner, shared tasks for a ``lease`` as in ``transfer``. Without, all
+        shared tasks go back to anybody, those too that were handed to this owner and wait for it; of its own, those
+        that are held go back to its own queue. No attempt is counted; whoever still works on one finds its lease lost.
         """
+        micros = lease_micros(lease)
         values = {
             "owner": self._holder(owner),
             "to_owner": None if to is None else check_owner(to),
+            "lease": None if to is None else micros,
             "limit": UPKEEP,
         }
         if values["owner"] == to:

@@ -121,19 +121,25 @@ end
 
 local function raise(task, field, by) task[field] = text(task[field] + by) end
 
--- What the clock has freed becomes claimable, or dead after its last attempt.
+-- Until when a deferred task that was handed to an owner waits for this one alone.
+local function reserved_until(task)
+    local is_handed = task.status == 'deferred' and task.shared == '1' and task.owner ~= '' and task.lease_micros
+    return is_handed and task.wake_at + task.lease_micros or 0
+end
+
+-- What the clock has freed becomes claimable, or dead after its last attempt; what is shared goes back to anybody.
 local function wake(limit)
     local ids = redis.call('ZRANGEBYSCORE', root .. ':wake', '-inf', text(now), 'LIMIT', 0, limit)
     for _, id in ipairs(ids) do
         local task = load(id)
-        if task.status == 'active' then
-            task.error = LAPSED
-            if is_spent(task) then change(task, 'dead')
-            else
-                change(task, 'pending')
-                if task.shared == '1' then task.owner = '' end
-            end
-        else change(task, 'pending') end
+        local reserved = reserved_until(task)
+        if task.status == 'active' then task.error = LAPSED end
+        if task.status == 'active' and is_spent(task) then change(task, 'dead')
+        else
+            change(task, 'pending')
+            if reserved > now then task.wake_at = text(reserved)
+            elseif task.shared == '1' then task.owner = '' end
+        end
         raise(task, 'token', 1)
         save(task)
     end
@@ -297,9 +303,9 @@ function run.task_claim()
         end
         return {row(take(task))}
     end
-    if is_mine and (task.status == 'pending' or task.status == 'deferred' and is_over(task)) then
-        return {row(take(task))}
-    end
+    local is_free = task.status == 'pending' or task.status == 'deferred' and is_over(task)
+    local is_left = task.wake_at and is_over(task) and task.shared == '1' and reserved_until(task) <= now
+    if is_free and (is_mine or is_left) then return {row(take(task))} end
     return {}
 end
 
@@ -416,7 +422,12 @@ local function hand(task, owner)
         raise(task, 'attempts', -1)
     end
     task.owner, task.updated_at = owner, text(now)
-    if owner == '' then task.shared = '1' end
+    if task.status == 'pending' then task.wake_at = nil end
+    if owner == '' then task.shared = '1'
+    elseif task.shared == '1' then
+        task.lease_micros = v.lease
+        if task.status == 'pending' then task.wake_at = text(now + v.lease) end
+    end
     raise(task, 'token', 1)
     return save(task)
 end
@@ -435,7 +446,7 @@ function run.task_hand_over()
     local number = 0
     for _, id in ipairs(redis.call('SMEMBERS', root .. ':open:' .. v.owner)) do
         local task = load(id)
-        if number < tonumber(v.limit) and (v.to_owner or task.status == 'active') then
+        if number < tonumber(v.limit) and (v.to_owner or task.status == 'active' or task.shared == '1') then
             hand(task, v.to_owner or task.shared == '1' and '' or task.owner)
             number = number + 1
         end

@@ -101,8 +101,8 @@ GROUP BY status;
 -- name: task_claim
 -- hot: the first claim of a key makes the task; of those that come at the same time the primary key lets one through,
 -- and the others find it held. One whose lease ran out is claimed again, with a larger token, until its attempts are
--- used up. A claim's token is the time in microseconds at least: a task that is made again after its deletion has none
--- that the one before had.
+-- used up; one that was handed to an owner who didn't come for it in time is claimed by anybody. A claim's token is the
+-- time in microseconds at least: a task that is made again after its deletion has none that the one before had.
 INSERT INTO holdfast_tasks AS t (
     tenant_id, id, kind, key, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, metadata, created_at, updated_at
@@ -126,17 +126,24 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
 WHERE (t.status = 'pending' AND t.owner IN ('', excluded.owner))
     OR (t.status = 'deferred' AND t.wake_at <= statement_timestamp() AND t.owner IN ('', excluded.owner))
     OR (t.status = 'active' AND t.wake_at <= statement_timestamp() AND (t.shared OR t.owner = excluded.owner))
+    OR (t.status = 'pending' AND t.wake_at <= statement_timestamp() AND t.shared)
+    OR (t.status = 'deferred' AND t.shared
+        AND t.wake_at <= statement_timestamp() - COALESCE(t.lease_micros, 0) * INTERVAL '1 microsecond')
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;
 
 -- name: task_claim_next
 -- hot: of each kind, what is anybody's and what is the owner's, from the front of the ready index; and what the clock
--- has made claimable since: leases that ran out and deferred tasks that are due. Of the latter what isn't taken becomes
--- pending, or dead after its last attempt, so that no other program has to see to it. Nobody waits: who is locked is
--- being claimed by somebody else.
+-- has made claimable since: leases that ran out, deferred tasks that are due, and what an owner to whom it was handed
+-- didn't come for in time. Of these what isn't taken becomes pending, or dead after its last attempt, so that no other
+-- program has to see to it; a deferred task that was handed to an owner waits for this one first. Nobody waits: who is
+-- locked is being claimed by somebody else. What is passed over is dead, or in the ready index as the owner's.
 WITH due AS MATERIALIZED (
-    SELECT id, kind, priority, created_at, status = 'active' AND attempts >= max_attempts AS spent,
-        CASE WHEN status = 'active' AND shared THEN '' ELSE owner END AS owner
+    SELECT id, kind, priority, created_at, CASE WHEN status = 'active' THEN attempts >= max_attempts
+            ELSE status = 'pending' AND owner = :owner END AS passed,
+        CASE WHEN shared AND (status <> 'deferred'
+            OR wake_at <= statement_timestamp() - COALESCE(lease_micros, 0) * INTERVAL '1 microsecond'
+        ) THEN '' ELSE owner END AS owner
     FROM holdfast_tasks
     WHERE tenant_id = :tenant AND wake_at <= statement_timestamp()
     ORDER BY wake_at LIMIT 100
@@ -156,7 +163,7 @@ WITH due AS MATERIALIZED (
         SELECT id, priority, created_at FROM ready
         UNION ALL
         SELECT id, priority, created_at FROM due
-        WHERE NOT spent AND kind = ANY(CAST(:kinds AS text[])) AND owner = ANY(CAST(:owners AS text[]))
+        WHERE NOT passed AND kind = ANY(CAST(:kinds AS text[])) AND owner = ANY(CAST(:owners AS text[]))
     ) AS c
     ORDER BY priority DESC, created_at, id LIMIT :limit
 ), taken AS (
@@ -175,9 +182,17 @@ WITH due AS MATERIALIZED (
 ), woken AS (
     UPDATE holdfast_tasks AS t SET
         status = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN 'dead' ELSE 'pending' END,
-        owner = CASE WHEN t.status = 'active' AND t.attempts < t.max_attempts AND t.shared THEN '' ELSE t.owner END,
+        owner = CASE
+            WHEN NOT t.shared OR t.status = 'active' AND t.attempts >= t.max_attempts THEN t.owner
+            WHEN t.status = 'deferred'
+                AND t.wake_at + COALESCE(t.lease_micros, 0) * INTERVAL '1 microsecond' > statement_timestamp()
+                THEN t.owner
+            ELSE '' END,
         token = t.token + 1, error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
-        wake_at = NULL, updated_at = statement_timestamp(),
+        wake_at = CASE WHEN t.shared AND t.status = 'deferred' AND t.owner <> ''
+            AND t.wake_at + t.lease_micros * INTERVAL '1 microsecond' > statement_timestamp()
+            THEN t.wake_at + t.lease_micros * INTERVAL '1 microsecond' END,
+        updated_at = statement_timestamp(),
         finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN statement_timestamp() END
     WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM due EXCEPT SELECT id FROM picked))
 )
@@ -188,8 +203,11 @@ SELECT * FROM taken ORDER BY priority DESC, created_at, id;
 -- it doesn't know, PostgreSQL guesses that the prepared plan is dear and plans anew each time, which costs more than
 -- the claim itself: hence the limit of 100 within, of which no more is read or locked than the one without asks for.
 WITH due AS MATERIALIZED (
-    SELECT id, kind, priority, created_at, status = 'active' AND attempts >= max_attempts AS spent,
-        CASE WHEN status = 'active' AND shared THEN '' ELSE owner END AS owner
+    SELECT id, kind, priority, created_at, CASE WHEN status = 'active' THEN attempts >= max_attempts
+            ELSE status = 'pending' AND owner = :owner END AS passed,
+        CASE WHEN shared AND (status <> 'deferred'
+            OR wake_at <= statement_timestamp() - COALESCE(lease_micros, 0) * INTERVAL '1 microsecond'
+        ) THEN '' ELSE owner END AS owner
     FROM holdfast_tasks
     WHERE tenant_id = :tenant AND wake_at <= statement_timestamp()
     ORDER BY wake_at LIMIT 100
@@ -211,7 +229,7 @@ WITH due AS MATERIALIZED (
         SELECT id, priority, created_at FROM ready
         UNION ALL
         SELECT id, priority, created_at FROM due
-        WHERE NOT spent AND kind = :kind AND owner IN ('', :owner)
+        WHERE NOT passed AND kind = :kind AND owner IN ('', :owner)
     ) AS c
     ORDER BY priority DESC, created_at, id LIMIT :limit
 ), taken AS (
@@ -230,9 +248,17 @@ WITH due AS MATERIALIZED (
 ), woken AS (
     UPDATE holdfast_tasks AS t SET
         status = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN 'dead' ELSE 'pending' END,
-        owner = CASE WHEN t.status = 'active' AND t.attempts < t.max_attempts AND t.shared THEN '' ELSE t.owner END,
+        owner = CASE
+            WHEN NOT t.shared OR t.status = 'active' AND t.attempts >= t.max_attempts THEN t.owner
+            WHEN t.status = 'deferred'
+                AND t.wake_at + COALESCE(t.lease_micros, 0) * INTERVAL '1 microsecond' > statement_timestamp()
+                THEN t.owner
+            ELSE '' END,
         token = t.token + 1, error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
-        wake_at = NULL, updated_at = statement_timestamp(),
+        wake_at = CASE WHEN t.shared AND t.status = 'deferred' AND t.owner <> ''
+            AND t.wake_at + t.lease_micros * INTERVAL '1 microsecond' > statement_timestamp()
+            THEN t.wake_at + t.lease_micros * INTERVAL '1 microsecond' END,
+        updated_at = statement_timestamp(),
         finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN statement_timestamp() END
     WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM due EXCEPT SELECT id FROM picked))
 )
@@ -248,9 +274,17 @@ WITH due AS MATERIALIZED (
 )
 UPDATE holdfast_tasks AS t SET
     status = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN 'dead' ELSE 'pending' END,
-    owner = CASE WHEN t.status = 'active' AND t.attempts < t.max_attempts AND t.shared THEN '' ELSE t.owner END,
+    owner = CASE
+        WHEN NOT t.shared OR t.status = 'active' AND t.attempts >= t.max_attempts THEN t.owner
+        WHEN t.status = 'deferred'
+            AND t.wake_at + COALESCE(t.lease_micros, 0) * INTERVAL '1 microsecond' > statement_timestamp()
+            THEN t.owner
+        ELSE '' END,
     token = t.token + 1, error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
-    wake_at = NULL, updated_at = statement_timestamp(),
+    wake_at = CASE WHEN t.shared AND t.status = 'deferred' AND t.owner <> ''
+        AND t.wake_at + t.lease_micros * INTERVAL '1 microsecond' > statement_timestamp()
+        THEN t.wake_at + t.lease_micros * INTERVAL '1 microsecond' END,
+    updated_at = statement_timestamp(),
     finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN statement_timestamp() END
 WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM due));
 
@@ -371,7 +405,8 @@ SELECT * FROM ended WHERE id = :id;
 
 -- name: task_transfer
 -- hot: compare and set: nothing moves unless the owner still is the one that was named. Who held it holds it no more:
--- the task waits for its new owner. Of its children those go along that the same owner had.
+-- the task waits for its new owner, one that is shared until its lease ends. Of its children those go along that the
+-- same owner had.
 WITH RECURSIVE root AS MATERIALIZED (
     SELECT id FROM holdfast_tasks
     WHERE tenant_id = :tenant AND id = :id AND owner = :from_owner AND finished_at IS NULL
@@ -386,7 +421,11 @@ WITH RECURSIVE root AS MATERIALIZED (
         owner = :to_owner, shared = t.shared OR CAST(:to_owner AS text) = '', token = t.token + 1,
         attempts = CASE WHEN t.status = 'active' THEN t.attempts - 1 ELSE t.attempts END,
         status = CASE WHEN t.status = 'active' THEN 'pending' ELSE t.status END,
-        wake_at = CASE WHEN t.status = 'deferred' THEN t.wake_at END, updated_at = statement_timestamp()
+        lease_micros = CASE WHEN t.shared AND CAST(:to_owner AS text) <> '' THEN CAST(:lease AS bigint)
+            ELSE t.lease_micros END,
+        wake_at = CASE WHEN t.status = 'deferred' THEN t.wake_at WHEN t.shared AND CAST(:to_owner AS text) <> ''
+            THEN statement_timestamp() + CAST(:lease AS bigint) * INTERVAL '1 microsecond' END,
+        updated_at = statement_timestamp()
     WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(SELECT id FROM family)) AND t.owner = :from_owner
         AND t.finished_at IS NULL
     RETURNING t.id, t.kind, t.key, t.parent_id, t.owner, t.shared, t.status, t.priority, t.level, t.attempts,
@@ -397,16 +436,20 @@ WITH RECURSIVE root AS MATERIALIZED (
 SELECT * FROM moved WHERE id = :id;
 
 -- name: task_hand_over
--- hot: a batch of what an owner has: to another all that is open, to nobody only what is held.
+-- hot: a batch of what an owner has: to another all that is open, to nobody what is held and what is shared, so also
+-- what was handed to this owner and waits for it.
 UPDATE holdfast_tasks AS t SET
     owner = COALESCE(CAST(:to_owner AS text), CASE WHEN t.shared THEN '' ELSE t.owner END), token = t.token + 1,
     attempts = CASE WHEN t.status = 'active' THEN t.attempts - 1 ELSE t.attempts END,
     status = CASE WHEN t.status = 'active' THEN 'pending' ELSE t.status END,
-    wake_at = CASE WHEN t.status = 'deferred' THEN t.wake_at END, updated_at = statement_timestamp()
+    lease_micros = CASE WHEN t.shared THEN COALESCE(CAST(:lease AS bigint), t.lease_micros) ELSE t.lease_micros END,
+    wake_at = CASE WHEN t.status = 'deferred' THEN t.wake_at WHEN t.shared AND CAST(:to_owner AS text) IS NOT NULL
+        THEN statement_timestamp() + CAST(:lease AS bigint) * INTERVAL '1 microsecond' END,
+    updated_at = statement_timestamp()
 WHERE t.tenant_id = :tenant AND t.id = ANY(ARRAY(
     SELECT o.id FROM holdfast_tasks AS o
     WHERE o.tenant_id = :tenant AND o.owner = :owner AND o.owner <> '' AND o.finished_at IS NULL
-        AND (CAST(:to_owner AS text) IS NOT NULL OR o.status = 'active')
+        AND (CAST(:to_owner AS text) IS NOT NULL OR o.status = 'active' OR o.shared)
     ORDER BY o.id LIMIT :limit FOR UPDATE
 ));
 

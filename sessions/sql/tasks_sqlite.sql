@@ -135,6 +135,8 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
 WHERE (t.status = 'pending' AND t.owner IN ('', excluded.owner))
     OR (t.status = 'deferred' AND t.wake_at <= :now AND t.owner IN ('', excluded.owner))
     OR (t.status = 'active' AND t.wake_at <= :now AND (t.shared OR t.owner = excluded.owner))
+    OR (t.status = 'pending' AND t.wake_at <= :now AND t.shared)
+    OR (t.status = 'deferred' AND t.wake_at + COALESCE(t.lease_micros, 0) <= :now AND t.shared)
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, result, error, metadata, created_at, updated_at, finished_at;
 
@@ -142,9 +144,14 @@ RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, atte
 -- hot: from the old end of the wake index; before each claim too.
 UPDATE holdfast_tasks SET
     status = CASE WHEN status = 'active' AND attempts >= max_attempts THEN 'dead' ELSE 'pending' END,
-    owner = CASE WHEN status = 'active' AND attempts < max_attempts AND shared THEN '' ELSE owner END,
+    owner = CASE
+        WHEN NOT shared OR status = 'active' AND attempts >= max_attempts THEN owner
+        WHEN status = 'deferred' AND wake_at + COALESCE(lease_micros, 0) > :now THEN owner
+        ELSE '' END,
     token = token + 1, error = CASE WHEN status = 'active' THEN 'the lease ran out' ELSE error END,
-    wake_at = NULL, updated_at = :now,
+    wake_at = CASE WHEN shared AND status = 'deferred' AND owner <> '' AND wake_at + lease_micros > :now
+        THEN wake_at + lease_micros END,
+    updated_at = :now,
     finished_at = CASE WHEN status = 'active' AND attempts >= max_attempts THEN :now END
 WHERE tenant_id = :tenant AND id IN (
     SELECT id FROM holdfast_tasks WHERE tenant_id = :tenant AND wake_at <= :now ORDER BY wake_at LIMIT :limit
@@ -268,7 +275,9 @@ UPDATE holdfast_tasks SET
     owner = :to_owner, shared = shared OR :to_owner = '', token = token + 1,
     attempts = CASE WHEN status = 'active' THEN attempts - 1 ELSE attempts END,
     status = CASE WHEN status = 'active' THEN 'pending' ELSE status END,
-    wake_at = CASE WHEN status = 'deferred' THEN wake_at END, updated_at = :now
+    lease_micros = CASE WHEN shared AND :to_owner <> '' THEN :lease ELSE lease_micros END,
+    wake_at = CASE WHEN status = 'deferred' THEN wake_at WHEN shared AND :to_owner <> '' THEN :now + :lease END,
+    updated_at = :now
 WHERE tenant_id = :tenant AND id IN (SELECT id FROM family) AND owner = :from_owner AND finished_at IS NULL
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, result, error, metadata, created_at, updated_at, finished_at;
@@ -279,11 +288,13 @@ UPDATE holdfast_tasks SET
     owner = COALESCE(:to_owner, CASE WHEN shared THEN '' ELSE owner END), token = token + 1,
     attempts = CASE WHEN status = 'active' THEN attempts - 1 ELSE attempts END,
     status = CASE WHEN status = 'active' THEN 'pending' ELSE status END,
-    wake_at = CASE WHEN status = 'deferred' THEN wake_at END, updated_at = :now
+    lease_micros = CASE WHEN shared THEN COALESCE(:lease, lease_micros) ELSE lease_micros END,
+    wake_at = CASE WHEN status = 'deferred' THEN wake_at WHEN shared AND :to_owner IS NOT NULL THEN :now + :lease END,
+    updated_at = :now
 WHERE tenant_id = :tenant AND id IN (
     SELECT id FROM holdfast_tasks
     WHERE tenant_id = :tenant AND owner = :owner AND owner <> '' AND finished_at IS NULL
-        AND (:to_owner IS NOT NULL OR status = 'active')
+        AND (:to_owner IS NOT NULL OR status = 'active' OR shared)
     LIMIT :limit
 );
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from persistence import AsyncDatabaseManager, PostgreSQLConfig, SQLiteConfig
+from persistence._async.compat import Parallel
 from persistence.dialect import to_micros
 from sessions import AsyncTaskStore, Task
 from tests.servers import TestServers
@@ -107,3 +108,10 @@ async def elsewhere(backend: Backend) -> AsyncTaskStore:
     """The same tasks through a second connection."""
     await backend.connect("elsewhere")
     return AsyncTaskStore(backend.manager, "elsewhere", tenant=backend.tenant)
+
+
+@pytest_asyncio.fixture
+async def parallel() -> AsyncIterator[Parallel]:
+    made = Parallel()
+    yield made
+    made.close()

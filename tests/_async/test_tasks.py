@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import pytest_asyncio
 
 from persistence import (
     AsyncDatabaseManager,
@@ -35,16 +34,9 @@ from tests._async.taskstores import Backend
 pytestmark = pytest.mark.tables("sessions")
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
-shared_config = taskstores.shared_config
+shared_config, parallel = taskstores.shared_config, taskstores.parallel
 
 DAY = timedelta(days=1)
-
-
-@pytest_asyncio.fixture
-async def parallel() -> AsyncIterator[Parallel]:
-    made = Parallel()
-    yield made
-    made.close()
 
 
 async def claimed(tasks: AsyncTaskStore, owner: str = "i1", kind: str = "work") -> Task:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, ConflictError, NotFoundError, ValidationError
+from persistence._async.compat import Parallel
 from sessions import AsyncEventLog, AsyncTaskStore, LeaseLostError, Task
 from tests._async import taskstores
 from tests._async.taskstores import Backend
@@ -14,7 +16,7 @@ from tests._async.taskstores import Backend
 pytestmark = pytest.mark.tables("sessions")
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
-shared_config = taskstores.shared_config
+shared_config, parallel = taskstores.shared_config, taskstores.parallel
 
 DAY = timedelta(days=1)
 
@@ -137,6 +139,82 @@ async def test_a_shared_task_is_seen_by_everybody_after_it_was_handed_on(tasks: 
     await tasks.complete(held)
     assert await tasks.is_completed("WAKEUP", within=DAY) is True
     assert await tasks.claim("WAKEUP", "i3", key="d") == (await tasks.get("WAKEUP:d"), False)
+
+
+async def test_a_shared_task_that_its_new_owner_does_not_claim_is_anybodys_again(
+    tasks: AsyncTaskStore, backend: Backend, parallel: Parallel
+) -> None:
+    handed = []
+    for key in ("freed", "keyed", "next", "late"):
+        await tasks.claim("WAKEUP", "i1", key=key)
+        handed.append(await tasks.transfer(f"WAKEUP:{key}", "i1", "i2", lease=90))
+    freed, keyed, following, late = handed
+    assert freed.wake_at is not None
+    assert freed.updated_at is not None
+    assert (freed.wake_at - freed.updated_at, freed.status, freed.attempts) == (timedelta(seconds=90), "pending", 0)
+    assert await tasks.release_expired() == 0
+    assert await tasks.claim_next("WAKEUP", "i3", 9) == []
+    assert await tasks.claim("WAKEUP", "i3", key="keyed") == (keyed, False)
+
+    await backend.lapse(freed)
+    assert await tasks.release_expired() == 1
+    found = await tasks.get("WAKEUP:freed")
+    assert (found.owner, found.status, found.wake_at, found.error) == (None, "pending", None, None)
+    await backend.lapse(keyed)
+    results = await parallel.run([partial(tasks.claim, "WAKEUP", f"i{n}", key="keyed") for n in range(3, 11)])
+    (held,) = [task for task, created in results if created]
+    assert (held.status, held.attempts, held.token > keyed.token) == ("active", 1, True)
+    await backend.lapse(following)
+    assert [task.id for task in await tasks.claim_next("WAKEUP", "i3", 9)] == ["WAKEUP:freed", "WAKEUP:next"]
+    await backend.lapse(late)
+    assert [task.id for task in await tasks.claim_next("WAKEUP", "i2", 9)] == ["WAKEUP:late"]
+    own = await tasks.for_owner("i1").add(Task(kind="chore"))
+    moved = await tasks.transfer(own.id or "", "i1", "i2")
+    assert (moved.owner, moved.shared, moved.wake_at) == ("i2", False, None)
+
+
+async def test_a_deferred_task_that_was_handed_on_waits_for_its_new_owner_when_it_is_due(
+    tasks: AsyncTaskStore, backend: Backend
+) -> None:
+    for task_id in ("first", "second", "WAKEUP:third"):
+        await tasks.add(Task(kind="WAKEUP", **{"key": "third"} if ":" in task_id else {"id": task_id}))
+        await tasks.defer(task_id, 60)
+    first, second, third = [
+        await tasks.transfer(task_id, None, "i2", lease=90) for task_id in ("first", "second", "WAKEUP:third")
+    ]
+    assert {(task.owner, task.status) for task in (first, second, third)} == {("i2", "deferred")}
+    for task in (first, second, third):
+        await backend.lapse(task)
+    assert await tasks.claim("WAKEUP", "i3", key="third") == (await tasks.get("WAKEUP:third"), False)
+    assert await tasks.claim_next("WAKEUP", "i3", 9) == []  # it sees that they are due
+    due = await tasks.get("first")
+    assert (due.owner, due.status, due.lease) == ("i2", "pending", timedelta(seconds=90))
+    assert due.wake_at is not None
+    assert due.updated_at is not None
+    assert timedelta(seconds=60) < due.wake_at - due.updated_at <= timedelta(seconds=90)
+    assert [task.id for task in await tasks.claim_next("WAKEUP", "i2")] == ["first"]
+    await backend.lapse(second)
+    assert [task.id for task in await tasks.claim_next("WAKEUP", "i3", 9)] == ["second"]
+    await tasks.defer("WAKEUP:third", 60)
+    await backend.lapse(third, -91)
+    assert (await tasks.claim("WAKEUP", "i3", key="third"))[1] is True
+
+
+async def test_an_owner_that_shuts_down_gives_back_what_was_handed_to_it(tasks: AsyncTaskStore) -> None:
+    await tasks.claim("WAKEUP", "i1", key="d")
+    await tasks.add(Task(id="later", kind="work"))
+    await tasks.defer("later", 60)
+    await tasks.transfer("later", None, "i1")
+    assert await tasks.hand_over("i1", "i2", lease=90) == 2
+    handed = await tasks.get("WAKEUP:d")
+    assert (handed.owner, handed.lease, handed.wake_at is not None) == ("i2", timedelta(seconds=90), True)
+    await tasks.for_owner("i2").add(Task(id="own", kind="work"))
+    assert await tasks.hand_over("i2") == 2
+    states = {task.id: (task.owner, task.status) for task in await tasks.all_owners().find()}
+    assert states == {"WAKEUP:d": (None, "pending"), "later": (None, "deferred"), "own": ("i2", "pending")}
+    assert (await tasks.get("WAKEUP:d")).wake_at is None
+    assert await tasks.hand_over("i2") == 0
+    assert (await tasks.claim("WAKEUP", "i3", key="d"))[1] is True
 
 
 async def test_an_owner_that_shuts_down_lets_go_of_what_it_holds(tasks: AsyncTaskStore) -> None:

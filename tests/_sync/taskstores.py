@@ -14,6 +14,7 @@ import pytest
 import pytest
 
 from persistence import DatabaseManager, PostgreSQLConfig, SQLiteConfig
+from persistence._sync.compat import Parallel
 from persistence.dialect import to_micros
 from sessions import TaskStore, Task
 from tests.servers import TestServers
@@ -108,3 +109,10 @@ def elsewhere(backend: Backend) -> TaskStore:
     """The same tasks through a second connection."""
     backend.connect("elsewhere")
     return TaskStore(backend.manager, "elsewhere", tenant=backend.tenant)
+
+
+@pytest.fixture
+def parallel() -> Iterator[Parallel]:
+    made = Parallel()
+    yield made
+    made.close()

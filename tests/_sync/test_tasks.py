@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-import pytest
 import pytest
 
 from persistence import (
@@ -36,16 +35,9 @@ from tests._sync.taskstores import Backend
 pytestmark = pytest.mark.tables("sessions")
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
-shared_config = taskstores.shared_config
+shared_config, parallel = taskstores.shared_config, taskstores.parallel
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def parallel() -> Iterator[Parallel]:
-    made = Parallel()
-    yield made
-    made.close()
 
 
 def claimed(tasks: TaskStore, owner: str = "i1", kind: str = "work") -> Task:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from persistence import Database, DatabaseManager, ConflictError, NotFoundError, ValidationError
+from persistence._sync.compat import Parallel
 from sessions import EventLog, TaskStore, LeaseLostError, Task
 from tests._sync import taskstores
 from tests._sync.taskstores import Backend
@@ -15,7 +17,7 @@ from tests._sync.taskstores import Backend
 pytestmark = pytest.mark.tables("sessions")
 
 backend, tasks, elsewhere = taskstores.backend, taskstores.tasks, taskstores.elsewhere
-shared_config = taskstores.shared_config
+shared_config, parallel = taskstores.shared_config, taskstores.parallel
 
 DAY = timedelta(days=1)
 
@@ -138,6 +140,82 @@ def test_a_shared_task_is_seen_by_everybody_after_it_was_handed_on(tasks: TaskSt
     tasks.complete(held)
     assert tasks.is_completed("WAKEUP", within=DAY) is True
     assert tasks.claim("WAKEUP", "i3", key="d") == (tasks.get("WAKEUP:d"), False)
+
+
+def test_a_shared_task_that_its_new_owner_does_not_claim_is_anybodys_again(
+    tasks: TaskStore, backend: Backend, parallel: Parallel
+) -> None:
+    handed = []
+    for key in ("freed", "keyed", "next", "late"):
+        tasks.claim("WAKEUP", "i1", key=key)
+        handed.append(tasks.transfer(f"WAKEUP:{key}", "i1", "i2", lease=90))
+    freed, keyed, following, late = handed
+    assert freed.wake_at is not None
+    assert freed.updated_at is not None
+    assert (freed.wake_at - freed.updated_at, freed.status, freed.attempts) == (timedelta(seconds=90), "pending", 0)
+    assert tasks.release_expired() == 0
+    assert tasks.claim_next("WAKEUP", "i3", 9) == []
+    assert tasks.claim("WAKEUP", "i3", key="keyed") == (keyed, False)
+
+    backend.lapse(freed)
+    assert tasks.release_expired() == 1
+    found = tasks.get("WAKEUP:freed")
+    assert (found.owner, found.status, found.wake_at, found.error) == (None, "pending", None, None)
+    backend.lapse(keyed)
+    results = parallel.run([partial(tasks.claim, "WAKEUP", f"i{n}", key="keyed") for n in range(3, 11)])
+    (held,) = [task for task, created in results if created]
+    assert (held.status, held.attempts, held.token > keyed.token) == ("active", 1, True)
+    backend.lapse(following)
+    assert [task.id for task in tasks.claim_next("WAKEUP", "i3", 9)] == ["WAKEUP:freed", "WAKEUP:next"]
+    backend.lapse(late)
+    assert [task.id for task in tasks.claim_next("WAKEUP", "i2", 9)] == ["WAKEUP:late"]
+    own = tasks.for_owner("i1").add(Task(kind="chore"))
+    moved = tasks.transfer(own.id or "", "i1", "i2")
+    assert (moved.owner, moved.shared, moved.wake_at) == ("i2", False, None)
+
+
+def test_a_deferred_task_that_was_handed_on_waits_for_its_new_owner_when_it_is_due(
+    tasks: TaskStore, backend: Backend
+) -> None:
+    for task_id in ("first", "second", "WAKEUP:third"):
+        tasks.add(Task(kind="WAKEUP", **{"key": "third"} if ":" in task_id else {"id": task_id}))
+        tasks.defer(task_id, 60)
+    first, second, third = [
+        tasks.transfer(task_id, None, "i2", lease=90) for task_id in ("first", "second", "WAKEUP:third")
+    ]
+    assert {(task.owner, task.status) for task in (first, second, third)} == {("i2", "deferred")}
+    for task in (first, second, third):
+        backend.lapse(task)
+    assert tasks.claim("WAKEUP", "i3", key="third") == (tasks.get("WAKEUP:third"), False)
+    assert tasks.claim_next("WAKEUP", "i3", 9) == []  # it sees that they are due
+    due = tasks.get("first")
+    assert (due.owner, due.status, due.lease) == ("i2", "pending", timedelta(seconds=90))
+    assert due.wake_at is not None
+    assert due.updated_at is not None
+    assert timedelta(seconds=60) < due.wake_at - due.updated_at <= timedelta(seconds=90)
+    assert [task.id for task in tasks.claim_next("WAKEUP", "i2")] == ["first"]
+    backend.lapse(second)
+    assert [task.id for task in tasks.claim_next("WAKEUP", "i3", 9)] == ["second"]
+    tasks.defer("WAKEUP:third", 60)
+    backend.lapse(third, -91)
+    assert (tasks.claim("WAKEUP", "i3", key="third"))[1] is True
+
+
+def test_an_owner_that_shuts_down_gives_back_what_was_handed_to_it(tasks: TaskStore) -> None:
+    tasks.claim("WAKEUP", "i1", key="d")
+    tasks.add(Task(id="later", kind="work"))
+    tasks.defer("later", 60)
+    tasks.transfer("later", None, "i1")
+    assert tasks.hand_over("i1", "i2", lease=90) == 2
+    handed = tasks.get("WAKEUP:d")
+    assert (handed.owner, handed.lease, handed.wake_at is not None) == ("i2", timedelta(seconds=90), True)
+    tasks.for_owner("i2").add(Task(id="own", kind="work"))
+    assert tasks.hand_over("i2") == 2
+    states = {task.id: (task.owner, task.status) for task in tasks.all_owners().find()}
+    assert states == {"WAKEUP:d": (None, "pending"), "later": (None, "deferred"), "own": ("i2", "pending")}
+    assert (tasks.get("WAKEUP:d")).wake_at is None
+    assert tasks.hand_over("i2") == 0
+    assert (tasks.claim("WAKEUP", "i3", key="d"))[1] is True
 
 
 def test_an_owner_that_shuts_down_lets_go_of_what_it_holds(tasks: TaskStore) -> None:
