@@ -116,10 +116,11 @@ class _Job:
 def _work(jobs: SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
         result = error = None
-        try:
-            result = job.call(*job.args)
-        except BaseException as exc:
-            error = exc
+        if job.left is None:  # or its task has gone before it began
+            try:
+                result = job.call(*job.args)
+            except BaseException as exc:
+                error = exc
         with suppress(RuntimeError):  # the loop has been closed meanwhile
             job.loop.call_soon_threadsafe(job.end, result, error)
         del job, result, error
@@ -156,8 +157,8 @@ class Threads:
             return result
         except asyncio.CancelledError:
             while not job.ended:
-                interrupt()
                 job.left = job.loop.create_future()
+                interrupt()
                 with suppress(asyncio.CancelledError):  # what the thread works on is nobody else's before it let go
                     await job.left
             raise

@@ -8,7 +8,7 @@ then run anew, unprepared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -255,10 +255,11 @@ class PostgreSQLLink(Link):
                 self._send(call, binary)
                 sent += 1
             self._close_stale()
+            answers = await raw.exchange_pipeline(deadline)
         except BaseException:
             raw.end_pipeline()
+            self._doubt(fresh.values())
             raise
-        answers = await raw.exchange_pipeline(deadline)
         found = self._without_preparations(answers[:sent], fresh)
         for results in answers[sent:]:
             failed = _failed(results)
@@ -284,6 +285,12 @@ class PostgreSQLLink(Link):
             elif known.forgotten:
                 self._known.stale.append(known.name)
         return found
+
+    def _doubt(self, fresh: Iterable[KnownStatement]) -> None:
+        """Count as not prepared what nobody answered for: the server may have read it or not."""
+        for known in fresh:
+            self._known.stale.append(known.name)
+            known.name = b""
 
     def _close_stale(self) -> None:
         # Where libpq is too old (before 17) to say it, the names go with the connection.

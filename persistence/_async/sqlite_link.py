@@ -11,12 +11,15 @@ from functools import partial
 from itertools import islice
 from operator import itemgetter
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from persistence._async.compat import Threads
 from persistence._async.executor import NO_HINTS, FailedPart, Hints, Link, Row, returns_no_rows, too_late
 from persistence.copying import check_rows
 from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _Binding = Callable[[Sequence[Any]], Any]
 _PLAIN = frozenset((str, int, bytes, type(None), bool))
@@ -83,15 +86,21 @@ class SQLiteLink(Link):
         if not self._closed:
             self.raw.interrupt()
 
+    async def _in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        try:
+            return await self._threads.run(self.interrupt, call, *args)
+        finally:
+            self._interrupted = False  # not before: an interruption may come before the thread has begun
+
     def _until(self, deadline: float) -> None:
-        self._deadline, self._interrupted = deadline, False
+        self._deadline = deadline
         left = deadline - monotonic()
         if left < self._busy_timeout:
             self._shortened = True
             self.raw.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}")
 
     def _settle(self) -> None:
-        self._deadline, self._interrupted = float("inf"), False
+        self._deadline = float("inf")
         if self._shortened and not self._closed:
             self._shortened = False
             self.raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
@@ -99,7 +108,7 @@ class SQLiteLink(Link):
     async def run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints
     ) -> tuple[list[Row], int]:
-        return await self._threads.run(self.interrupt, self._run, statement, values, rows, deadline)
+        return await self._in_thread(self._run, statement, values, rows, deadline)
 
     def _run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float
@@ -124,12 +133,12 @@ class SQLiteLink(Link):
         else:
             fetched = cursor.fetchmany(rows)
             cursor.close()  # or it would keep its snapshot
-        return _rows(description, fetched), cursor.rowcount
+        return _rows(description, fetched), max(cursor.rowcount, 0)  # -1 of a statement that only reads
 
     async def run_batch(
         self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float, hints: Hints
     ) -> list[list[Row]]:
-        return await self._threads.run(self.interrupt, self._run_batch, calls, alone, deadline)
+        return await self._in_thread(self._run_batch, calls, alone, deadline)
 
     def _run_batch(
         self, calls: Sequence[tuple[Statement, Sequence[Any]]], alone: bool, deadline: float
@@ -159,7 +168,7 @@ class SQLiteLink(Link):
 
     async def run_many(self, statement: Statement, values: Sequence[Sequence[Any]], deadline: float) -> int:
         if statement.returns:
-            return await self._threads.run(self.interrupt, self._run_each, statement, values, deadline)
+            return await self._in_thread(self._run_each, statement, values, deadline)
         bind = partial(_named, statement)
         return await self._insert(statement.text, values, bind, "parameters", 0, deadline)
 
@@ -174,7 +183,7 @@ class SQLiteLink(Link):
     async def _insert(
         self, text: str, values: Sequence[Sequence[Any]], bind: _Binding, what: str, first: int, deadline: float
     ) -> int:
-        return await self._threads.run(self.interrupt, self._run_many, text, values, bind, what, first, deadline)
+        return await self._in_thread(self._run_many, text, values, bind, what, first, deadline)
 
     def _run_many(
         self, text: str, values: Sequence[Sequence[Any]], bind: _Binding, what: str, first: int, deadline: float
@@ -222,7 +231,7 @@ class SQLiteLink(Link):
         return done
 
     async def script(self, text: str, deadline: float) -> None:
-        await self._threads.run(self.interrupt, self._script, text, deadline)
+        await self._in_thread(self._script, text, deadline)
 
     def _script(self, text: str, deadline: float) -> None:
         self._until(deadline)

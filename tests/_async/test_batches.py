@@ -228,4 +228,15 @@ async def test_a_cancelled_batch_keeps_nothing(main: AsyncPostgreSQLDatabase) ->
     assert main.stats().opened == opened
 
 
+async def test_what_a_cancelled_batch_was_to_prepare_is_prepared_anew(main: AsyncPostgreSQLDatabase) -> None:
+    opened = main.stats().opened
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await main.fetch_batch([("SELECT pg_sleep(30)", None), (ALL, None)], prepare=True)
+    async with main.transaction():
+        assert await main.fetch_all(ALL) == []
+        assert await main.fetch_all(ALL, prepare=True) == []
+    assert main.stats().opened == opened
+
+
 # [/async-only]

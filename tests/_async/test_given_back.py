@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio  # async-only
 from pathlib import Path  # async-only
+from threading import Event  # async-only
+from time import monotonic  # async-only
 
 import pytest
 
@@ -15,6 +17,7 @@ from persistence import (
     ReadOnlyError,
     TransactionError,
 )
+from persistence._async.compat import Threads  # async-only
 
 INSERT = "INSERT INTO t (id) VALUES (:id)"
 
@@ -118,6 +121,38 @@ async def test_cancellation_at_any_moment_loses_nothing_on_sqlite(tmp_path: Path
             if done:
                 return
         assert done
+
+
+async def test_a_statement_cancelled_before_its_thread_began_ends_at_once(tmp_path: Path) -> None:
+    counting = "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    async with AsyncDatabaseManager() as manager:
+        database = await manager.add_sqlite("main", f"sqlite:///{tmp_path}/main.db")
+        started = monotonic()
+        for moment in range(40):
+            task = asyncio.create_task(database.fetch_value(counting, timeout=5))
+            for _ in range(moment % 4):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled()
+            assert await database.fetch_value("SELECT 1") == 1
+        assert monotonic() - started < 5
+
+
+async def test_a_call_cancelled_before_its_thread_began_is_not_made() -> None:
+    threads, held, called = Threads(1, "test"), Event(), list[int]()
+    holding = asyncio.create_task(threads.run(held.set, held.wait))
+    waiting = asyncio.create_task(threads.run(lambda: None, called.append, 1))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    held.set()
+    assert await holding
+    await asyncio.wait((waiting,))
+    assert (waiting.cancelled(), called) == (True, [])
+    await threads.run(lambda: None, called.append, 2)
+    assert called == [2]
+    threads.close()
 
 
 # [/async-only]

@@ -33,6 +33,7 @@ async def test_a_listener_hears_of_each_statement_and_what_came_of_it(
     insert = "INSERT INTO t (id, v) VALUES (:id, :v)"
     await database.execute(insert, {"id": 1, "v": SECRET})
     await database.fetch_all("SELECT * FROM t WHERE v = :v", {"v": SECRET})
+    await database.fetch_all("SELECT * FROM t WHERE v = :v", {"v": "none"})
     async with database.transaction() as transaction:
         await transaction.execute_many(insert, [{"id": 2, "v": SECRET}, {"id": 3, "v": SECRET}])
         await database.fetch_value("SELECT v FROM t WHERE id = :id", {"id": 2})
@@ -44,6 +45,7 @@ async def test_a_listener_hears_of_each_statement_and_what_came_of_it(
     assert seen == [
         ("execute", insert, 1),
         ("fetch_all", "SELECT * FROM t WHERE v = :v", 1),
+        ("fetch_all", "SELECT * FROM t WHERE v = :v", 0),
         ("execute_many", insert, 2),
         ("fetch_value", "SELECT v FROM t WHERE id = :id", 1),
         ("commit", "COMMIT", None),

@@ -34,6 +34,7 @@ def test_a_listener_hears_of_each_statement_and_what_came_of_it(
     insert = "INSERT INTO t (id, v) VALUES (:id, :v)"
     database.execute(insert, {"id": 1, "v": SECRET})
     database.fetch_all("SELECT * FROM t WHERE v = :v", {"v": SECRET})
+    database.fetch_all("SELECT * FROM t WHERE v = :v", {"v": "none"})
     with database.transaction() as transaction:
         transaction.execute_many(insert, [{"id": 2, "v": SECRET}, {"id": 3, "v": SECRET}])
         database.fetch_value("SELECT v FROM t WHERE id = :id", {"id": 2})
@@ -45,6 +46,7 @@ def test_a_listener_hears_of_each_statement_and_what_came_of_it(
     assert seen == [
         ("execute", insert, 1),
         ("fetch_all", "SELECT * FROM t WHERE v = :v", 1),
+        ("fetch_all", "SELECT * FROM t WHERE v = :v", 0),
         ("execute_many", insert, 2),
         ("fetch_value", "SELECT v FROM t WHERE id = :id", 1),
         ("commit", "COMMIT", None),
