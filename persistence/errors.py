@@ -152,7 +152,7 @@ class UnknownConnectionError(NotFoundError):
 
 
 class WrongKindError(PersistenceError):
-    """A connection is registered under that name, but it is of another kind."""
+    """A connection is registered under that name, but it is of another kind; or the manager is of the other side."""
 
 
 class ConstraintError(PersistenceError):

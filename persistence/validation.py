@@ -9,7 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, cast
 
-from persistence.errors import ValidationError
+from persistence.errors import ValidationError, WrongKindError
 from persistence.fields import Duration, seconds
 
 ID_BYTES = 1024
@@ -181,3 +181,11 @@ def _check_json(value: object, path: str, depth: int) -> None:
             raise ValidationError(f"{path} needs more than 64 bits", hint="store it as text")
     elif kind is not bool and value is not None:
         raise ValidationError(f"{path} is a {kind.__name__}, which JSON would give back as something else")
+
+
+def wrong_manager(given: object, wanted: str) -> WrongKindError:
+    """Return the error for what is no manager of a store's side."""
+    return WrongKindError(
+        f"a {type(given).__name__} is no {wanted}",
+        hint="stores whose names begin with Async take an AsyncDatabaseManager, the others a DatabaseManager",
+    )

@@ -48,6 +48,7 @@ from checkpoint.sealing import SEALED
 from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, hints_of, restore_state
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
+from persistence._async.manager import check_manager
 from persistence.dialect import to_micros
 from persistence.errors import ConflictError, CorruptError, DuplicateError, SerializationError
 from persistence.queries import load_queries
@@ -116,7 +117,10 @@ class AsyncDatabaseCheckpointer(AsyncSQLTimeTravel, AsyncSQLRetention, AsyncChec
     if not TYPE_CHECKING:  # there __init__ says what is taken, and this class what is made
 
         def __new__(cls, manager=None, name=None, *arguments, **options):
-            if cls is not AsyncDatabaseCheckpointer or manager.get(name).kind != "redis":
+            if cls is not AsyncDatabaseCheckpointer or manager is None or name is None:
+                return super().__new__(cls)
+            check_manager(manager)
+            if manager.get(name).kind != "redis":
                 return super().__new__(cls)
             taken = {option: value for option, value in options.items() if option not in ("migrate", "group_commit")}
             return AsyncRedisCheckpointer(manager, name, *arguments, **taken)

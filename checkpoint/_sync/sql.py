@@ -49,6 +49,7 @@ from checkpoint.sealing import SEALED
 from checkpoint.states import Base, Encoded, Written, encode_state, head_alone, hints_of, restore_state
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
+from persistence._sync.manager import check_manager
 from persistence.dialect import to_micros
 from persistence.errors import ConflictError, CorruptError, DuplicateError, SerializationError
 from persistence.queries import load_queries
@@ -117,7 +118,10 @@ class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
     if not TYPE_CHECKING:  # there __init__ says what is taken, and this class what is made
 
         def __new__(cls, manager=None, name=None, *arguments, **options):
-            if cls is not DatabaseCheckpointer or manager.get(name).kind != "redis":
+            if cls is not DatabaseCheckpointer or manager is None or name is None:
+                return super().__new__(cls)
+            check_manager(manager)
+            if manager.get(name).kind != "redis":
                 return super().__new__(cls)
             taken = {option: value for option, value in options.items() if option not in ("migrate", "group_commit")}
             return RedisCheckpointer(manager, name, *arguments, **taken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence._async.redis import AsyncRedisConnection
@@ -32,6 +32,7 @@ async def examine(manager: AsyncDatabaseManager, lines: Iterable[MigrationLine] 
     Of each database the server's settings, open transactions, tables and indexes are looked at, and how far the
     migration lines are that were applied there. A connection that can't be examined is a problem of its own.
     """
+    check_manager(manager)
     found: list[Finding] = []
     lines = list(lines)
     for name in manager.names():

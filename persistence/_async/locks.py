@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from persistence._async.compat import sleep, undone_if_interrupted
 from persistence._async.keyvalue_backends import AsyncSQLValues
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
 from persistence.fields import Duration
@@ -39,6 +39,7 @@ class AsyncAdvisoryLock:
 
     def __init__(self, manager: AsyncDatabaseManager, name: str, lock: str, *, tenant: str = "default") -> None:
         """Raise CapabilityError on SQLite, where a transaction that writes is alone anyway."""
+        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)
@@ -101,6 +102,7 @@ class AsyncLeaseLock:
         migrate: bool = True,
     ) -> None:
         """``timeout`` (seconds) is for ``async with``, and for an ``acquire`` that doesn't say its own."""
+        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)

@@ -28,7 +28,7 @@ from persistence.errors import (
 from persistence.fields import Duration
 from persistence.health import HealthStatus, PoolStats
 from persistence.observing import Listener
-from persistence.validation import check_timeout
+from persistence.validation import check_timeout, wrong_manager
 
 AsyncConnection = AsyncDatabase | AsyncRedisConnection
 Server = EmbeddedPostgreSQL | EmbeddedRedis
@@ -347,3 +347,13 @@ class _ReplicaPoll:
 
 def _kind(connection: AsyncConnection) -> str:
     return "pgvector" if isinstance(connection, AsyncPgVectorDatabase) else connection.kind
+
+
+def check_manager(manager: object) -> None:
+    """See that a store is given a manager of its own side.
+
+    Raises:
+        WrongKindError: it is something else.
+    """
+    if not isinstance(manager, AsyncDatabaseManager):
+        raise wrong_manager(manager, AsyncDatabaseManager.__name__)

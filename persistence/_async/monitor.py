@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.recurring import AsyncRecurring
 from persistence.fields import Duration
 from persistence.health import HealthChange, HealthHistory, HealthStatus
@@ -32,6 +32,7 @@ class AsyncHealthMonitor(AsyncRecurring):
         on_change: Callable[[HealthChange], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__("holdfast-health")
+        check_manager(manager)
         self._manager = manager
         self._interval = check_duration("interval", interval)
         self._timeout = check_duration("timeout", timeout)

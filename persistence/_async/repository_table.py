@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence.dialect import quote_identifier
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
@@ -44,6 +44,7 @@ class AsyncRepositoryTable(Generic[T]):
         encrypted: Sequence[str] = (),
         cipher: Cipher | None = None,
     ) -> None:
+        check_manager(manager)
         manager.get_database(name)
         if bool(encrypted) != (cipher is not None):
             raise ConfigError("encrypted fields and a cipher go together")

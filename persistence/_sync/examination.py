@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.migrator import Migrator
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence._sync.redis import RedisConnection
@@ -33,6 +33,7 @@ def examine(manager: DatabaseManager, lines: Iterable[MigrationLine] = ()) -> li
     Of each database the server's settings, open transactions, tables and indexes are looked at, and how far the
     migration lines are that were applied there. A connection that can't be examined is a problem of its own.
     """
+    check_manager(manager)
     found: list[Finding] = []
     lines = list(lines)
     for name in manager.names():

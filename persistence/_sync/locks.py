@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from persistence._sync.compat import sleep, undone_if_interrupted
 from persistence._sync.keyvalue_backends import SQLValues
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
 from persistence.fields import Duration
@@ -40,6 +40,7 @@ class AdvisoryLock:
 
     def __init__(self, manager: DatabaseManager, name: str, lock: str, *, tenant: str = "default") -> None:
         """Raise CapabilityError on SQLite, where a transaction that writes is alone anyway."""
+        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)
@@ -102,6 +103,7 @@ class LeaseLock:
         migrate: bool = True,
     ) -> None:
         """``timeout`` (seconds) is for ``with``, and for an ``acquire`` that doesn't say its own."""
+        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)

@@ -29,7 +29,7 @@ from persistence.errors import (
 from persistence.fields import Duration
 from persistence.health import HealthStatus, PoolStats
 from persistence.observing import Listener
-from persistence.validation import check_timeout
+from persistence.validation import check_timeout, wrong_manager
 
 Connection = Database | RedisConnection
 Server = EmbeddedPostgreSQL | EmbeddedRedis
@@ -348,3 +348,13 @@ class _ReplicaPoll:
 
 def _kind(connection: Connection) -> str:
     return "pgvector" if isinstance(connection, PgVectorDatabase) else connection.kind
+
+
+def check_manager(manager: object) -> None:
+    """See that a store is given a manager of its own side.
+
+    Raises:
+        WrongKindError: it is something else.
+    """
+    if not isinstance(manager, DatabaseManager):
+        raise wrong_manager(manager, DatabaseManager.__name__)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.recurring import Recurring
 from persistence.fields import Duration
 from persistence.health import HealthChange, HealthHistory, HealthStatus
@@ -33,6 +33,7 @@ class HealthMonitor(Recurring):
         on_change: Callable[[HealthChange], None] | None = None,
     ) -> None:
         super().__init__("holdfast-health")
+        check_manager(manager)
         self._manager = manager
         self._interval = check_duration("interval", interval)
         self._timeout = check_duration("timeout", timeout)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, check_manager
 from persistence.dialect import quote_identifier
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
@@ -45,6 +45,7 @@ class RepositoryTable(Generic[T]):
         encrypted: Sequence[str] = (),
         cipher: Cipher | None = None,
     ) -> None:
+        check_manager(manager)
         manager.get_database(name)
         if bool(encrypted) != (cipher is not None):
             raise ConfigError("encrypted fields and a cipher go together")

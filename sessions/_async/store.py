@@ -14,6 +14,7 @@ from persistence import (
     MigrationLine,
     Row,
 )
+from persistence._async.manager import check_manager
 from persistence.dialect import Dialect, compile_statement
 from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
@@ -34,6 +35,7 @@ class AsyncSessionsStore(AsyncSQLStore):
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
+        check_manager(manager)
         if self.on_redis and manager.get(name).kind == "redis":
             self._manager, self._name, self._tenant = manager, name, check_tenant(tenant)
         else:

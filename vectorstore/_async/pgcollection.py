@@ -13,7 +13,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.postgresql import AsyncPgVectorDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
@@ -76,6 +76,7 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
         table: AdoptedTable | None = None,
         migrate: bool = True,
     ) -> None:
+        check_manager(manager)
         config = manager.get_pgvector(name).config
         AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         if dimensions is None and getattr(embedder, "dimensions", None) is None:

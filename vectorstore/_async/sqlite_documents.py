@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from persistence._async.executor import Row
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
@@ -55,6 +55,7 @@ class AsyncSQLiteDocuments(AsyncVectorStore, AsyncSQLStore):
         keep_file: bool = True,
         migrate: bool = True,
     ) -> None:
+        check_manager(manager)
         manager.get_sqlite(name)
         AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         AsyncVectorStore.__init__(

@@ -14,7 +14,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.postgresql import PgVectorDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
@@ -77,6 +77,7 @@ class PgCollection(VectorStore, SQLStore):
         table: AdoptedTable | None = None,
         migrate: bool = True,
     ) -> None:
+        check_manager(manager)
         config = manager.get_pgvector(name).config
         SQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         if dimensions is None and getattr(embedder, "dimensions", None) is None:

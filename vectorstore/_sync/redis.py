@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.redis import RedisConnection
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import CapabilityError
@@ -68,6 +68,7 @@ class RedisVectorStore(VectorStore):
         text_search: str | None = None,
         keys: Mapping[str, type] | None = None,
     ) -> None:
+        check_manager(manager)
         super().__init__(
             collection=collection,
             dimensions=dimensions,
