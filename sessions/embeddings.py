@@ -19,12 +19,13 @@ def as_embedding(value: object, what: str) -> np.ndarray[Any, Any]:
         ValidationError: it is no list of 1 to 16,000 finite numbers.
     """
     try:
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
-            vector = np.asarray(value, "<f4")
-    except (TypeError, ValueError, OverflowError):
-        vector = np.empty(0, "<f4")
-    if isinstance(value, str | bytes) or vector.ndim != 1 or not 1 <= len(vector) <= DIMENSIONS:
+        found = np.asarray(value)
+    except (TypeError, ValueError):  # lists of different lengths
+        found = np.empty(0)
+    if found.dtype.kind not in "fiu" or found.ndim != 1 or not 1 <= len(found) <= DIMENSIONS:
         raise ValidationError(f"{what} is no list of 1 to {DIMENSIONS:,} numbers")
+    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused below
+        vector = found.astype("<f4")
     if not np.isfinite(vector).all():
         raise ValidationError(f"{what} holds a number that is not finite, or beyond float32")
     return vector

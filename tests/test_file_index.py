@@ -181,6 +181,7 @@ def test_bad_input_is_refused_and_changes_nothing(index: FileVectorIndex, root: 
         (([""], [X]), "the id is empty"),
         ((["d\0"], [X]), "NUL"),
         (([7], [X]), "the id is a int"),
+        ((["d"], 0.5), "vectors is one float"),
         ((["e", "d"], [X, [1.0, 2.0]]), "'d' has 2 dimensions, and the collection has 3"),
         ((["d"], [[np.nan, 0, 0]]), "'d' has a NaN"),
         ((["d"], [[0, 0, 0]]), "'d' has length 0"),
@@ -198,6 +199,9 @@ def test_bad_input_is_refused_and_changes_nothing(index: FileVectorIndex, root: 
         index.search([1.0, 2.0])
     with pytest.raises(ValidationError, match="no operator"):
         index.search(X, filter={"n": {"$near": 1}})
+    for wrong in (0.5, None, np.array(0.5), "abc"):
+        with pytest.raises(ValidationError, match="'d' is no list of numbers"):
+            FileVectorIndex(root).add(["d"], [wrong])  # type: ignore[list-item]
     assert content(index) == content(opened(root)) == ALL
     assert index.add([], []) == 0
     assert index.remove([]) == 0
@@ -342,7 +346,13 @@ def test_a_change_that_comes_while_another_loads_is_not_overwritten(index: FileV
 class Interrupted(FileVectorIndex):
     """An index in whose loading something comes between."""
 
+    before: Callable[[], object] | None = None
     between: Callable[[], object] | None = None
+
+    def _take(self, *args: Any, **options: Any) -> None:
+        if self.before is not None:
+            self.before()
+        super()._take(*args, **options)
 
     def _clear(self) -> None:
         super()._clear()
@@ -359,6 +369,23 @@ def test_a_version_that_comes_while_another_loads_goes_on_counting(index: FileVe
         other.add(["other"], [Y])
     index.add(["d"], [X])
     assert content(opened(root)) == content(index)
+
+
+def test_a_version_that_is_deleted_while_another_loads_it_is_no_damage(root: Path) -> None:
+    writer, reader = FileVectorIndex(root, keep=1), Interrupted(root)
+    writer.add(["a"], [X])
+    writer.save()
+    saves = iter(range(2))
+    reader.before = lambda: next(saves, None) is None or writer.save()
+    reader.load()
+    assert (reader.version, content(reader)) == (3, content(writer))
+    reader.before = writer.save
+    with pytest.raises(NotFoundError, match="no version 3") as gone:
+        reader.load(version=3)
+    assert gone.value.hint == "it has [4]"
+    with pytest.raises(ConflictError, match="anew each time, 20 times"):
+        reader.load()
+    assert (reader.version, reader.verify().version, writer.version) == (3, 24, 24)
 
 
 def test_a_reader_keeps_what_it_loaded_while_versions_go(index: FileVectorIndex, root: Path) -> None:

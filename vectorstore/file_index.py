@@ -20,13 +20,14 @@ from persistence.validation import check_id, check_text, check_whole, shown
 from vectorstore import index_files as files
 from vectorstore.distance import check_dimensions
 from vectorstore.graph import required_faiss
-from vectorstore.index_entries import IndexEntries, checked_vectors, listed, stored_metadata
+from vectorstore.index_entries import IndexEntries, checked_vectors, listed, stored_metadata, width_of
 from vectorstore.index_files import IndexVersion
 from vectorstore.index_journal import Change, append_change, journal_size, read_journal
 from vectorstore.matrix import NEVER, VectorMatrix
 from vectorstore.records import Vectors, check_ids, metadata_text
 
-_BLOCK_ROWS = 4096
+_TRIES = 20
+"""How often an index that another program saves anew meanwhile is read."""
 
 
 class FileVectorIndex(IndexEntries):
@@ -85,14 +86,14 @@ class FileVectorIndex(IndexEntries):
             ConflictError: another program has written to the index since it was loaded.
         """
         given = [check_id("the id", each) for each in listed("ids", ids)]
-        rows = list(vectors)
+        rows = listed("vectors", vectors)
         told = [{}] * len(given) if metadata is None else listed("metadata", metadata)
         if not len(given) == len(rows) == len(told):
             raise ValidationError(f"there are {len(given)} ids, {len(rows)} vectors and {len(told)} metadata")
         if not given:
             return 0
         with self._mutex:
-            dimensions = len(rows[0]) if self.dimensions is None else self.dimensions
+            dimensions = width_of(given[0], rows[0]) if self.dimensions is None else self.dimensions
             checked = checked_vectors(given, rows, check_dimensions(dimensions), self.metric)
             texts = [metadata_text(each, f"entry {shown(id)}") for id, each in zip(given, told, strict=True)]
             last = {id: place for place, id in enumerate(given)}
@@ -199,28 +200,50 @@ class FileVectorIndex(IndexEntries):
             CorruptError: no version is whole, or the one asked for isn't.
             NotFoundError: there is no such version.
             ConfigError: it was made for other dimensions, another metric or another model.
+            ConflictError: another program saved it anew, and deleted what was being read, twenty times.
         """
         folder = self.root / files.check_name(name)
         with self._mutex:
-            known, current = files.version_numbers(folder), files.current_version(folder)
             if version is not None:
-                if check_whole("version", version) not in known:
-                    raise NotFoundError(f"the index {name!r} has no version {version}", hint=f"it has {known}")
-                self._take(name, version, current, verify=verify, alone=True)
+                self._take_alone(name, check_whole("version", version), verify)
                 return True
-            if not known:
-                return False
-            # Newer versions than the one that counts were never finished, or were left behind by a rollback.
-            order = [current] if current is not None else []
-            order += [each for each in known if current is None or each < current]
-            return self._take_first(name, order, current, verify)
+            for _ in range(_TRIES):
+                known, current = files.version_numbers(folder), files.current_version(folder)
+                if not known:
+                    return False
+                # Newer versions than the one that counts were never finished, or were left behind by a rollback.
+                order = [current] if current is not None else []
+                order += [each for each in known if current is None or each < current]
+                if self._take_first(name, order, current, verify):
+                    return True
+            raise _overtaken(name)
+
+    def _take_alone(self, name: str, version: int, verify: bool) -> None:
+        folder = self.root / name
+        known, current = files.version_numbers(folder), files.current_version(folder)
+        if version in known:
+            try:
+                self._take(name, version, current, verify=verify, alone=True)
+            except CorruptError:
+                known = files.version_numbers(folder)
+                if version in known:
+                    raise
+            else:
+                return
+        raise NotFoundError(f"the index {name!r} has no version {version}", hint=f"it has {known}")
 
     def _take_first(self, name: str, order: list[int], current: int | None, verify: bool) -> bool:
+        """Take the first whole version, and return True; False where another one counts by now.
+
+        The one that was read may have been deleted for that, which is no damage.
+        """
         problems: list[CorruptError] = []
         for each in order:
             try:
                 self._take(name, each, current, verify=verify)
             except CorruptError as exc:
+                if files.current_version(self.root / name) != current:
+                    return False
                 problems.append(exc)
                 continue
             if problems:
@@ -316,13 +339,29 @@ class FileVectorIndex(IndexEntries):
         Raises:
             NotFoundError: nothing was saved under the name.
             CorruptError: something of it is not what was written; the message says what.
+            ConflictError: as ``load``.
         """
         folder = self.root / files.check_name(name)
-        current = files.current_version(folder)
-        if current is None:
-            raise NotFoundError(f"there is no index {name!r} in {self.root}")
-        path = folder / files.version_name(current)
-        told = files.describe(path)
-        files.read_version(path, verify=True)
-        read_journal(path, told.dimensions)
-        return told
+        for _ in range(_TRIES):
+            current = files.current_version(folder)
+            if current is None:
+                raise NotFoundError(f"there is no index {name!r} in {self.root}")
+            path = folder / files.version_name(current)
+            try:
+                told = files.describe(path)
+                files.read_version(path, verify=True)
+                read_journal(path, told.dimensions)
+            except CorruptError:
+                if files.current_version(folder) == current:
+                    raise
+            else:
+                return told
+        raise _overtaken(name)
+
+
+def _overtaken(name: str) -> ConflictError:
+    return ConflictError(
+        f"the index {name!r} was saved anew each time, {_TRIES} times, while it was read",
+        hint="have the program that saves it keep more versions: FileVectorIndex(…, keep=3)",
+        operation="load",
+    )

@@ -202,6 +202,14 @@ def listed(what: str, given: Any) -> list[Any]:
     return list(given)
 
 
+def width_of(id: str, vector: Any) -> int:
+    """Return how many numbers the vector of an id has."""
+    try:
+        return len(vector)
+    except TypeError:
+        raise ValidationError(f"the vector of {shown(id)} is no list of numbers") from None
+
+
 def stored_metadata(text: str) -> str:
     """Return metadata as it is kept: nothing for an empty object."""
     return "" if text == "{}" else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
@@ -161,9 +161,26 @@ def key_expression(column: str, steps: Sequence[str], kind: KeyType) -> str:
     return f"((CASE WHEN jsonb_typeof({found}) = 'string' THEN {found} #>> '{{}}' END) COLLATE \"C\")"
 
 
+def key_index(collection: str, key: str, kind: KeyType) -> str:
+    """Return the name of a declared key's index, which no other collection has, however long the names are."""
+    return _key_index(collection, f"{collection} {kind} {key}")
+
+
+def has_key(indexes: Collection[str], collection: str, key: str, kind: KeyType) -> bool:
+    """Tell whether a declared key's index is among those of a collection's table.
+
+    One that was made before names were told apart by the whole collection's has another name, and goes on serving.
+    """
+    return key_index(collection, key, kind) in indexes or _key_index(collection, f"{kind} {key}") in indexes
+
+
+def _key_index(collection: str, told_apart_by: str) -> str:
+    return f"{relation(collection)[:40]}_k{hashlib.sha256(told_apart_by.encode()).hexdigest()[:16]}"
+
+
 def add_key(collection: str, key: str, kind: KeyType) -> tuple[str, ...]:
     """Return the statement that makes the index of a declared key."""
-    name = f"{relation(collection)[:40]}_k{hashlib.sha256(f'{kind} {key}'.encode()).hexdigest()[:16]}"
+    name = key_index(collection, key, kind)
     expression = key_expression("metadata", [_literal(step) for step in parse_path(key)], kind)
     table = quote_identifier(relation(collection))
     return (f"CREATE INDEX IF NOT EXISTS {quote_identifier(name)} ON {table} (tenant_id, namespace, {expression})",)

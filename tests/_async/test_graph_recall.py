@@ -55,9 +55,18 @@ async def test_nodes_are_recalled_by_direction(
 async def test_an_embedding_needs_its_node_and_finite_numbers(graph: AsyncMemoryGraph) -> None:
     with pytest.raises(ForeignKeyError, match="no node 'nobody' in the scope LOCAL"):
         await graph.set_embeddings({"north": [9, 9, 9], "nobody": [1, 0, 0]})
-    for wrong in ({}, [], {"north": []}, {"north": "text"}, {"north": [float("nan")]}, {"north": [1e39]}, {"": [1]}):
+    for wrong in (
+        {},
+        [],
+        {"north": []},
+        {"north": "text"},
+        {"north": [float("nan")]},
+        {"north": [1e39]},
+        {"north": ["1"]},
+        {"": [1]},
+    ):
         assert isinstance(await outcome(partial(graph.set_embeddings, wrong)), ValidationError), wrong
-    for vector in ([], [[1, 0, 0]], None, ["a"], [float("inf")], [0.0] * 16_001):
+    for vector in ([], [[1, 0, 0]], None, ["a"], ["1", "0", "0"], [True], [1, "0"], [float("inf")], [0.0] * 16_001):
         assert isinstance(await outcome(partial(graph.recall, vector)), ValidationError)
     assert (await recalled(graph, [0, 1, 0]))[0] == ("north", 1.0)
 

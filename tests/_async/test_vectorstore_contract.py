@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from io import StringIO
@@ -18,6 +19,7 @@ from persistence import (
     ConfigError,
     MigrationLine,
     NotFoundError,
+    PgVectorConfig,
     ValidationError,
 )
 from tests._async.vectors import (
@@ -30,10 +32,12 @@ from tests._async.vectors import (
     ids,
     in_a_database,
     numbers,
+    on_pgvector,
     vector_backend,  # noqa: F401
     where_others_look,
 )
 from vectorstore import (
+    AsyncPgVectorStore,
     BatchError,
     Diversity,
     Document,
@@ -609,6 +613,17 @@ async def test_an_embedder_of_other_dimensions_is_refused(backend: Backend) -> N
     with pytest.raises(ConfigError, match="a int is no embedder"):
         backend.store(embedder=7)
     assert backend.store(embedder=Model(), dimensions=None).dimensions == 3
+
+
+@on_pgvector
+async def test_a_model_s_own_dimensions_go_before_the_connection_s(
+    backend: Backend, pgvector_config: PgVectorConfig
+) -> None:
+    await backend.manager.add_pgvector("wide", replace(pgvector_config, dimensions=384))
+    store = AsyncPgVectorStore(backend.manager, "wide", embedder=Model())
+    await store.store_documents([doc("a", None, "12345")])
+    assert (store.dimensions, numbers(await store.get("a"))) == (3, [5, 1, 0])
+    assert AsyncPgVectorStore(backend.manager, "wide", embedder=Embeddings()).dimensions == 384
 
 
 @where_others_look

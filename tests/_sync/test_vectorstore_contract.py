@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from io import StringIO
@@ -19,6 +20,7 @@ from persistence import (
     ConfigError,
     MigrationLine,
     NotFoundError,
+    PgVectorConfig,
     ValidationError,
 )
 from tests._sync.vectors import (
@@ -31,10 +33,12 @@ from tests._sync.vectors import (
     ids,
     in_a_database,
     numbers,
+    on_pgvector,
     vector_backend,  # noqa: F401
     where_others_look,
 )
 from vectorstore import (
+    PgVectorStore,
     BatchError,
     Diversity,
     Document,
@@ -596,6 +600,17 @@ def test_an_embedder_of_other_dimensions_is_refused(backend: Backend) -> None:
     with pytest.raises(ConfigError, match="a int is no embedder"):
         backend.store(embedder=7)
     assert backend.store(embedder=Model(), dimensions=None).dimensions == 3
+
+
+@on_pgvector
+def test_a_model_s_own_dimensions_go_before_the_connection_s(
+    backend: Backend, pgvector_config: PgVectorConfig
+) -> None:
+    backend.manager.add_pgvector("wide", replace(pgvector_config, dimensions=384))
+    store = PgVectorStore(backend.manager, "wide", embedder=Model())
+    store.store_documents([doc("a", None, "12345")])
+    assert (store.dimensions, numbers(store.get("a"))) == (3, [5, 1, 0])
+    assert PgVectorStore(backend.manager, "wide", embedder=Embeddings()).dimensions == 384
 
 
 @where_others_look

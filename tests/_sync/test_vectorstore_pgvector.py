@@ -154,6 +154,30 @@ def test_an_explanation_names_the_index_and_counts_what_was_compared(backend: Ba
     assert (words.explain("word", mode="text")).plan == "text"
 
 
+def key_indexes(backend: Backend, collection: str) -> list[str]:
+    rows = backend.database.fetch_all(
+        "SELECT indexname FROM pg_indexes WHERE tablename = :table AND indexdef LIKE '%year%' ORDER BY indexname",
+        {"table": f"holdfast_documents_{collection}"},
+    )
+    return [row["indexname"] for row in rows]
+
+
+@on_pgvector
+def test_collections_whose_long_names_begin_alike_have_indexes_of_their_own(backend: Backend) -> None:
+    for collection in (first := "customer_documents_2023_q1", second := "customer_documents_2023_q2"):
+        backend.store(collection=collection, keys={"year": int}).store_documents([doc("a", year=1)])
+    names = [key_indexes(backend, collection) for collection in (first, second)]
+    assert [len(each) for each in names] == [1, 1]
+    # As it was when both had one name: the first collection has the index, and the second has none.
+    old = "holdfast_documents_customer_documents_20_k5d72e217f8dd5af7"
+    backend.database.execute(f'ALTER INDEX "{names[0][0]}" RENAME TO "{old}"')
+    backend.database.execute(f'DROP INDEX "{names[1][0]}"')
+    for collection in (first, second):
+        later = backend.beside(collection=collection, keys={"year": int, "month": int})
+        assert ids(later.search(X, filter={"year": 1})) == ["a"]
+    assert [key_indexes(backend, collection) for collection in (first, second)] == [[old], names[1]]
+
+
 # Making an index
 
 

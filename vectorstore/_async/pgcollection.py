@@ -24,6 +24,7 @@ from vectorstore import adoption, schema
 from vectorstore._async.store import AsyncVectorStore
 from vectorstore.adoption import AdoptedTable
 from vectorstore.distance import BIT_METRICS, METRICS, BitMetric
+from vectorstore.embedders import as_embedder
 from vectorstore.estimates import Estimates
 from vectorstore.filters import parse_path
 from vectorstore.index import Index, found_index
@@ -79,6 +80,7 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
         check_manager(manager)
         config = manager.get_pgvector(name).config
         AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
+        embedder = as_embedder(embedder)
         if dimensions is None and getattr(embedder, "dimensions", None) is None:
             dimensions = config.dimensions
         AsyncVectorStore.__init__(
@@ -124,7 +126,7 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
                 f"the collection {self.collection!r} was made for the type {made}, not {self._shape.type}",
                 hint="open it as it was made, or choose another collection",
             )
-        missing = {key: kind for key, kind in self._keys.items() if row["keys"].get(key) != kind}
+        missing = [key for key, kind in self._keys.items() if not self._has_key(row, key, kind)]
         if missing or (self.text_search is not None and row["language"] is None):
             row = await self._extend(database)
         if row["model"] is None and self.model is not None:
@@ -201,7 +203,8 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
                     raise ConfigError(
                         f"the key {key!r} of {self.collection!r} is declared as {row['keys'][key]}, not {kind}"
                     )
-                statements += schema.add_key(self.collection, key, kind)
+                if not self._has_key(row, key, kind):
+                    statements += schema.add_key(self.collection, key, kind)
             for statement in statements:
                 try:
                     await database.execute(statement, timeout=BUILD_SECONDS, prepare=False)
@@ -210,6 +213,10 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
             added = {"collection": self.collection, "language": self.text_search, "keys": to_json(self._keys)}
             await database.execute(self._sql.extend, added)
             return await self._registered(database) or {}
+
+    def _has_key(self, row: dict[str, Any], key: str, kind: KeyType) -> bool:
+        """Tell whether a key is declared as this type, and has its index."""
+        return row["keys"].get(key) == kind and schema.has_key(row["indexes"], self.collection, key, kind)
 
     def _no_language(self, exc: PersistenceError) -> PersistenceError:
         if exc.code != "42704":

@@ -5,10 +5,16 @@
 -- is compared, /* stored */ to the type of the column. What has expired is gone for every statement that reads.
 
 -- name: collection
--- What a collection was made for, and what is really there: its table, its size, and an index of vectors that is whole.
+-- What a collection was made for, and what is really there: its table, its size, the names of its indexes, and an index
+-- of vectors that is whole.
 SELECT c.dimensions, c.metric, c.model, c.language, c.keys, c.vector_type, c.columns, t.relname AS base,
        t.oid IS NOT NULL AND to_regclass(c.relation) IS NOT NULL AS present,
-       CAST(greatest(t.reltuples, 0) AS bigint) AS rows, i.index_name, i.index_type, i.index_options
+       CAST(greatest(t.reltuples, 0) AS bigint) AS rows,
+       ARRAY(
+           SELECT CAST(r.relname AS text) FROM pg_index AS x JOIN pg_class AS r ON r.oid = x.indexrelid
+           WHERE x.indrelid = t.oid
+       ) AS indexes,
+       i.index_name, i.index_type, i.index_options
 FROM holdfast_collections AS c
 LEFT JOIN pg_class AS t ON t.oid = to_regclass(coalesce(c.columns ->> 'table', c.relation))
 LEFT JOIN LATERAL (
