@@ -79,7 +79,10 @@ class Diversity:
 
 
 class SearchRequest(NamedTuple):
-    """What a backend is asked for. ``vector`` is there unless words alone are searched, ``text`` where words are."""
+    """What a backend is asked for: the ``k`` best without the first ``offset`` of them, so ``size`` results.
+
+    ``vector`` is there unless words alone are searched, ``text`` where words are.
+    """
 
     vector: Matrix | None
     text: str | None
@@ -88,6 +91,19 @@ class SearchRequest(NamedTuple):
     namespace: str
     with_embeddings: bool = False
     exact: bool = False
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many results are wanted."""
+        return self.k - self.offset
+
+
+def check_page(k: object, offset: object) -> tuple[int, int]:
+    """Return how far a search for ``k`` results behind the first ``offset`` goes, and the offset."""
+    found = min(check_whole("k", k), MAX_K)
+    left_out = check_whole("offset", offset, least=0, most=MAX_K)
+    return found + left_out, left_out
 
 
 def check_share(what: str, value: object) -> float:

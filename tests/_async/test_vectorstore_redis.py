@@ -158,10 +158,13 @@ async def test_the_answers_are_those_of_the_store_in_memory(
                 for filter in (None, {"even": True}, {"n": {"$lt": 3}}, {"n": 7}, {"n": {"$exists": False}}):
                     results = await each.search(query, k, filter=filter)
                     found.append([(one.id, one.score, one.distance, one.content, one.metadata) for one in results])
+                    found.append(ids(await each.search(query, k, offset=40, filter=filter)))
         diverse = await each.search(vectors[7], 5, diversity=0.3, min_score=-0.5, with_embeddings=True)
         found.append([(one.id, np.asarray(one.embedding).tolist()) for one in diverse])
         found.append([await each.count(), await each.count({"even": True}), await each.exists("005")])
         found.append([one.id async for one in each.iterate(filter={"even": False}, batch_size=30)])
+        found.append(await each.list_documents(limit=7, after="003", filter={"even": False}))
+        found.append(await each.list_documents(after="page"))
         found.append([await each.delete_expired(limit=1), await each.delete_expired()])
         answers.append(found)
     assert answers[0] == answers[1]

@@ -282,6 +282,33 @@ def test_iterating_gives_every_document_once_by_id(backend: Backend) -> None:
 
 
 @everywhere
+def test_documents_are_listed_by_id_in_pages(backend: Backend) -> None:
+    store = backend.store()
+    names = [*(f"{n:02}" for n in range(23)), "é", "\U0001f9f6", "%' --"]
+    store.store_documents([doc(name, [1, n, 0], f"text {n}", n=n) for n, name in enumerate(names)])
+    store.in_namespace("other").store_documents([doc("theirs")])
+    found: list[str] = []
+    while page := store.list_documents(limit=6, after=found[-1] if found else None):
+        found += [each.id for each in page]
+        store.delete(found[-1:])  # what a page ended with need not be there any more
+    assert found == sorted(names, key=str.encode)
+    assert store.list_documents(limit=1, after="02", filter={"n": {"$gt": 7}}, with_embeddings=True) == [
+        Document("08", "text 8", {"n": 8})
+    ]
+    assert [each.embedding for each in store.list_documents(limit=2)] == [None] * 2
+    assert [each.id for each in store.in_namespace("other").list_documents()] == ["theirs"]
+    assert [each.id for each in store.iterate(after="20", batch_size=1)] == ["21", "é"]
+    for bad in (0, -1, 10_001, 1.5, True, "5", None):
+        with pytest.raises(ValidationError, match="limit"):
+            store.list_documents(limit=bad)  # type: ignore[arg-type]
+    for after in ("", "a\0b", "x" * 10_000, 7):
+        with pytest.raises(ValidationError, match="after"):
+            store.list_documents(after=after)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match="after"):
+            _ = [each for each in store.iterate(after=after)]  # type: ignore[arg-type]
+
+
+@everywhere
 def test_deleting_by_a_filter_takes_what_passes_and_nothing_else(backend: Backend) -> None:
     store = backend.store()
     store.store_documents([doc(f"{n}", [1, n, 0], n=n) for n in range(10)])
@@ -336,7 +363,58 @@ def test_keys_and_values_of_any_characters_are_only_data(backend: Backend) -> No
     assert store.count() == 1
 
 
-# Many searches, plans
+# Pages, many searches, plans
+
+
+@everywhere
+def test_an_offset_leaves_out_what_comes_before(backend: Backend) -> None:
+    store = backend.store(embedder=lambda texts: [Z for _ in texts], text_search="english")
+    vectors = np.random.default_rng(9).normal(size=(60, 3)).astype(np.float32)
+    vectors[20:50] = vectors[0]  # so that pages begin and end among equals
+    store.store_documents([doc(f"{n:02}", vector, f"word {n % 7}", n=n) for n, vector in enumerate(vectors)])
+    ways: list[dict[str, Any]] = [
+        {},
+        {"filter": {"n": {"$lt": 40}}, "with_embeddings": True},
+        {"min_score": 0.2},
+        {"mode": "text", "text": "word 3"},
+        {"mode": "hybrid", "text": "word 3"},
+        {"diversity": Diversity(candidates=60)},
+        {"text": "any", "rerank": lambda query, results: [int(each.id) for each in results]},
+    ]
+    for options in ways:
+        every = store.search(vectors[0], 60, **options)
+        assert len(every) > 8
+        for offset in (0, 1, 7, 31, len(every), 60, 2**31 - 1):
+            page = store.search(vectors[0], 5, offset=offset, **options)
+            assert (page, page.plan) == (every[offset : offset + 5], every.plan), (options, offset)
+            for one, other in zip(page, every[offset:], strict=False):
+                assert (one.embedding is None) == (other.embedding is None)
+    many = store.search_many([vectors[0], "text"], 5, offset=31)
+    assert many == [(store.search(query, 36))[31:] for query in (vectors[0], "text")]
+    assert store.similarity_search_by_vector(X, 2, offset=3) == (store.search(X, 5))[3:]
+    assert store.similarity_search("text", 2, offset=3) == (store.search("text", 5))[3:]
+    few = {"n": {"$lt": 4}}
+    assert store.similarity_search_with_filters(X, 9, few, offset=3) == (store.search(X, filter=few))[3:]
+    far = store.search(X, 60, min_score=0.0)
+    assert store.similarity_search_with_threshold(X, 60, 0.0, offset=2) == far[2:]
+    assert (store.explain(X, 5, offset=5)).plan == "exact"
+    for bad in (-1, 2**31, 1.5, True, "3", None):
+        for call in (store.search, store.search_many, store.explain):
+            with pytest.raises(ValidationError, match="offset"):
+                call([X] if call == store.search_many else X, offset=bad)  # type: ignore[operator]
+
+
+@in_a_database
+def test_a_page_reads_no_document_that_it_leaves_out(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    store.store_documents([doc(f"{n:02}", [1, n, 0], f"word {n}") for n in range(40)])
+    store.search(Y, 1)
+    rows: list[int | None] = []
+    backend.manager.on_statement.append(lambda event: rows.append(event.rows))
+    assert ids(store.search(X, 3, offset=30)) == ["30", "31", "32"]
+    assert rows == [3]
+    assert ids(store.search(X, 3, offset=38)) == ["38", "39"]
+    assert rows[1:] == [2]
 
 
 @everywhere

@@ -120,6 +120,22 @@ def test_a_filter_s_estimate_is_asked_for_once(backend: Backend) -> None:
 
 
 @on_pgvector
+def test_an_index_is_looked_through_as_far_as_a_page_goes(backend: Backend) -> None:
+    store = pg(backend.store())
+    vectors = np.random.default_rng(3).normal(size=(3000, 3)).astype(np.float32)
+    store.store_documents(doc(f"{n:04}", vector) for n, vector in enumerate(vectors))
+    store.build_index()
+    for offset, plan in ((0, "index"), (15, "index"), (70, "index"), (2990, "exact")):
+        every = store.search(vectors[0], offset + 15, exact=True)
+        page = store.search(vectors[0], 15, offset=offset)
+        assert (ids(page), page.plan) == (ids(every[offset:]), plan)
+        assert (store.explain(vectors[0], 15, offset=offset)).plan == plan
+        many = store.search_many([vectors[0], vectors[7]], 15, offset=offset)
+        assert many == [page, (store.search(vectors[7], 15, offset=offset))]
+        assert [each.plan for each in many] == [plan] * 2
+
+
+@on_pgvector
 def test_a_small_tenant_and_namespace_beside_large_ones_is_searched_exactly(backend: Backend) -> None:
     store, vectors = filled(backend)
     small = store.in_namespace("small")

@@ -253,7 +253,7 @@ class AsyncMemoryVectorStore(AsyncVectorStore):
                 distance,
                 entry.document.embedding.copy() if request.with_embeddings else None,
             )
-            for entry, distance in found[: request.k]
+            for entry, distance in found[request.offset : request.k]
         )
 
     async def _matching(self, request: SearchRequest) -> SearchResults:
@@ -283,7 +283,7 @@ class AsyncMemoryVectorStore(AsyncVectorStore):
                     None,
                     document.embedding.copy() if request.with_embeddings else None,
                 )
-                for score, document in found[: request.k]
+                for score, document in found[request.offset : request.k]
             ],
             "text",
         )

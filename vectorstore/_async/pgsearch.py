@@ -71,7 +71,7 @@ class AsyncPgSearch(AsyncPgCollection):
         database, known = await self._ready()
         way = await self._way(database, known, request)
         rows = await database.fetch_all(way.sql, way.parameters, prepare=way.prepare, binary=True)
-        if way.plan == "index" and len(rows) < request.k:
+        if way.plan == "index" and len(rows) < request.size:
             # A scan of an index gives up after max_scan_tuples, which must not look like the end.
             way = self._exactly(self._condition(known, request.node), request)
             rows = await database.fetch_all(way.sql, way.parameters, prepare=way.prepare, binary=True)
@@ -107,7 +107,8 @@ class AsyncPgSearch(AsyncPgCollection):
             "scan": "off" if request.node is None and passing >= 0.9 * known.rows else "relaxed_order",
         }
         sql = schema.fill(
-            self._sql.search_many_by_index if many else self._sql.search_by_index, self._places(condition, request)
+            self._sql.search_many_by_index if many else self._sql.search_by_index,
+            self._places(condition, request) | {"k": str(request.k)},  # a scan passes over what is left out
         )
         parameters = self._parameters(condition, request) | settings
         if not many:
@@ -128,7 +129,7 @@ class AsyncPgSearch(AsyncPgCollection):
 
     def _places(self, condition: Written, request: SearchRequest) -> dict[str, str]:
         shown = self._shape.shown("embedding") if request.with_embeddings else "NULL"
-        return {"filter": condition.sql, "embedding": shown, "k": str(request.k)}
+        return {"filter": condition.sql, "embedding": shown, "k": str(request.size), "offset": str(request.offset)}
 
     def _parameters(self, condition: Written, request: SearchRequest) -> dict[str, Any]:
         return {**condition.parameters, "tenant": self._tenant, "namespace": request.namespace}
@@ -188,7 +189,7 @@ class AsyncPgSearch(AsyncPgCollection):
         if way.plan == "index":
             # As above, a scan that gave up must not look like the end.
             for place, results in enumerate(found):
-                if len(results) < request.k:
+                if len(results) < request.size:
                     found[place] = await self._nearest(request._replace(vector=vectors[place], exact=True))
         return found
 
@@ -218,7 +219,7 @@ class AsyncPgSearch(AsyncPgCollection):
     async def _fused(self, request: SearchRequest, fusion: Fusion) -> SearchResults:
         """Return the k best of both halves: a round trip for the ids of the halves, one for what is shown."""
         database, known = await self._ready()
-        half = request._replace(k=max(request.k, fusion.depth), with_embeddings=False)
+        half = request._replace(k=max(request.k, fusion.depth), offset=0, with_embeddings=False)
         ways = [await self._way(database, known, half), self._by_words(known, half)]
         calls = [(schema.fill(way.sql, _IDS_ONLY), way.parameters) for way in ways]
         near, matching = await database.fetch_batch(calls, prepare=self._prepare(request), binary=True)
@@ -227,7 +228,7 @@ class AsyncPgSearch(AsyncPgCollection):
             way = self._exactly(self._condition(known, half.node), half)
             near, plan = await database.fetch_all(schema.fill(way.sql, _IDS_ONLY), way.parameters, binary=True), "exact"
         fused = ranking.fuse([self._found(row) for row in near], [self._matched(row) for row in matching], fusion)
-        return SearchResults(await self._filled(database, fused[: request.k], request), plan)
+        return SearchResults(await self._filled(database, fused[request.offset : request.k], request), plan)
 
     async def _filled(
         self, database: AsyncPgVectorDatabase, found: Sequence[SearchResult], request: SearchRequest

@@ -198,7 +198,7 @@ class AsyncRedisVectorStore(AsyncVectorStore):
         vectors = np.array([np.frombuffer(row[5], "<f4") for row in rows], np.float32)
         found = distances(vectors, request.vector, self.metric).tolist() if rows else []
         order = sorted(zip(found, rows, strict=True), key=lambda each: (each[0], each[1][0]))
-        for distance, row in order[: request.k]:
+        for distance, row in order[request.offset : request.k]:
             embedding = np.frombuffer(row[5], "<f4").astype(np.float32) if request.with_embeddings else None
             results.append(self._result(row[0].decode(), row[1].decode(), row[2].decode(), distance, embedding))
         return results, looked_at

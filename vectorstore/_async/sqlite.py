@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -122,8 +123,9 @@ class AsyncSQLiteVectorStore(AsyncSQLiteDocuments):
     async def _found(
         self, database: AsyncSQLiteDatabase, copy: Copy, request: SearchRequest, order: Mapping[int, float]
     ) -> list[Found] | None:
-        """Return the k documents that come first by their numbers, then ids; None where the copy is out of date."""
+        """Return the page of the documents by their numbers, then ids; None where the copy is out of date."""
         kept = copy.documents.get
+        order, offset = _behind(order, request.offset)
         known = [(number, kept(position), position) for position, number in order.items()]
         there = [(number, document, position) for number, document, position in known if document is not None]
         if len(there) == len(known):
@@ -132,14 +134,18 @@ class AsyncSQLiteVectorStore(AsyncSQLiteDocuments):
             if (state["generation"] if state else 0) != copy.generation:
                 return None
         else:
-            ranks = json.dumps(_ranked(order, request.k))
-            rows = await database.fetch_all(self._sql.found, self._at(request, found=ranks, k=request.k))
+            rows = await database.fetch_all(self._sql.found, self._page_of(request, order, offset))
             if (rows[0]["generation"] if rows else 0) != copy.generation:
                 return None
             copy.keep(rows)
             read = [row for row in rows if row["position"] is not None]
-            there = [(place, _columns(row), row["position"]) for place, row in enumerate(read)]
-        return sorted(there)[: request.k]
+            return [(place, _columns(row), row["position"]) for place, row in enumerate(read)]
+        return sorted(there)[offset : offset + request.size]
+
+    def _page_of(self, request: SearchRequest, order: Mapping[int, float], offset: int) -> dict[str, Any]:
+        """Return the parameters of the statement that reads the documents of a page, those behind the offset."""
+        ranks = json.dumps(_ranked(order, offset + request.size))
+        return self._at(request, found=ranks, k=request.size, offset=offset)
 
     def _at(self, request: SearchRequest, **given: Any) -> dict[str, Any]:
         return {"tenant": self._tenant, "collection": self.collection, "namespace": request.namespace, **given}
@@ -165,9 +171,9 @@ class AsyncSQLiteVectorStore(AsyncSQLiteDocuments):
         async with nullcontext() if database.in_transaction else database.transaction(read_only=True):
             rows = await self._matching_rows(database, request)
             scores = {row["position"]: -row["score"] for row in rows}
-            ranks = json.dumps(_ranked({row["position"]: row["score"] for row in rows}, request.k))
+            order, offset = _behind({row["position"]: row["score"] for row in rows}, request.offset)
             sql = schema.fill(self._sql.found, EMBEDDING) if request.with_embeddings else self._sql.found
-            found = await database.fetch_all(sql, self._at(request, found=ranks, k=request.k))
+            found = await database.fetch_all(sql, self._page_of(request, order, offset))
         return SearchResults(
             [
                 SearchResult(
@@ -209,6 +215,17 @@ class AsyncSQLiteVectorStore(AsyncSQLiteDocuments):
         rows = (await self._searched(request))[1]
         seconds = time.perf_counter() - start
         return Explanation(plan="exact", rows=rows, compared=rows, seconds=seconds, detail="vectors in memory")
+
+
+def _behind(order: Mapping[int, float], offset: int) -> tuple[Mapping[int, float], int]:
+    """Leave out the lowest as far as no other is equal to one of them, and return how many are to be left out still."""
+    if not offset:
+        return order, 0
+    pairs = sorted(order.items(), key=itemgetter(1))
+    if offset >= len(pairs):
+        return {}, 0
+    first = bisect_left(pairs, pairs[offset][1], key=itemgetter(1))
+    return dict(pairs[first:]), offset - first
 
 
 def _ranked(order: Mapping[int, float], k: int) -> list[tuple[int, int]]:

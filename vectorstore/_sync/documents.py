@@ -18,7 +18,7 @@ from persistence.errors import (
     NotFoundError,
     ValidationError,
 )
-from persistence.validation import check_id, check_text, check_whole, shown
+from persistence.validation import check_id, check_limit, check_text, check_whole, shown
 from vectorstore import requests
 from vectorstore._sync import embedding as calls
 from vectorstore._sync.loading import Load
@@ -174,23 +174,40 @@ class Documents(ABC):
         """Tell whether there is a document of that id."""
         return bool(self._read([check_id("the document's id", id)], False))
 
+    def list_documents(
+        self, *, limit: int = 100, after: str | None = None, filter: Filter | None = None, with_embeddings: bool = False
+    ) -> list[Document]:
+        """Return at most ``limit`` documents (up to 10,000) that pass a filter, by id.
+
+        ``after`` is the id of the last document of the page before, be it there still or not; the last page is shorter
+        than ``limit``.
+        """
+        last = None if after is None else check_id("after", after)
+        node = None if filter is None else parse_filter(filter)
+        return self._page(last, check_limit(limit), node, with_embeddings)
+
     def iterate(
-        self, *, filter: Filter | None = None, batch_size: int = 1000, with_embeddings: bool = False
+        self,
+        *,
+        filter: Filter | None = None,
+        after: str | None = None,
+        batch_size: int = 1000,
+        with_embeddings: bool = False,
     ) -> Iterator[Document]:
-        """Yield the documents that pass a filter by id, in batches of one round trip each.
+        """Yield the documents that pass a filter by id, those behind ``after``, in batches of one round trip each.
 
         Nothing is held between batches: documents changed meanwhile are given as they are then.
         """
-        check_whole("batch_size", batch_size, most=10_000)
+        last = None if after is None else check_id("after", after)
+        check_limit(batch_size, "batch_size")
         node = None if filter is None else parse_filter(filter)
-        after: str | None = None
         while True:
-            page = self._page(after, batch_size, node, with_embeddings)
+            page = self._page(last, batch_size, node, with_embeddings)
             for document in page:
                 yield document
             if len(page) < batch_size:
                 return
-            after = page[-1].id
+            last = page[-1].id
 
     def _page(self, after: str | None, limit: int, node: Node | None, with_embeddings: bool) -> list[Document]:
         """Return the first documents behind an id, by id."""

@@ -254,7 +254,7 @@ class MemoryVectorStore(VectorStore):
                 distance,
                 entry.document.embedding.copy() if request.with_embeddings else None,
             )
-            for entry, distance in found[: request.k]
+            for entry, distance in found[request.offset : request.k]
         )
 
     def _matching(self, request: SearchRequest) -> SearchResults:
@@ -284,7 +284,7 @@ class MemoryVectorStore(VectorStore):
                     None,
                     document.embedding.copy() if request.with_embeddings else None,
                 )
-                for score, document in found[: request.k]
+                for score, document in found[request.offset : request.k]
             ],
             "text",
         )

@@ -72,7 +72,7 @@ class PgSearch(PgCollection):
         database, known = self._ready()
         way = self._way(database, known, request)
         rows = database.fetch_all(way.sql, way.parameters, prepare=way.prepare, binary=True)
-        if way.plan == "index" and len(rows) < request.k:
+        if way.plan == "index" and len(rows) < request.size:
             # A scan of an index gives up after max_scan_tuples, which must not look like the end.
             way = self._exactly(self._condition(known, request.node), request)
             rows = database.fetch_all(way.sql, way.parameters, prepare=way.prepare, binary=True)
@@ -108,7 +108,8 @@ class PgSearch(PgCollection):
             "scan": "off" if request.node is None and passing >= 0.9 * known.rows else "relaxed_order",
         }
         sql = schema.fill(
-            self._sql.search_many_by_index if many else self._sql.search_by_index, self._places(condition, request)
+            self._sql.search_many_by_index if many else self._sql.search_by_index,
+            self._places(condition, request) | {"k": str(request.k)},  # a scan passes over what is left out
         )
         parameters = self._parameters(condition, request) | settings
         if not many:
@@ -129,7 +130,7 @@ class PgSearch(PgCollection):
 
     def _places(self, condition: Written, request: SearchRequest) -> dict[str, str]:
         shown = self._shape.shown("embedding") if request.with_embeddings else "NULL"
-        return {"filter": condition.sql, "embedding": shown, "k": str(request.k)}
+        return {"filter": condition.sql, "embedding": shown, "k": str(request.size), "offset": str(request.offset)}
 
     def _parameters(self, condition: Written, request: SearchRequest) -> dict[str, Any]:
         return {**condition.parameters, "tenant": self._tenant, "namespace": request.namespace}
@@ -189,7 +190,7 @@ class PgSearch(PgCollection):
         if way.plan == "index":
             # As above, a scan that gave up must not look like the end.
             for place, results in enumerate(found):
-                if len(results) < request.k:
+                if len(results) < request.size:
                     found[place] = self._nearest(request._replace(vector=vectors[place], exact=True))
         return found
 
@@ -219,7 +220,7 @@ class PgSearch(PgCollection):
     def _fused(self, request: SearchRequest, fusion: Fusion) -> SearchResults:
         """Return the k best of both halves: a round trip for the ids of the halves, one for what is shown."""
         database, known = self._ready()
-        half = request._replace(k=max(request.k, fusion.depth), with_embeddings=False)
+        half = request._replace(k=max(request.k, fusion.depth), offset=0, with_embeddings=False)
         ways = [self._way(database, known, half), self._by_words(known, half)]
         calls = [(schema.fill(way.sql, _IDS_ONLY), way.parameters) for way in ways]
         near, matching = database.fetch_batch(calls, prepare=self._prepare(request), binary=True)
@@ -228,7 +229,7 @@ class PgSearch(PgCollection):
             way = self._exactly(self._condition(known, half.node), half)
             near, plan = database.fetch_all(schema.fill(way.sql, _IDS_ONLY), way.parameters, binary=True), "exact"
         fused = ranking.fuse([self._found(row) for row in near], [self._matched(row) for row in matching], fusion)
-        return SearchResults(self._filled(database, fused[: request.k], request), plan)
+        return SearchResults(self._filled(database, fused[request.offset : request.k], request), plan)
 
     def _filled(
         self, database: PgVectorDatabase, found: Sequence[SearchResult], request: SearchRequest

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from persistence.errors import ValidationError
-from persistence.validation import check_text, check_whole
+from persistence.validation import check_text
 from vectorstore import ranking, requests
 from vectorstore._sync import embedding as calls
 from vectorstore._sync.documents import Documents
@@ -39,6 +39,7 @@ class VectorStore(Documents):
         query: Vector | str,
         k: int = 10,
         *,
+        offset: int = 0,
         filter: Filter | None = None,
         min_score: float | None = None,
         namespace: str | None = None,
@@ -52,22 +53,24 @@ class VectorStore(Documents):
     ) -> SearchResults:
         """Return the ``k`` documents that are most similar to a vector or a text, best first, equal ones by id.
 
-        All are returned when there are fewer. ``filter`` leaves only documents whose metadata pass it (see
-        ``vectorstore.filters``), ``min_score`` those with at least that score. ``namespace`` (None: the store's own) is
-        the one that is searched. ``exact=True`` compares every document that passes; otherwise the store takes an index
-        of vectors where one is there and pays, and ``.plan`` of the results says what it did.
+        All are returned when there are fewer. With an ``offset`` the first so many are left out: it gives what
+        ``k=offset + k`` would give behind them, and costs about as much, but for their contents. ``filter`` leaves only
+        documents whose metadata pass it (see ``vectorstore.filters``), ``min_score`` those with at least that score.
+        ``namespace`` (None: the store's own) is the one that is searched. ``exact=True`` compares every document that
+        passes; otherwise the store takes an index of vectors where one is there and pays, and ``.plan`` of the results
+        says what it did.
 
         ``mode="text"`` goes by words, ``"hybrid"`` by both, put together as ``fusion`` says (left out: ``Fusion()``);
         the words are ``text``, or the query where that is a text. ``diversity`` chooses results that differ from one
         another, in the order in which they were chosen. ``rerank`` gives the candidates new scores by the words.
 
         Raises:
-            ValidationError: the vector has another number of dimensions or is no vector, ``k`` is below 1, or the
-                filter is wrong.
+            ValidationError: the vector has another number of dimensions or is no vector, ``k`` is below 1, ``offset``
+                below 0, or the filter is wrong.
             ConfigError: the query is a text, and the store has no embedder; or words are searched, and the collection
                 has no ``text_search``.
         """
-        wanted = self._request(query, k, filter, namespace, mode, text, with_embeddings, exact)
+        wanted = self._request(query, k, offset, filter, namespace, mode, text, with_embeddings, exact)
         least = requests.check_min_score(min_score)
         if mode == "vector" and rerank is None and diversity is None:
             found = self._nearest(wanted)
@@ -81,6 +84,7 @@ class VectorStore(Documents):
         self,
         query: Vector | str,
         k: int,
+        offset: int,
         filter: Filter | None,
         namespace: str | None,
         mode: Mode,
@@ -89,18 +93,18 @@ class VectorStore(Documents):
         exact: bool,
     ) -> SearchRequest:
         requests.check_mode(mode)
-        k = min(check_whole("k", k), requests.MAX_K)
+        k, offset = requests.check_page(k, offset)
         node = None if filter is None else parse_filter(filter)
         place = self.namespace if namespace is None else requests.check_namespace(namespace)
         words = None
         if mode != "vector":
             words = check_text("the text", query if text is None else text)
         if mode == "text":
-            return SearchRequest(None, words, k, node, place, with_embeddings, exact)
+            return SearchRequest(None, words, k, node, place, with_embeddings, exact, offset)
         if isinstance(query, str):
             query = (calls.embed(self._embedder, [check_text("the query", query)], queries=True))[0]
         vector = as_vector(query, self.dimensions, self.metric, "the query")
-        return SearchRequest(vector, words, k, node, place, with_embeddings, exact)
+        return SearchRequest(vector, words, k, node, place, with_embeddings, exact, offset)
 
     def _ranked(
         self,
@@ -114,8 +118,10 @@ class VectorStore(Documents):
         """Return the results of a search that ranks candidates: fused, re-ranked or diversified, in this order."""
         fusion = Fusion() if fusion is None else fusion
         k = wanted.k if diversity is None else diversity.pool(wanted.k)
+        offset = wanted.offset if rerank is None and diversity is None else 0  # else what is left out, the ranking says
         pool = wanted._replace(
             k=k if rerank is None else max(k, fusion.depth),
+            offset=offset,
             with_embeddings=wanted.with_embeddings or diversity is not None,
         )
         if mode == "hybrid":
@@ -130,7 +136,7 @@ class VectorStore(Documents):
             chosen = ranking.diversify(chosen, wanted.k, diversity.balance, self.metric, wanted.vector)
             if not wanted.with_embeddings:
                 chosen = [dataclasses.replace(each, embedding=None) for each in chosen]
-        return SearchResults(chosen, plan)
+        return SearchResults(chosen[wanted.offset - offset :], plan)
 
     def _reranked(self, rerank: Reranker, query: object, found: list[SearchResult]) -> list[SearchResult]:
         if not isinstance(query, str):
@@ -148,15 +154,16 @@ class VectorStore(Documents):
 
     def _fused(self, request: SearchRequest, fusion: Fusion) -> SearchResults:
         """Return the k best of both halves."""
-        half = request._replace(k=max(request.k, fusion.depth))
+        half = request._replace(k=max(request.k, fusion.depth), offset=0)
         near, matching = self._nearest(half), self._matching(half)
-        return SearchResults(ranking.fuse(near, matching, fusion)[: request.k], near.plan)
+        return SearchResults(ranking.fuse(near, matching, fusion)[request.offset : request.k], near.plan)
 
     def search_many(
         self,
         queries: Sequence[Vector | str],
         k: int = 10,
         *,
+        offset: int = 0,
         filter: Filter | None = None,
         min_score: float | None = None,
         namespace: str | None = None,
@@ -170,7 +177,7 @@ class VectorStore(Documents):
         """
         if isinstance(queries, str | Mapping) or not hasattr(queries, "__len__"):
             raise ValidationError(f"queries is one {type(queries).__name__}", hint="give a list: [query]")
-        k = min(check_whole("k", k), requests.MAX_K)
+        k, offset = requests.check_page(k, offset)
         least = requests.check_min_score(min_score)
         node = None if filter is None else parse_filter(filter)
         place = self.namespace if namespace is None else requests.check_namespace(namespace)
@@ -182,7 +189,8 @@ class VectorStore(Documents):
         ]
         if not vectors:
             return []
-        found = self._nearest_many(vectors, SearchRequest(None, None, k, node, place, with_embeddings, exact))
+        wanted = SearchRequest(None, None, k, node, place, with_embeddings, exact, offset)
+        found = self._nearest_many(vectors, wanted)
         if least is None:
             return found
         return [SearchResults([one for one in each if one.score >= least], each.plan) for each in found]
@@ -196,6 +204,7 @@ class VectorStore(Documents):
         query: Vector | str,
         k: int = 10,
         *,
+        offset: int = 0,
         filter: Filter | None = None,
         namespace: str | None = None,
         mode: Mode = "vector",
@@ -203,30 +212,34 @@ class VectorStore(Documents):
         exact: bool = False,
     ) -> Explanation:
         """Run a search, and return how it was answered; a hybrid's is that of its vectors' half."""
-        return self._explain(self._request(query, k, filter, namespace, mode, text, False, exact))
+        return self._explain(self._request(query, k, offset, filter, namespace, mode, text, False, exact))
 
     def _explain(self, request: SearchRequest) -> Explanation:
         raise self._lacks("explain")
 
-    def similarity_search_by_vector(self, vector: Vector, k: int = 10) -> SearchResults:
-        """Return the ``k`` documents most similar to a vector: ``search(vector, k)``."""
-        return self.search(vector, k)
+    def similarity_search_by_vector(self, vector: Vector, k: int = 10, *, offset: int = 0) -> SearchResults:
+        """Return the ``k`` documents most similar to a vector: ``search(vector, k, offset=offset)``."""
+        return self.search(vector, k, offset=offset)
 
-    def similarity_search(self, text: str, k: int = 10) -> SearchResults:
+    def similarity_search(self, text: str, k: int = 10, *, offset: int = 0) -> SearchResults:
         """Return the ``k`` documents most similar to a text, which the store's embedder turns into a vector.
 
         Raises:
             ConfigError: the store has no embedder.
         """
-        return self.search(check_text("the query", text), k)
+        return self.search(check_text("the query", text), k, offset=offset)
 
-    def similarity_search_with_filters(self, vector: Vector, k: int, filters: Filter) -> SearchResults:
+    def similarity_search_with_filters(
+        self, vector: Vector, k: int, filters: Filter, *, offset: int = 0
+    ) -> SearchResults:
         """Return the ``k`` most similar documents that pass a filter: ``search(vector, k, filter=filters)``."""
-        return self.search(vector, k, filter=filters)
+        return self.search(vector, k, offset=offset, filter=filters)
 
-    def similarity_search_with_threshold(self, vector: Vector, k: int, threshold: float) -> SearchResults:
+    def similarity_search_with_threshold(
+        self, vector: Vector, k: int, threshold: float, *, offset: int = 0
+    ) -> SearchResults:
         """Return the ``k`` most similar documents of at least that score (``min_score=threshold``)."""
-        return self.search(vector, k, min_score=threshold)
+        return self.search(vector, k, offset=offset, min_score=threshold)
 
     def _result(self, id: str, content: str, metadata: str, distance: float, embedding: Matrix | None) -> SearchResult:
         return SearchResult(id, content, metadata_value(metadata), score(distance, self.metric), distance, embedding)

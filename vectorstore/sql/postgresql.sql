@@ -225,7 +225,7 @@ FROM (
     WHERE tenant_id = :tenant AND namespace = :namespace
       AND (expires_at IS NULL OR expires_at > now()) AND embedding IS NOT NULL AND /* filter */ true
     ORDER BY distance, id
-    LIMIT /* k */ 10
+    LIMIT /* k */ 10 OFFSET /* offset */ 0
 ) AS t
 ORDER BY t.distance, t.id;
 
@@ -233,7 +233,8 @@ ORDER BY t.distance, t.id;
 -- One round trip: the settings hold for this one statement, because the inner query waits for the outer one's rows and
 -- both end with it. A relaxed scan goes on until k rows passed the filter and may give them slightly out of order.
 -- The CASE leaves the planner no other index to take, and k is written out because it would take an unknown one for a
--- tenth of all rows: so this plan is right for any values, and may be kept.
+-- tenth of all rows: so this plan is right for any values, and may be kept. What is left
+-- out is known once all are in order.
 SELECT t.id, /* content */ t.content AS content, /* metadata */ CAST(t.metadata AS text) AS metadata, t.embedding, t.distance
 FROM (
     SELECT set_config(:effort_name, CAST(:effort AS text), true) AS effort,
@@ -251,7 +252,8 @@ LATERAL (
     ORDER BY /* column */ embedding /* near */ <=> /* nearest */ :query
     LIMIT /* k */ 10
 ) AS t
-ORDER BY t.distance, t.id;
+ORDER BY t.distance, t.id
+OFFSET /* offset */ 0;
 
 -- name: search_many_exactly
 -- search_exactly for each of several vectors, in one round trip.
@@ -264,7 +266,7 @@ LATERAL (
     WHERE tenant_id = :tenant AND namespace = :namespace
       AND (expires_at IS NULL OR expires_at > now()) AND embedding IS NOT NULL AND /* filter */ true
     ORDER BY distance, id
-    LIMIT /* k */ 10
+    LIMIT /* k */ 10 OFFSET /* offset */ 0
 ) AS t
 ORDER BY q.place, t.distance, t.id;
 
@@ -277,16 +279,21 @@ FROM (
 ) AS setting,
 LATERAL unnest(CAST(:queries AS vector[])) WITH ORDINALITY AS q (query, place),
 LATERAL (
-    SELECT id, content, metadata, /* embedding */ NULL AS embedding,
-           embedding /* near */ <=> /* query */ q.query AS distance
-    FROM /* table */ holdfast_documents AS d
-    WHERE setting.effort IS NOT NULL AND setting.scan IS NOT NULL AND CASE
-        WHEN tenant_id = :tenant AND namespace = :namespace
-            AND (expires_at IS NULL OR expires_at > now()) AND /* filter */ true THEN true
-        ELSE false
-    END
-    ORDER BY /* column */ embedding /* near */ <=> /* nearest */ q.query
-    LIMIT /* k */ 10
+    SELECT n.id, n.content, n.metadata, n.embedding, n.distance
+    FROM (
+        SELECT id, content, metadata, /* embedding */ NULL AS embedding,
+               embedding /* near */ <=> /* query */ q.query AS distance
+        FROM /* table */ holdfast_documents AS d
+        WHERE setting.effort IS NOT NULL AND setting.scan IS NOT NULL AND CASE
+            WHEN tenant_id = :tenant AND namespace = :namespace
+                AND (expires_at IS NULL OR expires_at > now()) AND /* filter */ true THEN true
+            ELSE false
+        END
+        ORDER BY /* column */ embedding /* near */ <=> /* nearest */ q.query
+        LIMIT /* k */ 10
+    ) AS n
+    ORDER BY n.distance, n.id
+    OFFSET /* offset */ 0
 ) AS t
 ORDER BY q.place, t.distance, t.id;
 
@@ -354,7 +361,7 @@ FROM (
     WHERE d.words @@ (SELECT query FROM wanted) AND tenant_id = :tenant AND namespace = :namespace
       AND (expires_at IS NULL OR expires_at > now()) AND /* filter */ true
     ORDER BY score DESC, d.id
-    LIMIT /* k */ 10
+    LIMIT /* k */ 10 OFFSET /* offset */ 0
 ) AS t
 ORDER BY t.score DESC, t.id;
 

@@ -159,7 +159,8 @@ FROM holdfast_documents AS d
 WHERE d.tenant_id = :tenant AND d.collection = :collection AND d.namespace = :namespace AND /* filter */ 1;
 
 -- name: found
--- hot: the documents at [position, rank] pairs, equal ranks by id, beside the generation that the file has now.
+-- hot: the documents at [position, rank] pairs, equal ranks by id, beside the generation that the file has now. Of what
+-- comes before a page only those are read that tie with its first.
 SELECT s.generation, d.position, d.id, d.content, d.metadata, /* embedding */ NULL AS embedding
 FROM holdfast_collection_states AS s
 LEFT JOIN json_each(:found)
@@ -167,7 +168,7 @@ LEFT JOIN holdfast_documents AS d ON d.tenant_id = s.tenant_id AND d.collection 
     AND d.namespace = s.namespace AND d.position = json_extract(json_each.value, '$[0]')
 WHERE s.tenant_id = :tenant AND s.collection = :collection AND s.namespace = :namespace
 ORDER BY json_extract(json_each.value, '$[1]'), d.id
-LIMIT :k;
+LIMIT :k OFFSET :offset;
 
 -- name: matching
 -- Where the documents are that have any of the words, best first by bm25, whose score is the lower the better. Words that
