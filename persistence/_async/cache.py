@@ -7,13 +7,13 @@ what ``refresh`` is handed to. What is remembered here in the process is bounded
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from persistence._async.compat import Mutex, Waiter
+from persistence._async.compat import Mutex, Waiter, finish
 from persistence._async.keyvalue import AsyncKeyValueStore
 from persistence._async.pubsub import AsyncPubSub, AsyncSubscription
 from persistence.caching import CacheStats
@@ -89,7 +89,7 @@ class AsyncCache:
     async def get_or_load(
         self,
         key: str,
-        loader: Callable[[], Awaitable[Any]],
+        loader: Callable[[], Any],
         *,
         ttl: Duration | None = None,
         timeout: Duration = 30.0,
@@ -147,7 +147,7 @@ class AsyncCache:
         self._held.move_to_end(key)
         return value, now < fresh_until
 
-    async def _lead(self, key: str, loader: Callable[[], Awaitable[Any]], lifetime: float, count: int) -> Any:
+    async def _lead(self, key: str, loader: Callable[[], Any], lifetime: float, count: int) -> Any:
         """Find or load the value for all who wait for it; ``count`` is 0 where the call was counted already."""
         value: Any = None
         failure: BaseException | None = None
@@ -168,7 +168,7 @@ class AsyncCache:
         return value
 
     async def _find_or_load(
-        self, key: str, loader: Callable[[], Awaitable[Any]], lifetime: float, generation: int, count: int
+        self, key: str, loader: Callable[[], Any], lifetime: float, generation: int, count: int
     ) -> Any:
         found = await self._ask(key)
         if found is not None:
@@ -206,13 +206,11 @@ class AsyncCache:
         with self._mutex:
             self._count(bypassed=1)
 
-    async def _load(
-        self, key: str, loader: Callable[[], Awaitable[Any]], lifetime: float, generation: int, count: int
-    ) -> Any:
+    async def _load(self, key: str, loader: Callable[[], Any], lifetime: float, generation: int, count: int) -> Any:
         with self._mutex:
             self._count(misses=count, loads=1)
         try:
-            value = await loader()
+            value = await finish("the loader", loader())
         except BaseException:
             with self._mutex:
                 self._count(errors=1)

@@ -8,12 +8,13 @@ import select
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from inspect import isawaitable
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from persistence.errors import ClosedError, PersistenceError, WrongLoopError
+from persistence.errors import ClosedError, PersistenceError, ValidationError, WrongLoopError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -58,6 +59,21 @@ class Waiter(Generic[T]):
             return self._future.result()
         self._future.cancel()
         return None
+
+
+def check_callback(what: str, function: object) -> None:
+    """Refuse what can't be called.
+
+    Raises:
+        ValidationError: it is no function.
+    """
+    if not callable(function):
+        raise ValidationError(f"{what} is a {type(function).__name__}, which can't be called")
+
+
+async def finish(what: str, given: Any) -> Any:
+    """Return what a function of the caller's gave, waiting for it where the function is asynchronous."""
+    return await given if isawaitable(given) else given
 
 
 def current_owner() -> object:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
+from typing import Any
 
+from persistence._async.compat import check_callback, finish
 from persistence._async.locks import AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.recurring import AsyncRecurring
@@ -22,8 +23,8 @@ _log = logging.getLogger("persistence.maintenance")
 @dataclass(frozen=True, slots=True)
 class _Job:
     name: str
-    run: Callable[[], Awaitable[int]]
-    count: Callable[[], Awaitable[int]] | None
+    run: Callable[[], Any]
+    count: Callable[[], Any] | None
 
 
 class AsyncMaintenance(AsyncRecurring):
@@ -52,12 +53,11 @@ class AsyncMaintenance(AsyncRecurring):
         self._lock = AsyncLeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
         self._jobs: dict[str, _Job] = {}
 
-    def add(
-        self, job: str, run: Callable[[], Awaitable[int]], *, count: Callable[[], Awaitable[int]] | None = None
-    ) -> None:
+    def add(self, job: str, run: Callable[[], Any], *, count: Callable[[], Any] | None = None) -> None:
         """Register a job: ``run`` does one bounded batch and returns its rows, and is called until there are none.
 
-        ``count`` returns how many rows there are to do, for a dry run.
+        ``count`` returns how many rows there are to do, for a dry run. On the async side either may be a coroutine
+        function.
 
         Raises:
             ValidationError: the name is taken, or what is to be called can't be.
@@ -65,8 +65,8 @@ class AsyncMaintenance(AsyncRecurring):
         name = check_id("the job", job)
         if name in self._jobs:
             raise ValidationError(f"there is a job {shown(name)} already", hint="give each a name of its own")
-        if not callable(cast(object, run)) or not (count is None or callable(cast(object, count))):
-            raise ValidationError(f"the job {shown(name)} can't be called", hint="lambda: store.delete_expired()")
+        for given in (run, count or run):
+            check_callback(f"the job {shown(name)}", given)
         self._jobs[name] = _Job(name, run, count)
 
     async def run_once(self, *, dry_run: bool = False) -> MaintenanceReport:
@@ -91,7 +91,7 @@ class AsyncMaintenance(AsyncRecurring):
     async def _counted(self, job: _Job) -> JobReport:
         begun = monotonic()
         try:
-            rows = None if job.count is None else check_rows(job.name, await job.count())
+            rows = None if job.count is None else check_rows(job.name, await finish(job.name, job.count()))
         except Exception as exc:
             return self._failed(job, 0, begun, exc)
         return JobReport(job.name, rows, monotonic() - begun)
@@ -101,7 +101,7 @@ class AsyncMaintenance(AsyncRecurring):
         for _ in range(self._batches):
             await self._lock.renew()
             try:
-                done = check_rows(job.name, cast(object, await job.run()))
+                done = check_rows(job.name, await finish(job.name, job.run()))
             except Exception as exc:
                 return self._failed(job, rows, begun, exc)
             rows += done

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from persistence._async.compat import Parallel, sleep
+from persistence._async.compat import Parallel, check_callback, finish, sleep
 from persistence._async.outbox import AsyncOutbox
 from persistence._async.recurring import AsyncRecurring
 from persistence.fields import Duration
@@ -33,7 +33,7 @@ class AsyncRelay(AsyncRecurring):
     def __init__(
         self,
         outbox: AsyncOutbox,
-        sink: Callable[[OutboxItem], Awaitable[Any]],
+        sink: Callable[[OutboxItem], Any],
         *,
         keys: int = 50,
         each: int = 20,
@@ -48,6 +48,7 @@ class AsyncRelay(AsyncRecurring):
         """
         super().__init__("holdfast-relay")
         self._outbox = outbox
+        check_callback("the sink", sink)
         self._sink = sink
         self._keys = check_whole("keys", keys, most=1000)
         self._each = check_whole("each", each, most=1000)
@@ -128,7 +129,7 @@ class _Delivery:
             if monotonic() >= self._until:
                 break  # the lease is about to end: another relay goes on
             try:
-                await self._relay._sink(item)
+                await finish("the sink", self._relay._sink(item))
             except Exception as exc:
                 self._fail(settled, item, exc)
                 break

@@ -8,13 +8,13 @@ holds the guard, and nobody waits while holding it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from persistence._async.compat import Background, Mutex, Signal
+from persistence._async.compat import Background, Mutex, Signal, check_callback, finish
 from persistence.errors import ClosedError, DeadlineError, ValidationError
 from persistence.fields import Duration
 from persistence.retry import Backoff
@@ -52,7 +52,7 @@ class AsyncWriteBehind(Generic[T]):
 
     def __init__(
         self,
-        write: Callable[[list[T]], Awaitable[Any]],
+        write: Callable[[list[T]], Any],
         *,
         size: int = 100,
         age: Duration = 1.0,
@@ -63,6 +63,7 @@ class AsyncWriteBehind(Generic[T]):
         backoff: Backoff | None = None,
     ) -> None:
         """Set the bounds; ``timeout`` is the longest wait of ``add`` for room and of ``flush``, in seconds."""
+        check_callback("write", write)
         self._write = write
         self._size = check_whole("size", size, most=100_000)
         self._age = check_duration("age", age)
@@ -285,7 +286,7 @@ class AsyncWriteBehind(Generic[T]):
                         del self._by_key[each.key]
             batch = [each.item for each in self._under_way]
         try:
-            await self._write(batch)
+            await finish("write", self._write(batch))
         except Exception as exc:
             with self._guard:
                 self._error = exc

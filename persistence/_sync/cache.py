@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from persistence._sync.compat import Mutex, Waiter
+from persistence._sync.compat import Mutex, Waiter, finish
 from persistence._sync.keyvalue import KeyValueStore
 from persistence._sync.pubsub import PubSub, Subscription
 from persistence.caching import CacheStats
@@ -207,13 +207,11 @@ class Cache:
         with self._mutex:
             self._count(bypassed=1)
 
-    def _load(
-        self, key: str, loader: Callable[[], Any], lifetime: float, generation: int, count: int
-    ) -> Any:
+    def _load(self, key: str, loader: Callable[[], Any], lifetime: float, generation: int, count: int) -> Any:
         with self._mutex:
             self._count(misses=count, loads=1)
         try:
-            value = loader()
+            value = finish("the loader", loader())
         except BaseException:
             with self._mutex:
                 self._count(errors=1)

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-from persistence.errors import PersistenceError
+from persistence.errors import ConfigError, PersistenceError, ValidationError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -55,6 +56,35 @@ class Waiter(Generic[T]):
         with self._guard:
             self._gone = True
             return self._value
+
+
+def check_callback(what: str, function: object) -> None:
+    """Refuse what can't be called here.
+
+    Raises:
+        ValidationError: it is no function.
+        ConfigError: it is asynchronous.
+    """
+    if not callable(function):
+        raise ValidationError(f"{what} is a {type(function).__name__}, which can't be called")
+    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+        raise _asynchronous(what)
+
+
+def finish(what: str, given: Any) -> Any:
+    """Return what a function of the caller's gave.
+
+    Raises:
+        ConfigError: the function is asynchronous.
+    """
+    if isawaitable(given):
+        getattr(given, "close", list)()  # a coroutine that nobody runs would warn
+        raise _asynchronous(what)
+    return given
+
+
+def _asynchronous(what: str) -> ConfigError:
+    return ConfigError(f"{what} is asynchronous", hint="the class whose name begins with Async takes it")
 
 
 def current_home() -> object:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
+from persistence._sync.compat import check_callback, finish
 from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.recurring import Recurring
 from persistence.fields import Duration
@@ -18,9 +20,10 @@ _log = logging.getLogger("persistence.health")
 class HealthMonitor(Recurring):
     """Polls every connection of a manager from ``start`` until ``stop``, at once and then each ``interval`` seconds.
 
-    ``on_change`` is awaited for each connection that falls ill or gets well again, one change after the other; the next
-    poll waits for it. What it raises is logged (``persistence.health``), and polling goes on. A connection is ill after
-    ``failures`` failed polls in a row. Changes are logged too, without secrets.
+    ``on_change`` (on the async side a coroutine function too) is called for each connection that falls ill or gets well
+    again, one change after the other; the next poll waits for it. What it raises is logged (``persistence.health``),
+    and polling goes on. A connection is ill after ``failures`` failed polls in a row. Changes are logged too, without
+    secrets.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class HealthMonitor(Recurring):
         interval: Duration = 30.0,
         timeout: Duration = 2.0,
         failures: int = 1,
-        on_change: Callable[[HealthChange], None] | None = None,
+        on_change: Callable[[HealthChange], Any] | None = None,
     ) -> None:
         super().__init__("holdfast-health")
         check_manager(manager)
@@ -38,6 +41,8 @@ class HealthMonitor(Recurring):
         self._interval = check_duration("interval", interval)
         self._timeout = check_duration("timeout", timeout)
         self._history = HealthHistory(check_whole("failures", failures))
+        if on_change is not None:
+            check_callback("on_change", on_change)
         self._on_change = on_change
         self._statuses: dict[str, HealthStatus] = {}
 
@@ -64,7 +69,7 @@ class HealthMonitor(Recurring):
                 _log.warning("%s is ill: %s", change.name, change.status.error)
             if self._on_change is not None:
                 try:
-                    self._on_change(change)
+                    finish("on_change", self._on_change(change))
                 except Exception:
                     _log.exception("on_change failed for %s", change.name)
         return self.statuses

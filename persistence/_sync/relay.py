@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from persistence._sync.compat import Parallel, sleep
+from persistence._sync.compat import Parallel, check_callback, finish, sleep
 from persistence._sync.outbox import Outbox
 from persistence._sync.recurring import Recurring
 from persistence.fields import Duration
@@ -49,6 +49,7 @@ class Relay(Recurring):
         """
         super().__init__("holdfast-relay")
         self._outbox = outbox
+        check_callback("the sink", sink)
         self._sink = sink
         self._keys = check_whole("keys", keys, most=1000)
         self._each = check_whole("each", each, most=1000)
@@ -129,7 +130,7 @@ class _Delivery:
             if monotonic() >= self._until:
                 break  # the lease is about to end: another relay goes on
             try:
-                self._relay._sink(item)
+                finish("the sink", self._relay._sink(item))
             except Exception as exc:
                 self._fail(settled, item, exc)
                 break

@@ -15,7 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from persistence._sync.compat import Background, Mutex, Signal
+from persistence._sync.compat import Background, Mutex, Signal, check_callback, finish
 from persistence.errors import ClosedError, DeadlineError, ValidationError
 from persistence.fields import Duration
 from persistence.retry import Backoff
@@ -64,6 +64,7 @@ class WriteBehind(Generic[T]):
         backoff: Backoff | None = None,
     ) -> None:
         """Set the bounds; ``timeout`` is the longest wait of ``add`` for room and of ``flush``, in seconds."""
+        check_callback("write", write)
         self._write = write
         self._size = check_whole("size", size, most=100_000)
         self._age = check_duration("age", age)
@@ -286,7 +287,7 @@ class WriteBehind(Generic[T]):
                         del self._by_key[each.key]
             batch = [each.item for each in self._under_way]
         try:
-            self._write(batch)
+            finish("write", self._write(batch))
         except Exception as exc:
             with self._guard:
                 self._error = exc

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from persistence import AsyncPubSub, AsyncSubscription
-from persistence._async.compat import Mutex, Parallel, Waiter, sleep, undisturbed
+from persistence._async.compat import Mutex, Parallel, Waiter, check_callback, finish, sleep, undisturbed
 from persistence.errors import (
     ClosedError,
     ConflictError,
@@ -29,7 +29,7 @@ from sessions._async.tasks import AsyncTaskStore
 from sessions.tasks import Task, check_kind, check_owner, lease_micros
 
 T = TypeVar("T")
-Handler = Callable[[Task], Awaitable[Any]]
+Handler = Callable[[Task], Any]
 
 LANES = 60
 """The most handlers that one worker runs at once."""
@@ -77,8 +77,9 @@ class _Held(NamedTuple):
 class AsyncTaskWorker:
     """Does the tasks of some kinds, each by its handler, for one owner.
 
-    A handler takes the task; what it returns (any JSON) is the result. An exception of it fails the attempt, which is
-    tried again after the store's backoff. A handler may run twice where a lease was lost, but one of them completes.
+    A handler takes the task; what it returns (any JSON) is the result. On the async side it may be a coroutine
+    function; any other holds up the event loop while it runs. An exception of it fails the attempt, which is tried
+    again after the store's backoff. A handler may run twice where a lease was lost, but one of them completes.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class AsyncTaskWorker:
             raise ValidationError("a worker needs an owner", hint="owner=, or the store of for_owner()")
         self._tasks = tasks if owner is None or tasks.owner is not None else tasks.for_owner(check_owner(owner))
         self._handlers = {check_kind(kind): handler for kind, handler in handlers.items()}
+        for kind, handler in self._handlers.items():
+            check_callback(f"the handler of {kind!r}", handler)
         self._lanes = check_whole("concurrency", concurrency, most=LANES)
         lease_micros(lease)
         self._lease = check_duration("lease", lease)
@@ -193,7 +196,7 @@ class AsyncTaskWorker:
             self._held[task_id] = _Held(task, monotonic())
         has_failed = False
         try:
-            result = await self._handlers[task.kind](task)
+            result = await finish(f"the handler of {task.kind!r}", self._handlers[task.kind](task))
         except Exception as exc:
             _log.info("task %s failed: %s", task_id, type(exc).__name__)
             has_failed, ending = True, partial(self._tasks.fail, task, exc)

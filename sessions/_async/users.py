@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, Row
+from persistence._async.compat import finish
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
@@ -63,7 +64,7 @@ class AsyncUserData(AsyncSessionsStore):
         self._stores = tuple(stores)
 
     async def erase_user(
-        self, user_id: str, *, also: Mapping[str, Callable[[str], Awaitable[int]]] | None = None
+        self, user_id: str, *, also: Mapping[str, Callable[[str], Any]] | None = None
     ) -> dict[str, int]:
         """Delete everything of a user, in all stores, and return how many of each kind there were.
 
@@ -85,7 +86,7 @@ class AsyncUserData(AsyncSessionsStore):
         database = await self._database()
         async with database.transaction():
             for kind, erase in others.items():
-                counts[kind] += await erase(user)
+                counts[kind] += await finish(f"also[{kind!r}]", erase(user))
             for store in self._stores:
                 for kind, count in (await store.erase_user(user)).items():
                     counts[kind] += count

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from persistence import Database, DatabaseManager, Row
+from persistence._sync.compat import finish
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
@@ -64,7 +65,7 @@ class UserData(SessionsStore):
         self._stores = tuple(stores)
 
     def erase_user(
-        self, user_id: str, *, also: Mapping[str, Callable[[str], int]] | None = None
+        self, user_id: str, *, also: Mapping[str, Callable[[str], Any]] | None = None
     ) -> dict[str, int]:
         """Delete everything of a user, in all stores, and return how many of each kind there were.
 
@@ -86,7 +87,7 @@ class UserData(SessionsStore):
         database = self._database()
         with database.transaction():
             for kind, erase in others.items():
-                counts[kind] += erase(user)
+                counts[kind] += finish(f"also[{kind!r}]", erase(user))
             for store in self._stores:
                 for kind, count in (store.erase_user(user)).items():
                     counts[kind] += count

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from inspect import isawaitable
 from itertools import islice
 from typing import Any
 
-from persistence._async.compat import in_background
+from persistence._async.compat import finish, in_background
 from persistence.errors import ConfigError, ValidationError
 from persistence.validation import check_id, check_text, shown
 from vectorstore.records import Document, Embedder, Vector
@@ -21,12 +20,7 @@ async def call(what: str, function: Callable[[], Any]) -> Any:
     Raises:
         ConfigError: it is asynchronous, and this is the sync side.
     """
-    found = await in_background(function)
-    if isawaitable(found):
-        found = await found  # async-only
-        # sync-only: getattr(found, "close", list)()  # a coroutine that nobody runs would warn
-        # sync-only: raise ConfigError(f"{what} is asynchronous", hint="use the async store with it")
-    return found
+    return await finish(what, await in_background(function))
 
 
 async def embed(embedder: Embedder | None, texts: list[str], *, queries: bool = False) -> list[Vector]:

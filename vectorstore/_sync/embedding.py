@@ -6,11 +6,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Callable, Mapping, Sequence
 from functools import partial
-from inspect import isawaitable
 from itertools import islice
 from typing import Any
 
-from persistence._sync.compat import in_background
+from persistence._sync.compat import finish, in_background
 from persistence.errors import ConfigError, ValidationError
 from persistence.validation import check_id, check_text, shown
 from vectorstore.records import Document, Embedder, Vector
@@ -22,11 +21,7 @@ def call(what: str, function: Callable[[], Any]) -> Any:
     Raises:
         ConfigError: it is asynchronous, and this is the sync side.
     """
-    found = in_background(function)
-    if isawaitable(found):
-        getattr(found, "close", list)()  # a coroutine that nobody runs would warn
-        raise ConfigError(f"{what} is asynchronous", hint="use the async store with it")
-    return found
+    return finish(what, in_background(function))
 
 
 def embed(embedder: Embedder | None, texts: list[str], *, queries: bool = False) -> list[Vector]:
