@@ -253,6 +253,12 @@ def sqlite_value(value: object) -> Any:
     raise ValidationError(f"a {type(value).__name__} can't be a parameter")
 
 
+def _json_key(value: object) -> Any:
+    if not isinstance(value, UUID | Decimal | datetime):
+        raise ValidationError(f"a {type(value).__name__} can't be one of many keys on SQLite")
+    return sqlite_value(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """The few pieces of SQL that each database spells differently."""
@@ -273,14 +279,11 @@ class Dialect:
         """Return values as one parameter, whatever their number.
 
         Raises:
-            ValidationError: on SQLite, one is neither text nor a whole number (bytes, say).
+            ValidationError: SQLite stores one neither as text nor as a whole number (bytes, say).
         """
         if self.kind == "postgresql":
             return list(values)
-        for value in values:
-            if not isinstance(value, str | int):
-                raise ValidationError(f"a {type(value).__name__} can't be one of many keys on SQLite")
-        return to_json(list(values))
+        return to_json([value if isinstance(value, str | int) else _json_key(value) for value in values])
 
     def time(self, moment: datetime | None) -> Any:
         """Return a time as this database's column holds it."""

@@ -11,7 +11,7 @@ import enum
 import re
 import typing
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
@@ -82,6 +82,11 @@ class EntityMap(Generic[T]):
             value = value.value
         return to_json(value) if name in self._packed else value
 
+    def loaded(self, name: str, stored: Any) -> Any:
+        """Return one value of a field as its column holds it."""
+        load = self._loaders.get(name)
+        return stored if load is None or stored is None else load(stored)
+
     def entity(self, row: Mapping[str, Any]) -> T:
         """Return the entity of a row."""
         values = {name: row[name] for name in self.names}
@@ -111,7 +116,7 @@ def check_operator(column: str, condition: Any) -> tuple[str, Any]:
     """Return the operator and the value of a filter's condition: a value alone, a list, or a pair.
 
     Raises:
-        ValidationError: the operator is none.
+        ValidationError: the operator is none, or ``in`` is not followed by values.
     """
     if isinstance(condition, list):
         return "in", condition
@@ -119,7 +124,12 @@ def check_operator(column: str, condition: Any) -> tuple[str, Any]:
         return "=", condition
     if len(condition) != 2 or condition[0] not in _OPERATORS:
         raise ValidationError(f"the filter of {column!r} is no operator and value", hint=", ".join(_OPERATORS))
-    return condition
+    operator, value = condition
+    if operator != "in":
+        return operator, value
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ValidationError(f"the filter of {column!r} is in a {type(value).__name__}, not in a list of values")
+    return operator, list(value)
 
 
 def like(text: str) -> str:

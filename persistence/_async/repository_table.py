@@ -6,12 +6,12 @@ quoted. Texts of statements depend on names only, never on values, so they are p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.manager import AsyncDatabaseManager, check_manager
-from persistence.dialect import quote_identifier
+from persistence.dialect import chunked, quote_identifier
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
 from persistence.keyvalues import pack, unpack
@@ -91,11 +91,16 @@ class AsyncRepositoryTable(Generic[T]):
     def _columns(self, known: EntityMap[T]) -> str:
         return ", ".join(map(quote_identifier, known.names))
 
-    def _select(self, known: EntityMap[T], *conditions: str) -> str:
-        return f"SELECT {self._columns(known)} FROM {quote_identifier(self._table)} WHERE {self._where(*conditions)}"
+    def _select(self, known: EntityMap[T], *conditions: str, table: str | None = None) -> str:
+        source = quote_identifier(table or self._table)
+        return f"SELECT {self._columns(known)} FROM {source} WHERE {self._where(*conditions)}"
 
     def _is_key(self) -> str:
         return f"{quote_identifier(self._key)} = :key"
+
+    def _parts(self, known: EntityMap[T], keys: Iterable[Any]) -> Iterator[list[Any]]:
+        """Yield keys as their column takes them, each once, a thousand at a time."""
+        return chunked(dict.fromkeys(known.value(self._key, key) for key in keys), 1000)
 
     def _check_column(self, known: EntityMap[T], name: object) -> str:
         if name not in known.names or not isinstance(name, str):
@@ -150,8 +155,9 @@ class AsyncRepositoryTable(Generic[T]):
                 conditions.append(f"{column} IS {'NOT ' if operator == '!=' else ''}NULL")
                 continue
             if operator == "in":
-                conditions.append(dialect.among(column, f":{parameter}"))
-                given[parameter] = dialect.keys(value)
+                either = dialect.among(column, f":{parameter}")
+                conditions.append(f"({either} OR {column} IS NULL)" if None in value else either)
+                given[parameter] = dialect.keys([known.value(name, each) for each in value if each is not None])
             elif operator == "contains":
                 conditions.append(self._contains(column, parameter))
                 given[parameter] = like(check_text("what is looked for", value))

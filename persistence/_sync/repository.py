@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from persistence._sync.database import Database
 from persistence._sync.repository_table import RepositoryTable, Untouched
-from persistence.dialect import chunked, quote_identifier
+from persistence.dialect import quote_identifier
 from persistence.entities import EntityMap, like, slug_of
 from persistence.errors import ConflictError, DuplicateError, ValidationError
 from persistence.validation import check_limit, check_text, check_whole, shown
@@ -39,7 +39,7 @@ class Repository(RepositoryTable[T]):
         text = self._texts.get(("get",))
         if text is None:
             text = self._texts["get",] = self._select(known, self._is_key())
-        row = database.fetch_one(text, self._given(key=key))
+        row = database.fetch_one(text, self._given(key=known.value(self._key, key)))
         return None if row is None else self._read(known, row)
 
     def get_or_raise(self, key: Any) -> T:
@@ -58,9 +58,9 @@ class Repository(RepositoryTable[T]):
         database, known = self._ready()
         text = self._select(known, database.dialect.among(quote_identifier(self._key), ":keys"))
         found: dict[Any, T] = {}
-        for part in chunked(dict.fromkeys(keys), 1000):
+        for part in self._parts(known, keys):
             rows = database.fetch_all(text, self._given(keys=database.dialect.keys(part)))
-            found |= {row[self._key]: self._read(known, row) for row in rows}
+            found |= {known.loaded(self._key, row[self._key]): self._read(known, row) for row in rows}
         return found
 
     def exists(self, key: Any) -> bool:
@@ -69,14 +69,14 @@ class Repository(RepositoryTable[T]):
 
     def exists_many(self, keys: Iterable[Any]) -> set[Any]:
         """Return those keys that there are; any number of them, a thousand to a statement."""
-        database, _ = self._ready()
+        database, known = self._ready()
         column = quote_identifier(self._key)
         where = self._where(database.dialect.among(column, ":keys"))
         text = f"SELECT {column} FROM {quote_identifier(self._table)} WHERE {where}"
         found: set[Any] = set()
-        for part in chunked(dict.fromkeys(keys), 1000):
+        for part in self._parts(known, keys):
             rows = database.fetch_all(text, self._given(keys=database.dialect.keys(part)))
-            found.update(row[self._key] for row in rows)
+            found.update(known.loaded(self._key, row[self._key]) for row in rows)
         return found
 
     def find(
@@ -254,13 +254,14 @@ class Repository(RepositoryTable[T]):
                 raise ValidationError(f"{name!r} is not for patch to change")
         ordered = {name: changes[name] for name in sorted(changes)}
         values = self._seal({name: known.value(name, value) for name, value in ordered.items()}, ordered, key)
-        return self._update(database, known, key, values, expected_version)
+        return self._update(database, known, known.value(self._key, key), values, expected_version)
 
     def increment(self, key: Any, field: str, by: int = 1) -> int:
-        """Add to a whole number where it lies and return the sum.
+        """Add to a whole number where it lies and return the sum. With a history, it is two statements.
 
         Raises:
             NotFoundError: there is no such entity.
+            ValidationError: the field is NULL, or the sum has no room in its column; nothing was changed.
         """
         database, known = self._ready()
         column = quote_identifier(self._check_column(known, field))
@@ -270,18 +271,37 @@ class Repository(RepositoryTable[T]):
         sets = f"{column} = {column} + :by"
         if self._version is not None:
             sets += f", {quote_identifier(self._version)} = {quote_identifier(self._version)} + 1"
-        table, where = quote_identifier(self._table), self._where(self._is_key())
-        total: int | None = database.fetch_value(
-            f"UPDATE {table} SET {sets} WHERE {where} RETURNING {column}", self._given(key=key, by=by)
-        )
-        if total is None:
-            raise self._missing(key)
+        conditions = [self._is_key(), f"{column} IS NOT NULL"]
+        if database.kind == "sqlite":  # which makes a float of a sum beyond 64 bits
+            conditions.append(f"(typeof({column}) <> 'integer' OR typeof({column} + :by) = 'integer')")
+        text = f"UPDATE {quote_identifier(self._table)} SET {sets} WHERE {self._where(*conditions)} RETURNING {column}"
+        key = known.value(self._key, key)
+        try:
+            row = self._write_row(database, known, key, text, self._given(key=key, by=by))
+        except Untouched:
+            row = None
+        if row is None:
+            self._explain_increment(database, key, field, by)
+        total: int = row[field]
         return total
+
+    def _explain_increment(self, database: Database, key: Any, field: str, by: int) -> NoReturn:
+        """Raise why nothing could be added."""
+        text = (
+            f"SELECT {quote_identifier(field)} FROM {quote_identifier(self._table)} WHERE {self._where(self._is_key())}"
+        )
+        row = database.fetch_one(text, self._given(key=key))
+        if row is None:
+            raise self._missing(key)
+        what = f"{field!r} of {self._entity.__name__} {shown(str(key))}"
+        if row[field] is None:
+            raise ValidationError(f"{what} is NULL, to which nothing can be added", hint="patch() it to 0 first")
+        raise ValidationError(f"{what} is {row[field]}, and {by} more would be beyond 64 bits")
 
     def delete(self, key: Any) -> bool:
         """Delete an entity; tell whether it was there."""
         database, known = self._ready()
-        column = quote_identifier(self._key)
+        column, key = quote_identifier(self._key), known.value(self._key, key)
         text = f"DELETE FROM {quote_identifier(self._table)} WHERE {self._where(self._is_key())} RETURNING {column}"
         try:
             return self._write_row(database, known, key, text, self._given(key=key)) is not None
@@ -293,12 +313,9 @@ class Repository(RepositoryTable[T]):
         database, known = self._ready()
         if self._history is None:
             raise ValidationError("the repository keeps no history", hint='Repository(…, history="table")')
-        text = self._select(known, self._is_key()).replace(
-            quote_identifier(self._table), quote_identifier(self._history), 1
-        )
-        rows = database.fetch_all(
-            f"{text} ORDER BY history_id DESC LIMIT :page_limit", self._given(key=key, page_limit=check_limit(limit))
-        )
+        text = f"{self._select(known, self._is_key(), table=self._history)} ORDER BY history_id DESC LIMIT :page_limit"
+        given = self._given(key=known.value(self._key, key), page_limit=check_limit(limit))
+        rows = database.fetch_all(text, given)
         return [self._read(known, row) for row in rows]
 
     def save_with_slug(self, entity: T, text: str) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -51,6 +52,19 @@ class Note(pydantic.BaseModel):
     version: int = 0
 
 
+class Color(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Counter:
+    id: UUID
+    color: Color
+    counters: int | None = None
+    version: int = 0
+
+
 TABLES = {
     "postgresql": """
         CREATE TABLE debates (tenant text NOT NULL, id text NOT NULL, task text NOT NULL, slug text,
@@ -61,7 +75,10 @@ TABLES = {
             version bigint NOT NULL);
         CREATE TABLE notes_history (history_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id bigint, body text,
             version bigint);
-        CREATE TABLE secrets (id text PRIMARY KEY, body bytea, size bytea)""",
+        CREATE TABLE secrets (id text PRIMARY KEY, body bytea, size bytea);
+        CREATE TABLE counters (id uuid PRIMARY KEY, color text, counters bigint, version bigint);
+        CREATE TABLE counters_before (history_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid, color text,
+            counters bigint, version bigint)""",
     "sqlite": """
         CREATE TABLE debates (tenant TEXT NOT NULL, id TEXT NOT NULL, task TEXT NOT NULL, slug TEXT,
             views INTEGER NOT NULL, score REAL NOT NULL, is_open INTEGER NOT NULL,
@@ -69,7 +86,10 @@ TABLES = {
             PRIMARY KEY (tenant, id), UNIQUE (tenant, slug));
         CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT NOT NULL, version INTEGER NOT NULL);
         CREATE TABLE notes_history (history_id INTEGER PRIMARY KEY, id INTEGER, body TEXT, version INTEGER);
-        CREATE TABLE secrets (id TEXT PRIMARY KEY, body BLOB, size BLOB)""",
+        CREATE TABLE secrets (id TEXT PRIMARY KEY, body BLOB, size BLOB);
+        CREATE TABLE counters (id TEXT PRIMARY KEY, color TEXT, counters INTEGER, version INTEGER);
+        CREATE TABLE counters_before (history_id INTEGER PRIMARY KEY, id TEXT, color TEXT, counters INTEGER,
+            version INTEGER)""",
 }
 
 
@@ -206,6 +226,51 @@ async def test_an_increment_counts_every_caller(debates: AsyncRepository[Debate]
         await debates.increment("nobody", "views")
 
 
+async def test_an_increment_leaves_what_was_in_the_history_and_changes_nothing_where_there_is_no_sum(
+    manager: AsyncDatabaseManager, debates: AsyncRepository[Debate]
+) -> None:
+    counters = AsyncRepository(
+        manager, "main", "counters", Counter, version="version", history="counters_before"
+    )  # a column is named like the table
+    one, none, full = [Counter(UUID(int=n), Color.RED, value) for n, value in enumerate((1, None, 2**63 - 1))]
+    for each in (one, none, full):
+        await counters.save(each)
+    assert [await counters.increment(one.id, "counters", 2), await counters.increment(one.id, "counters")] == [3, 4]
+    assert [(each.counters, each.version) for each in await counters.history(one.id)] == [(3, 2), (1, 1)]
+    with pytest.raises(ValidationError, match="'counters' of Counter .* is NULL"):
+        await counters.increment(none.id, "counters")
+    with pytest.raises(ValidationError, match="64 bits|out of range"):
+        await counters.increment(full.id, "counters")
+    with pytest.raises(NotFoundError):
+        await counters.increment(UUID(int=9), "counters")
+    assert [await counters.get(each.id) for each in (none, full)] == [
+        replace(none, version=1),
+        replace(full, version=1),
+    ]
+    assert [await counters.history(each.id) for each in (none, full)] == [[], []]
+
+
+async def test_one_of_many_values_is_found_as_one_alone_is(
+    manager: AsyncDatabaseManager, debates: AsyncRepository[Debate]
+) -> None:
+    counters = AsyncRepository(manager, "main", "counters", Counter)
+    red, blue = Counter(UUID(int=1), Color.RED, 7), Counter(UUID(int=2), Color.BLUE)
+    await counters.save_many([red, blue])
+    assert await counters.exists(red.id)
+    assert await counters.exists_many([red.id, UUID(int=3), blue.id]) == {red.id, blue.id}
+    assert await counters.get_many([blue.id, UUID(int=3)]) == {blue.id: blue}
+    for filters, found in (
+        ({"id": [red.id, UUID(int=3)]}, [red]),
+        ({"color": [Color.RED, "green"]}, [red]),
+        ({"color": ("in", {Color.RED, Color.BLUE}), "counters": ("in", (None, 8))}, [blue]),
+        ({"counters": [None, 7]}, [red, blue]),
+    ):
+        assert await counters.find(filters) == found, filters
+    colors = AsyncRepository(manager, "main", "counters", Counter, key="color")
+    assert [await colors.get(Color.RED), await colors.exists_many([Color.RED, Color.BLUE])] == [red, {*Color}]
+    assert await debates.find({"price": [Decimal("1.10")], "created_at": [NOON]}) == []
+
+
 async def test_a_slug_is_made_of_the_text_and_never_taken_twice(debates: AsyncRepository[Debate]) -> None:
     made = await together(
         *[lambda n=n: debates.save_with_slug(Debate(f"d{n}", "t"), "Rate limiter: Ünïcode!") for n in range(6)]
@@ -303,6 +368,8 @@ async def test_what_makes_no_sense_is_refused(manager: AsyncDatabaseManager, deb
     for call in (
         lambda: debates.find({evil: 1}),
         lambda: debates.find({"views": ("OR 1=1", 1)}),
+        lambda: debates.find({"views": ("in", None)}),
+        lambda: debates.find({"id": ("in", "abc")}),
         lambda: debates.find(order=evil),
         lambda: debates.find(limit=0),
         lambda: debates.patch("d", {evil: 1}),
