@@ -9,6 +9,7 @@ from typing import Any
 
 from persistence.dialect import from_micros
 from persistence.keyvalues import pack, unpack
+from persistence.validation import storable
 
 ERROR_CHARACTERS = 500
 
@@ -121,4 +122,4 @@ def _moment(stored: Any) -> datetime:
 
 def told(error: Exception) -> str:
     """Return an error as a dead letter shows it."""
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS].replace("\0", "")
+    return storable(f"{type(error).__name__}: {error}", ERROR_CHARACTERS)

@@ -33,6 +33,11 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}…")
 
 
+def storable(text: str, limit: int) -> str:
+    """Return what every database holds of a text that nobody chose: ``limit`` characters, NUL and surrogates spelt."""
+    return text[:limit].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
 def check_text(what: str, value: object, *, limit: int | None = None, may_be_empty: bool = True) -> str:
     """Return a text that every database holds faithfully; ``limit`` is in bytes of UTF-8.
 

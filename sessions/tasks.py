@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 from persistence.dialect import Dialect, from_json, from_micros, to_micros
 from persistence.errors import ConflictError, CorruptError, ValidationError
 from persistence.fields import Duration
-from persistence.validation import check_id, check_limit, check_whole, metadata_json, shown
+from persistence.validation import check_id, check_limit, check_whole, metadata_json, shown, storable
 from sessions.contents import content_json, decoded, to_text
 from sessions.records import micros_of, new_id, where_json
 
@@ -239,8 +239,7 @@ def error_text(error: object) -> str:
         error = f"{type(error).__name__}: {error}"
     if not isinstance(error, str):
         raise ValidationError(f"the error is a {type(error).__name__}, not a str or an exception")
-    text = error[:ERROR_CHARACTERS].replace("\0", "\\0")
-    return text.encode("utf-8", "backslashreplace").decode()
+    return storable(error, ERROR_CHARACTERS)
 
 
 def held_values(task: object) -> dict[str, Any]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from persistence._async.compat import Background
 from persistence.errors import ClosedError
+from persistence.retry import Backoff
+
+_log = logging.getLogger("persistence.recurring")
+_AFTER_ERRORS = Backoff(base=0.1, cap=60.0)
 
 
 class AsyncRecurring(ABC):
-    """Runs from ``start`` until ``stop``, or for the time of an ``async with`` block; a closed manager ends it too."""
+    """Runs from ``start`` until ``stop``, or for the time of an ``async with`` block; a closed manager ends it too.
+
+    A turn that fails is logged (``persistence.recurring``) and tried again, ever later from 0.1 s to a minute.
+    """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._background = Background(name)
 
     async def __aenter__(self) -> Self:
@@ -40,11 +49,17 @@ class AsyncRecurring(ABC):
         await self._background.stop()
 
     async def _run(self) -> None:
+        failures = 0
         while True:
             try:
                 pause = await self._turn()
+                failures = 0
             except ClosedError:
                 return
+            except Exception:
+                pause = _AFTER_ERRORS.delay(failures)
+                failures += 1
+                _log.exception("%s: a turn failed; the next is in %.1f s", self._name, pause)
             if not await self._background.pause(pause):
                 return
 

@@ -195,12 +195,19 @@ class LeaseLock:
         self._until = asked + self._ttl
 
     def release(self) -> bool:
-        """Give the lease back; tell whether it was still ours. Safe to call twice."""
-        holder, self._holder = self._holder, ""
+        """Give the lease back; tell whether it was still ours. Safe to call twice, and again after an error.
+
+        Raises:
+            TransactionError: this task is in a transaction, whose rollback would take the lease again.
+        """
+        holder = self._holder
         if not holder:
             return False
         self._check_alone()
-        return bool(self._call("release", holder))
+        was_ours = bool(self._call("release", holder))
+        if self._holder == holder:  # it may have been acquired anew meanwhile
+            self._holder = ""
+        return was_ours
 
     def _lost(self, how: str) -> ConflictError:
         return ConflictError(

@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from persistence._sync.compat import Background
 from persistence.errors import ClosedError
+from persistence.retry import Backoff
+
+_log = logging.getLogger("persistence.recurring")
+_AFTER_ERRORS = Backoff(base=0.1, cap=60.0)
 
 
 class Recurring(ABC):
-    """Runs from ``start`` until ``stop``, or for the time of an ``with`` block; a closed manager ends it too."""
+    """Runs from ``start`` until ``stop``, or for the time of an ``with`` block; a closed manager ends it too.
+
+    A turn that fails is logged (``persistence.recurring``) and tried again, ever later from 0.1 s to a minute.
+    """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._background = Background(name)
 
     def __enter__(self) -> Self:
@@ -41,11 +50,17 @@ class Recurring(ABC):
         self._background.stop()
 
     def _run(self) -> None:
+        failures = 0
         while True:
             try:
                 pause = self._turn()
+                failures = 0
             except ClosedError:
                 return
+            except Exception:
+                pause = _AFTER_ERRORS.delay(failures)
+                failures += 1
+                _log.exception("%s: a turn failed; the next is in %.1f s", self._name, pause)
             if not self._background.pause(pause):
                 return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -124,6 +126,24 @@ async def test_a_lease_is_not_for_inside_a_transaction(manager: AsyncDatabaseMan
     async with database.transaction():
         with pytest.raises(TransactionError, match="not for use inside a transaction"):
             await AsyncLeaseLock(manager, "main", "l").acquire()
+
+
+async def test_a_release_that_failed_is_made_again(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    config = SQLiteConfig(path=str(tmp_path / "main.db"), timeout=0.1)
+    database = await manager.add_sqlite("main", config)
+    lease = AsyncLeaseLock(manager, "main", "l")
+    await lease.acquire()
+    async with database.transaction():
+        with pytest.raises(TransactionError, match="not for use inside a transaction"):
+            await lease.release()
+    with closing(sqlite3.connect(config.path)) as beside:
+        beside.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LockTimeoutError):
+            await lease.release()
+    assert lease.held
+    assert await lease.release()
+    assert not await lease.release()
+    assert await AsyncLeaseLock(manager, "main", "l").acquire(timeout=0) == 2
 
 
 async def test_an_advisory_lock_lasts_as_long_as_its_transaction(

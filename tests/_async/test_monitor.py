@@ -16,6 +16,7 @@ from persistence import (
     SQLiteConfig,
     ValidationError,
 )
+from persistence._async.recurring import AsyncRecurring
 from persistence.embedded import EmbeddedRedis
 from tests._async.side import sleep
 
@@ -106,6 +107,26 @@ async def test_a_listener_that_fails_is_logged_and_polling_goes_on(
     await monitor.poll()
     assert calls == ["cache"]
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+
+
+class Unlucky(AsyncRecurring):
+    """Fails in its first turn, in a way that nobody thought of."""
+
+    turns = 0
+
+    async def _turn(self) -> float:
+        self.turns += 1
+        return 60.0 / (self.turns - 1)
+
+
+async def test_what_recurs_outlives_an_error_that_nobody_thought_of(caplog: pytest.LogCaptureFixture) -> None:
+    unlucky = Unlucky("unlucky")
+    async with unlucky:
+        await until(lambda: unlucky.turns == 2)
+        assert unlucky.is_running
+    ((name, told),) = [(each.name, each.getMessage()) for each in caplog.records if each.levelno == logging.ERROR]
+    assert name == "persistence.recurring"
+    assert told.startswith("unlucky: a turn failed; the next is in 0.1 s")
 
 
 async def test_a_closed_manager_ends_the_monitor(manager: AsyncDatabaseManager) -> None:

@@ -127,6 +127,22 @@ async def test_what_fails_too_often_is_a_dead_letter_and_the_key_goes_on(
     assert await outbox.dead_letters() == []
 
 
+async def test_an_error_that_no_database_holds_as_it_is_is_kept_all_the_same(outbox: AsyncOutbox) -> None:
+    await outbox.put_many([("bad", 1), ("good", 2)])
+    taken: list[str] = []
+
+    async def sink(item: OutboxItem) -> None:
+        taken.append(item.key)
+        if item.key == "bad":
+            raise ValueError("no \ud800 or \0 here")
+
+    relay = AsyncRelay(outbox, sink, backoff=Backoff(retries=0))
+    assert await relay.run_once() == RelayReport(delivered=1, failed=1, dead=1)
+    assert await relay.run_once() == RelayReport()
+    assert sorted(taken) == ["bad", "good"]
+    assert [letter.error for letter in await outbox.dead_letters()] == ["ValueError: no \\ud800 or \\0 here"]
+
+
 async def test_dead_letters_are_paged_and_deleted(outbox: AsyncOutbox) -> None:
     await outbox.put_many([(key, n) for key in ("b", "a") for n in (1, 2)])
     sink = Sink()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -125,6 +127,24 @@ def test_a_lease_is_not_for_inside_a_transaction(manager: DatabaseManager) -> No
     with database.transaction():
         with pytest.raises(TransactionError, match="not for use inside a transaction"):
             LeaseLock(manager, "main", "l").acquire()
+
+
+def test_a_release_that_failed_is_made_again(manager: DatabaseManager, tmp_path: Path) -> None:
+    config = SQLiteConfig(path=str(tmp_path / "main.db"), timeout=0.1)
+    database = manager.add_sqlite("main", config)
+    lease = LeaseLock(manager, "main", "l")
+    lease.acquire()
+    with database.transaction():
+        with pytest.raises(TransactionError, match="not for use inside a transaction"):
+            lease.release()
+    with closing(sqlite3.connect(config.path)) as beside:
+        beside.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LockTimeoutError):
+            lease.release()
+    assert lease.held
+    assert lease.release()
+    assert not lease.release()
+    assert LeaseLock(manager, "main", "l").acquire(timeout=0) == 2
 
 
 def test_an_advisory_lock_lasts_as_long_as_its_transaction(

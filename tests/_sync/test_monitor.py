@@ -17,6 +17,7 @@ from persistence import (
     SQLiteConfig,
     ValidationError,
 )
+from persistence._sync.recurring import Recurring
 from persistence.embedded import EmbeddedRedis
 from tests._sync.side import sleep
 
@@ -107,6 +108,26 @@ def test_a_listener_that_fails_is_logged_and_polling_goes_on(
     monitor.poll()
     assert calls == ["cache"]
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+
+
+class Unlucky(Recurring):
+    """Fails in its first turn, in a way that nobody thought of."""
+
+    turns = 0
+
+    def _turn(self) -> float:
+        self.turns += 1
+        return 60.0 / (self.turns - 1)
+
+
+def test_what_recurs_outlives_an_error_that_nobody_thought_of(caplog: pytest.LogCaptureFixture) -> None:
+    unlucky = Unlucky("unlucky")
+    with unlucky:
+        until(lambda: unlucky.turns == 2)
+        assert unlucky.is_running
+    ((name, told),) = [(each.name, each.getMessage()) for each in caplog.records if each.levelno == logging.ERROR]
+    assert name == "persistence.recurring"
+    assert told.startswith("unlucky: a turn failed; the next is in 0.1 s")
 
 
 def test_a_closed_manager_ends_the_monitor(manager: DatabaseManager) -> None:
