@@ -237,9 +237,9 @@ async def test_an_increment_leaves_what_was_in_the_history_and_changes_nothing_w
         await counters.save(each)
     assert [await counters.increment(one.id, "counters", 2), await counters.increment(one.id, "counters")] == [3, 4]
     assert [(each.counters, each.version) for each in await counters.history(one.id)] == [(3, 2), (1, 1)]
-    with pytest.raises(ValidationError, match="'counters' of Counter .* is NULL"):
+    with pytest.raises(ValidationError, match=r"'counters' of Counter .* is NULL"):
         await counters.increment(none.id, "counters")
-    with pytest.raises(ValidationError, match="64 bits|out of range"):
+    with pytest.raises(ValidationError, match=r"64 bits|out of range"):
         await counters.increment(full.id, "counters")
     with pytest.raises(NotFoundError):
         await counters.increment(UUID(int=9), "counters")

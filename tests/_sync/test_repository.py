@@ -238,9 +238,9 @@ def test_an_increment_leaves_what_was_in_the_history_and_changes_nothing_where_t
         counters.save(each)
     assert [counters.increment(one.id, "counters", 2), counters.increment(one.id, "counters")] == [3, 4]
     assert [(each.counters, each.version) for each in counters.history(one.id)] == [(3, 2), (1, 1)]
-    with pytest.raises(ValidationError, match="'counters' of Counter .* is NULL"):
+    with pytest.raises(ValidationError, match=r"'counters' of Counter .* is NULL"):
         counters.increment(none.id, "counters")
-    with pytest.raises(ValidationError, match="64 bits|out of range"):
+    with pytest.raises(ValidationError, match=r"64 bits|out of range"):
         counters.increment(full.id, "counters")
     with pytest.raises(NotFoundError):
         counters.increment(UUID(int=9), "counters")
