@@ -36,9 +36,13 @@ MAX_BUCKET = timedelta(days=366)
 
 _MICROSECOND = timedelta(microseconds=1)
 _PERCENTILES: dict[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+# SQLite writes a float with 15 digits: its own text is what is left when the other tags, and its key, are taken away.
 _TAG = {
     "postgresql": "CAST(NULLIF(e.tags -> CAST(:{name} AS text), 'null') AS text)",
     "sqlite": "(SELECT CASE j.type WHEN 'null' THEN NULL WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' "
+    "WHEN 'real' THEN rtrim(substr(json_patch(e.tags, ("
+    "SELECT json_group_object(o.key, NULL) FROM json_each(e.tags) AS o WHERE o.key <> :{name}"
+    ")), length(json_object(:{name}, NULL)) - 4), '}}') "
     "ELSE json_quote(j.value) END FROM json_each(e.tags) AS j WHERE j.key = :{name})",
 }
 _PERCENTILE = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import count
+from operator import is_
 from typing import Any, Literal, cast, get_args
 
 from persistence.dialect import Dialect, from_json, from_micros, to_micros
@@ -128,7 +129,10 @@ class Position:
         Raises:
             ValidationError: it is none of ours.
         """
-        return cls(*_decode("after", text, 3))
+        xid, id, floor = _decode("after", text, 3)
+        if xid < 0 or floor >= to_micros(LAST_MOMENT):
+            raise ValidationError("after is no cursor of ours", hint="pass on what an event gave, unchanged")
+        return cls(xid, id, floor)
 
 
 def _encode(*numbers: int) -> str:
@@ -235,11 +239,13 @@ _known_tags: dict[tuple[Any, ...], str] = {}
 def tags_json(tags: object) -> str | None:
     """Return tags as the JSON text that is stored, None for none; those of a series come again and again.
 
+    Keys are in the order in which jsonb has them, so that equal tags are one text, and one series, on SQLite too.
+
     Raises:
         ValidationError: they are no dict, or hold what either database would give back as something else.
     """
     if type(tags) is not dict:
-        return metadata_json(tags, "tags")
+        return _ordered_json(tags)
     if not tags:
         return None
     # With the types, because 1, 1.0 and True are equal.
@@ -247,14 +253,37 @@ def tags_json(tags: object) -> str | None:
     try:
         text = _known_tags.get(key)
     except TypeError:  # a list or a dict within
-        return metadata_json(tags, "tags")
+        return _ordered_json(tags)
     if text is None:
-        text = metadata_json(tags, "tags")
+        text = _ordered_json(tags)
         if len(text) <= KNOWN_TAGS_LENGTH:
             if len(_known_tags) >= KNOWN_TAGS:
                 _known_tags.clear()
             _known_tags[key] = text
     return text
+
+
+def _ordered_json(tags: object) -> str:
+    text = metadata_json(tags, "tags")
+    ordered = _ordered(tags)
+    return text if ordered is tags else metadata_json(ordered, "tags")
+
+
+def _ordered(value: Any) -> Any:
+    """Return a JSON value whose objects have their keys in the order of jsonb: itself, where they have."""
+    if isinstance(value, list):
+        items = [_ordered(item) for item in value]
+        return value if all(map(is_, items, value)) else items
+    if not isinstance(value, dict):
+        return value
+    found = {key: _ordered(value[key]) for key in sorted(value, key=_place_of)}
+    same = list(found) == list(value) and all(map(is_, found.values(), value.values()))
+    return value if same else found
+
+
+def _place_of(key: str) -> tuple[int, bytes]:
+    text = key.encode()
+    return len(text), text
 
 
 def _check_series(

@@ -167,6 +167,15 @@ class AsyncSQLContext(AsyncSQLStore):
         if user is not None:
             return await self._change("context_delete_expired", user, {"limit": limit})
         database = await self._database()
+        if database.kind == "postgresql" and await database.fetch_value(
+            load_queries("sessions", "postgresql").context_is_hidden
+        ):
+            raise CapabilityError(
+                "row-level security hides the items of other users from this role",
+                hint="clean up as the owner of the tables, or for one user after another: for_user(…)",
+                operation="cleanup_expired",
+                connection=self._name,
+            )
         return await database.execute(*self._prepared(database, "item_delete_expired", None, {"limit": limit}))
 
     async def restore(self, user: str, found: Sequence[Restored | ContextAgent]) -> None:

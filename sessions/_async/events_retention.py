@@ -64,6 +64,7 @@ class AsyncEventRetention(AsyncEventsBase):
             raise TransactionError("roll_up commits as it goes", hint="call it outside of transactions")
         database.partitions.clear()  # another program's run may have dropped some
         run = AsyncRollUp(self, database, policy, batch, timeout)
+        run.report.dry_run = dry_run
         for step in steps:
             for since, until, partition in await run.spans(step):
                 try:
@@ -77,7 +78,6 @@ class AsyncEventRetention(AsyncEventsBase):
                 if run.report.events >= left:
                     run.report.complete = False
                     return run.report
-        run.report.dry_run = dry_run
         return run.report
 
 

@@ -249,6 +249,7 @@ class ContextStore:
 
         Raises:
             ValidationError: ``all_users`` in the store of one user.
+            CapabilityError: ``all_users`` as a role that row-level security holds for, which sees one user at a time.
         """
         if all_users and self._user:
             raise ValidationError("all_users is not for the store of one user", hint="call it on the tenant's store")

@@ -168,6 +168,15 @@ class SQLContext(SQLStore):
         if user is not None:
             return self._change("context_delete_expired", user, {"limit": limit})
         database = self._database()
+        if database.kind == "postgresql" and database.fetch_value(
+            load_queries("sessions", "postgresql").context_is_hidden
+        ):
+            raise CapabilityError(
+                "row-level security hides the items of other users from this role",
+                hint="clean up as the owner of the tables, or for one user after another: for_user(…)",
+                operation="cleanup_expired",
+                connection=self._name,
+            )
         return database.execute(*self._prepared(database, "item_delete_expired", None, {"limit": limit}))
 
     def restore(self, user: str, found: Sequence[Restored | ContextAgent]) -> None:

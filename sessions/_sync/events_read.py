@@ -112,7 +112,7 @@ class EventQueries(EventsBase):
             spans = (micros_of("within", within) * _MICROSECOND,)
         for span in spans:
             found = self.query(
-                since=None if span is None else now - span,
+                since=None if span is None else max(now - span, FIRST_MOMENT),
                 kinds=kinds,
                 name=name,
                 service=service,

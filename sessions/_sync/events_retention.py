@@ -65,6 +65,7 @@ class EventRetention(EventsBase):
             raise TransactionError("roll_up commits as it goes", hint="call it outside of transactions")
         database.partitions.clear()  # another program's run may have dropped some
         run = RollUp(self, database, policy, batch, timeout)
+        run.report.dry_run = dry_run
         for step in steps:
             for since, until, partition in run.spans(step):
                 try:
@@ -78,7 +79,6 @@ class EventRetention(EventsBase):
                 if run.report.events >= left:
                     run.report.complete = False
                     return run.report
-        run.report.dry_run = dry_run
         return run.report
 
 

@@ -209,6 +209,10 @@ DELETE FROM holdfast_items AS i USING expired
 WHERE i.tenant_id = :tenant AND i.user_id = expired.user_id AND i.namespace = expired.namespace
     AND i.key = expired.key;
 
+-- name: context_is_hidden
+-- Whether row-level security holds for this role, so that a statement of no user finds nothing.
+SELECT row_security_active('holdfast_items');
+
 -- name: context_clear
 -- hot: one user's items, topics and permissions, and nobody else's.
 WITH agents AS (

@@ -128,19 +128,16 @@ WHERE e.tenant_id = :tenant AND e.retention = :source AND e.at >= :since AND e.a
 ORDER BY e.at, e.id LIMIT 1 OFFSET :limit;
 
 -- name: roll_up_events
--- hot: the events of a batch, which are deleted after it in the same transaction.
+-- hot: the events of a batch, which are deleted after it in the same transaction. The other tags are taken away from the
+-- text, because a number that is written anew loses digits.
 INSERT INTO holdfast_events
     (tenant_id, at, id, retention, kind, service, name, level, tags, value, samples, valued, low, high)
 SELECT :tenant, e.at - (e.at - :origin) % :length AS bucket, :first_id + ROW_NUMBER() OVER (), :target, e.kind, e.service,
     e.name, e.level,
-    CASE WHEN :kept_tags IS NULL THEN e.tags ELSE (
-        SELECT NULLIF(json_group_object(json_each.key, json(CASE json_each.type
-            WHEN 'true' THEN 'true' WHEN 'false' THEN 'false'
-            WHEN 'object' THEN json_each.value WHEN 'array' THEN json_each.value
-            ELSE json_quote(json_each.value)
-        END)), '{}')
-        FROM json_each(e.tags) WHERE json_each.key IN (SELECT value FROM json_each(:kept_tags))
-    ) END AS series, SUM(e.value), SUM(COALESCE(e.samples, 1)),
+    CASE WHEN :kept_tags IS NULL THEN e.tags ELSE NULLIF(json_patch(e.tags, (
+        SELECT json_group_object(json_each.key, NULL) FROM json_each(e.tags)
+        WHERE json_each.key NOT IN (SELECT value FROM json_each(:kept_tags))
+    )), '{}') END AS series, SUM(e.value), SUM(COALESCE(e.samples, 1)),
     SUM(CASE WHEN e.samples IS NOT NULL THEN e.valued WHEN e.value IS NOT NULL THEN 1 ELSE 0 END),
     MIN(COALESCE(e.low, e.value)), MAX(COALESCE(e.high, e.value))
 FROM holdfast_events AS e

@@ -9,7 +9,13 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabaseManager, AsyncPostgreSQLDatabase, PersistenceError, PostgreSQLConfig
+from persistence import (
+    AsyncDatabaseManager,
+    AsyncPostgreSQLDatabase,
+    CapabilityError,
+    PersistenceError,
+    PostgreSQLConfig,
+)
 from sessions import AsyncContextStore, AsyncUserData, ContextAgent
 
 
@@ -120,6 +126,22 @@ async def test_a_store_of_that_role_works_with_row_security_and_is_blind_without
     assert (await ada.stats()).items == 1
     assert await owner.for_user("ada").get("k") == 2
     assert await owner.for_user("bob").get("k") == "bob"
+
+
+@pytest.mark.parametrize("row_security", [True, False])
+async def test_that_role_cannot_clean_up_for_all_users_and_is_told_so(
+    manager: AsyncDatabaseManager, owner: AsyncContextStore, role: AsyncPostgreSQLDatabase, row_security: bool
+) -> None:
+    for user in ("ada", "bob"):
+        await owner.for_user(user).push("gone", 1, ttl=0)
+    store = AsyncContextStore(manager, "role", migrate=False, row_security=row_security)
+    with pytest.raises(CapabilityError, match="row-level security hides the items of other users") as refused:
+        await store.cleanup_expired(all_users=True)
+    assert (refused.value.operation, refused.value.connection) == ("cleanup_expired", "role")
+    with_scope = AsyncContextStore(manager, "role", migrate=False, row_security=True)
+    assert await with_scope.for_user("ada").cleanup_expired() == 1
+    by_the_owner = AsyncContextStore(manager, "owner", row_security=row_security)
+    assert [await by_the_owner.cleanup_expired(all_users=True) for _ in range(2)] == [1, 0]
 
 
 async def test_a_user_is_exported_and_erased_by_that_role_too(

@@ -162,6 +162,7 @@ async def test_latest_is_found_however_old_and_is_none_for_nothing(log: AsyncEve
     assert [(await log.latest(name)).value for name in ("cpu", "mem", "disk")] == [1, 2, 3]  # type: ignore[union-attr]
     assert await log.latest("cpu", within=timedelta(days=399)) is None
     assert await log.latest("gone") is None
+    assert await log.latest("disk", within=timedelta(days=60 * 365)) == await log.latest("disk")
     newest = await log.latest(kinds=["metric"])
     assert newest is not None
     assert newest.value == 3

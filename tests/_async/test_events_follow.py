@@ -12,6 +12,7 @@ import pytest_asyncio
 from persistence import AsyncDatabaseManager, CapabilityError, ClosedError, PostgreSQLConfig, ValidationError
 from sessions import AsyncEventLog, Event
 from sessions._async import following
+from sessions.events import Position
 from tests._async.events import BACKENDS, HOUR, metric, open_log
 from tests._async.side import Started, sleep
 
@@ -193,8 +194,15 @@ async def test_a_log_tells_once_in_a_while_and_one_without_notify_tells_nobody(
 
 async def test_what_cannot_be_followed_is_refused(log: AsyncEventLog, manager: AsyncDatabaseManager) -> None:
     wrong: Any
-    for wrong in ({"after": "x"}, {"after": metric(1).cursor}, {"poll": 0}, {"timeout": -1}, {"lateness": "1d"},
-                  {"kinds": "metric"}, {"patience": 0}):  # fmt: skip
+    forged = [Position(*numbers).encode() for numbers in ((0, -1, 2**62), (-1, -1, 0))]
+    for wrong in (
+        *({"after": after} for after in ("x", metric(1).cursor, *forged)),
+        {"poll": 0},
+        {"timeout": -1},
+        {"lateness": "1d"},
+        {"kinds": "metric"},
+        {"patience": 0},
+    ):
         with pytest.raises(ValidationError):
             async for _ in log.follow(**wrong):
                 break

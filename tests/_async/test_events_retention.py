@@ -78,6 +78,8 @@ async def test_a_dry_run_says_what_a_run_does_and_does_nothing(log: AsyncEventLo
     both = EventPolicy(aggregate_after=DAYS, delete_after=9 * DAYS)
     dry = await log.roll_up(both, dry_run=True, now=DAY + 10 * DAYS)
     assert (dry.deleted, dry.aggregated) == (done.made, 97)
+    dry = await log.roll_up(both, dry_run=True, now=DAY + 10 * DAYS, limit=1)
+    assert (dry.dry_run, dry.complete) == (True, False)
 
 
 async def test_only_whole_hours_and_what_is_old_enough_are_rolled_up(log: AsyncEventLog) -> None:
@@ -121,6 +123,25 @@ async def test_named_tags_stay_apart_and_the_others_go(log: AsyncEventLog) -> No
     assert (report.aggregated, report.made) == (194, 6)
     assert await sums(log) == before
     assert {str(event.tags) for event in await log.query()} == {"{}", "{'host': 'a'}", "{'host': 'b'}"}
+
+
+async def test_equal_tags_are_one_series_and_numbers_keep_their_digits(log: AsyncEventLog) -> None:
+    third = 0.1 + 0.2
+    kept = {key: n + third for n, key in enumerate(("f", '"', "\\", "\n\x01", "é😀", "$.f", "[0]"))}
+    kept["o"] = {"aa": [{"z": 1, "y": third}], "b": 1.5e-300}
+    backwards = {"o": {"b": 1.5e-300, "aa": [{"y": third, "z": 1}]}, **{key: kept[key] for key in reversed(kept)}}
+    await log.append(Event(kind="metric", value=1, tags={"": None, "g": third, **kept}, time=DAY))
+    await log.append(Event(kind="metric", value=1, tags={**backwards, "g": third, "": None}, time=DAY))
+    for key, value in kept.items():
+        (bucket,) = await log.aggregate(DAYS, by_tags=key)
+        assert (bucket.group, bucket.value) == ({key: value}, 2)
+    await log.roll_up(EventPolicy(aggregate_after=DAYS), now=DAY + 2 * DAYS)
+    (event,) = await log.query()
+    assert (event.samples, event.tags) == (2, {"": None, "g": third, **kept})
+    policy = EventPolicy(aggregate_after=DAYS, downsample_after=2 * DAYS, tags=tuple(kept))
+    await log.roll_up(policy, now=DAY + 9 * DAYS)
+    (event,) = await log.query()
+    assert (event.samples, event.tags) == (2, kept)
 
 
 async def test_percentiles_of_what_was_rolled_up_are_none_and_never_wrong(log: AsyncEventLog) -> None:

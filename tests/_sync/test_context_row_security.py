@@ -10,7 +10,13 @@ from dataclasses import replace
 import pytest
 import pytest
 
-from persistence import DatabaseManager, PostgreSQLDatabase, PersistenceError, PostgreSQLConfig
+from persistence import (
+    DatabaseManager,
+    PostgreSQLDatabase,
+    CapabilityError,
+    PersistenceError,
+    PostgreSQLConfig,
+)
 from sessions import ContextStore, UserData, ContextAgent
 
 
@@ -121,6 +127,22 @@ def test_a_store_of_that_role_works_with_row_security_and_is_blind_without(
     assert (ada.stats()).items == 1
     assert owner.for_user("ada").get("k") == 2
     assert owner.for_user("bob").get("k") == "bob"
+
+
+@pytest.mark.parametrize("row_security", [True, False])
+def test_that_role_cannot_clean_up_for_all_users_and_is_told_so(
+    manager: DatabaseManager, owner: ContextStore, role: PostgreSQLDatabase, row_security: bool
+) -> None:
+    for user in ("ada", "bob"):
+        owner.for_user(user).push("gone", 1, ttl=0)
+    store = ContextStore(manager, "role", migrate=False, row_security=row_security)
+    with pytest.raises(CapabilityError, match="row-level security hides the items of other users") as refused:
+        store.cleanup_expired(all_users=True)
+    assert (refused.value.operation, refused.value.connection) == ("cleanup_expired", "role")
+    with_scope = ContextStore(manager, "role", migrate=False, row_security=True)
+    assert with_scope.for_user("ada").cleanup_expired() == 1
+    by_the_owner = ContextStore(manager, "owner", row_security=row_security)
+    assert [by_the_owner.cleanup_expired(all_users=True) for _ in range(2)] == [1, 0]
 
 
 def test_a_user_is_exported_and_erased_by_that_role_too(

@@ -163,6 +163,7 @@ def test_latest_is_found_however_old_and_is_none_for_nothing(log: EventLog) -> N
     assert [(log.latest(name)).value for name in ("cpu", "mem", "disk")] == [1, 2, 3]  # type: ignore[union-attr]
     assert log.latest("cpu", within=timedelta(days=399)) is None
     assert log.latest("gone") is None
+    assert log.latest("disk", within=timedelta(days=60 * 365)) == log.latest("disk")
     newest = log.latest(kinds=["metric"])
     assert newest is not None
     assert newest.value == 3

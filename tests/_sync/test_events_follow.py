@@ -13,6 +13,7 @@ import pytest
 from persistence import DatabaseManager, CapabilityError, ClosedError, PostgreSQLConfig, ValidationError
 from sessions import EventLog, Event
 from sessions._sync import following
+from sessions.events import Position
 from tests._sync.events import BACKENDS, HOUR, metric, open_log
 from tests._sync.side import Started, sleep
 
@@ -194,8 +195,15 @@ def test_a_log_tells_once_in_a_while_and_one_without_notify_tells_nobody(
 
 def test_what_cannot_be_followed_is_refused(log: EventLog, manager: DatabaseManager) -> None:
     wrong: Any
-    for wrong in ({"after": "x"}, {"after": metric(1).cursor}, {"poll": 0}, {"timeout": -1}, {"lateness": "1d"},
-                  {"kinds": "metric"}, {"patience": 0}):  # fmt: skip
+    forged = [Position(*numbers).encode() for numbers in ((0, -1, 2**62), (-1, -1, 0))]
+    for wrong in (
+        *({"after": after} for after in ("x", metric(1).cursor, *forged)),
+        {"poll": 0},
+        {"timeout": -1},
+        {"lateness": "1d"},
+        {"kinds": "metric"},
+        {"patience": 0},
+    ):
         with pytest.raises(ValidationError):
             for _ in log.follow(**wrong):
                 break
