@@ -9,11 +9,11 @@ The three calls that a program needs::
 Every store that waits has an async twin, ``AsyncPgVectorStore`` for ``PgVectorStore`` and so on, with the same methods.
 
 **Stores.** ``VectorStore`` is the contract of all: ``store_documents``, ``replace_source``, ``get``, ``get_many``,
-``exists``, ``list_documents``, ``iterate``, ``update_document``, ``delete``, ``delete_expired``, ``count``, ``search``
-and its short forms, ``search_many``, ``explain``. ``PgVectorStore`` and ``SQLiteVectorStore`` stand on a connection of
-a ``DatabaseManager`` and join the transaction that they are called in; ``RedisVectorStore`` needs the vector sets of
-Redis 8; ``MemoryVectorStore`` is gone with its process. A store is bound to a collection, a namespace within it
-(``in_namespace``) and, where a database is shared, to a tenant.
+``exists``, ``list_documents``, ``iterate``, ``update_document``, ``patch_document``, ``delete``, ``delete_expired``,
+``count``, ``search`` and its short forms, ``search_many``, ``explain``. ``PgVectorStore`` and ``SQLiteVectorStore``
+stand on a connection of a ``DatabaseManager`` and join the transaction that they are called in; ``RedisVectorStore``
+needs the vector sets of Redis 8; ``MemoryVectorStore`` is gone with its process. A store is bound to a collection, a
+namespace within it (``in_namespace``) and, where a database is shared, to a tenant.
 
 An ``AdoptedTable`` is a PostgreSQL table of your own that becomes a collection.
 

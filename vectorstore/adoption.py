@@ -81,7 +81,7 @@ def writes(statements: Mapping[str, str], row: Mapping[str, str]) -> dict[str, s
     """Return the statements that write to an adopted table, by the names of those whose place they take."""
     places = {f"{each}_column": quote_identifier(row[each]) for each in _COLUMNS}
     places |= {"base": row["table"], "id_type": row["id_type"], "metadata_type": row["metadata_type"]}
-    return {which: fill(statements[f"{which}_adopted"], places) for which in ("upsert", "update")}
+    return {which: fill(statements[f"{which}_adopted"], places) for which in ("upsert", "update", "patch")}
 
 
 def refuse(what: str, collection: str) -> CapabilityError:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -169,6 +169,36 @@ class Change(NamedTuple):
     source: str | None = None
     expires_at: datetime | None = None
     never: bool = False
+
+
+class Patch(NamedTuple):
+    """What a patch changes of a document's metadata, as JSON texts.
+
+    ``touched`` has the keys that it names, each with null, ``changes`` those that stay, with their values.
+    """
+
+    touched: str
+    changes: str
+
+    @classmethod
+    def of(cls, metadata: object, what: str) -> Patch:
+        """Return the patch that some metadata are: None at the top level takes its key away.
+
+        Raises:
+            ValidationError: they are nothing that could be stored; the message names ``what``.
+        """
+        changes = metadata_text(metadata, what)
+        given = cast("Mapping[str, Any]", metadata)
+        if None in given.values():
+            changes = metadata_text({key: value for key, value in given.items() if value is not None}, what)
+        return cls(metadata_text(dict.fromkeys(given), what), changes)
+
+    def merged(self, stored: str) -> str:
+        """Return stored metadata with this patch in them."""
+        kept = metadata_value(stored)
+        for key in metadata_value(self.touched):
+            kept.pop(key, None)
+        return metadata_text(kept | metadata_value(self.changes), "the document")
 
 
 def check_ids(ids: object) -> list[str]:

@@ -45,6 +45,10 @@ local function put(from)
     if source == '' then redis.call('HDEL', sources, id) else redis.call('HSET', sources, id, source) end
     redis.call('ZADD', ids, 0, id)
 end
+local function note_change(id, stop)
+    local made, before = string.match(redis.call('HGET', times, id), '^(%S+) %S+ (%S+)$')
+    note(id, made, stop or before)
+end
 local function row(id, with)
     return {
         id, redis.call('HGET', contents, id), redis.call('HGET', metadata, id),
@@ -105,8 +109,17 @@ if ARGV[3] == '1' then redis.call('HSET', contents, id, ARGV[4]) end
 if ARGV[5] == '1' then redis.call('HSET', metadata, id, ARGV[6]) end
 if ARGV[7] == '1' then place(id, ARGV[8]) end
 if ARGV[9] == '1' then redis.call('HSET', sources, id, ARGV[10]) end
-local made, stop = string.match(redis.call('HGET', times, id), '^(%S+) %S+ (%S+)$')
-note(id, made, ARGV[11] == '1' and ARGV[12] or stop)
+note_change(id, ARGV[11] == '1' and ARGV[12])
+return 1
+""",
+    # now, id, the metadata that are there, those in their place: what else there is, to be merged into anew
+    "merge": """
+local id = ARGV[2]
+if not lives(id) then return 0 end
+local there = redis.call('HGET', metadata, id)
+if there ~= ARGV[3] then return there end
+redis.call('HSET', metadata, id, ARGV[4])
+note_change(id)
 return 1
 """,
     # now, ids

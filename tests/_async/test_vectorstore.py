@@ -647,6 +647,7 @@ async def test_each_call_is_one_request(backend: Backend) -> None:
         partial(store.get, "a"),
         partial(store.get_many, ["a", "b"]),
         partial(store.update_document, "a", content="new", embedding=Y),
+        partial(store.patch_document, "a", {"flag": True}),
         partial(store.count),
         partial(store.count, {"n": 3}),
         partial(store.delete, ["a"]),
@@ -687,7 +688,8 @@ async def test_every_write_joins_the_transaction_and_is_undone_with_it(backend: 
     with pytest.raises(ZeroDivisionError):
         async with backend.database.transaction():
             await store.store_documents([doc("c", X), doc("d", X)])
-            await store.update_document("a", content="new", metadata={"n": 2}, embedding=Z)
+            await store.update_document("a", content="new", metadata={"m": 2}, embedding=Z)
+            await store.patch_document("a", {"n": 2})
             await store.delete(["b"])
             assert ids(await store.search(X)) == ["c", "d", "a"]
             assert ids(await store.search(X, filter={"n": 2})) == ["a"]

@@ -22,6 +22,7 @@ from persistence import (
     PgVectorConfig,
     ValidationError,
 )
+from tests._async.side import together
 from tests._async.vectors import (
     Backend,
     X,
@@ -292,6 +293,59 @@ async def test_iterating_gives_every_document_once_by_id(backend: Backend) -> No
     for bad in (0, -1, 10_001, "5"):
         with pytest.raises(ValidationError, match="batch_size"):
             _ = [each async for each in store.iterate(batch_size=bad)]  # type: ignore[arg-type]
+
+
+METADATA = {
+    "keep": 1e16,
+    "nested": {"a": 1, "b": None},
+    "list": [1, {"x": None}],
+    "k'\"é": "old",
+    "big": 2**60,
+    "gone": 0,
+}
+
+
+@everywhere
+async def test_a_patch_merges_into_the_metadata_and_keeps_the_rest(backend: Backend) -> None:
+    store = backend.store()
+    await store.store_documents([Document("a", "text", METADATA, X, source="file"), doc("bare"), doc("b", n=1)])
+    patches: list[dict[str, Any]] = [
+        {"flag": True, "gone": None, "never there": None},
+        {"nested": {"c": None}, "k'\"é": ["new", 0.1], "$.flag": "a path is a key"},
+        {},
+    ]
+    for patch in patches:
+        await store.patch_document("a", patch)
+    wanted = {**METADATA, **patches[0], **patches[1]}
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    found = await store.get("a")
+    assert (found, numbers(found)) == (Document("a", "text", wanted, X, source="file"), X)
+    assert ids(await store.search(X, filter={"flag": True, "gone": {"$exists": False}})) == ["a"]
+    await store.patch_document("bare", {"n": 1})
+    assert await store.get("bare") == doc("bare", n=1)
+    await store.patch_document("b", {"n": None})
+    assert await store.get("b") == doc("b")
+    for missing in ("nobody", "bare' --"):
+        with pytest.raises(NotFoundError, match=r"there is no document .* in 'documents'"):
+            await store.patch_document(missing, {"n": 1})
+    with pytest.raises(NotFoundError):
+        await store.in_namespace("other").patch_document("a", {"n": 1})
+    for bad in ({"n": math.nan}, {1: 2}, {"n": {1, 2}}, [("n", 1)], None, "n", {"a\0": 1}, {"n": 2**64}):
+        with pytest.raises(ValidationError, match="document 'b'"):
+            await store.patch_document("b", bad)  # type: ignore[arg-type]
+    for key in ("", "a\0", "x" * 10_000, 7):
+        with pytest.raises(ValidationError, match="id"):
+            await store.patch_document(key, {"n": 1})  # type: ignore[arg-type]
+    assert await store.get("b") == doc("b")
+    assert await store.count({"n": 1}) == 1
+
+
+@everywhere
+async def test_patches_at_the_same_time_are_all_kept(backend: Backend) -> None:
+    store = backend.store()
+    await store.store_documents([doc("a")])
+    await together(*(partial(store.patch_document, "a", {f"k{n}": n}) for n in range(8)))
+    assert await store.get("a") == doc("a", **{f"k{n}": n for n in range(8)})
 
 
 @everywhere

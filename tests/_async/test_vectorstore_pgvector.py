@@ -501,6 +501,10 @@ async def test_a_table_of_the_user_s_own_is_adopted_as_it_is(
     assert await store.get(c) == doc(c, X, "third", n=3)
     assert [each.id async for each in store.iterate()] == names
     assert await store.count({"n": 1}) == 1
+    await store.patch_document(a, {"n": None, "flag": True})
+    assert await store.get(a) == doc(a, X, "changed", flag=True)
+    with pytest.raises(NotFoundError):
+        await store.patch_document(a[:-1] + "9", {"n": 1})
     assert await store.delete([a, c]) == 2
     assert await store.delete(filter={"n": 2}) == 1
     assert await store.search(X) == []
@@ -522,7 +526,9 @@ async def test_a_row_of_an_adopted_table_without_an_embedding_is_found_by_no_sea
         ("a", False),
         ("b", True),
     ]
+    await store.patch_document("b", {"n": 1})
     await store.update_document("b", embedding=X)
+    assert await store.count({"n": 1}) == 1
     assert [(each.id, each.content) for each in await store.search(X)] == [("a", ""), ("b", "later")]
 
 

@@ -33,6 +33,7 @@ from persistence import (
     UnavailableError,
     ValidationError,
 )
+from tests._async.side import together
 from vectorstore import AsyncMemoryVectorStore, AsyncVectorStore, Document, SearchResult
 from vectorstore._async.redis import EXACT_ROWS, AsyncRedisVectorStore
 
@@ -148,8 +149,12 @@ async def test_the_answers_are_those_of_the_store_in_memory(
         await each.update_document("005", expires_at=EARLIER)
         await each.update_document("006", expires_at=LATER)
         await each.update_document("006", expires_at="never", content="other")
-        with pytest.raises(NotFoundError):
-            await each.update_document("005", content="gone")
+        for call in (partial(each.update_document, content="gone"), partial(each.patch_document, metadata={"n": 1})):
+            with pytest.raises(NotFoundError):
+                await call("005")  # type: ignore[operator]
+        await each.patch_document("006", {"n": None, "kept": {"big": 2**60, "empty": []}})
+        await together(*(partial(each.patch_document, "007", {f"k{n}": n}) for n in range(8)))
+        found.append(await each.get_many(["006", "007"]))
         found.append(await each.replace_source("page", [doc("p1", vectors[1]), doc("p2", vectors[2])]))
         found.append(await each.replace_source("page", [doc("p2", vectors[3]), doc("p3", vectors[3])]))
         found.append(await each.delete(filter={"n": {"$gte": 390}}))
@@ -261,6 +266,7 @@ async def test_calls_cost_one_script_each(store: AsyncRedisVectorStore, manager:
     assert await requests(store.count) == 1
     assert await requests(partial(store.delete, ["1"])) == 1
     assert await requests(partial(store.update_document, "3", content="new")) == 1
+    assert await requests(partial(store.patch_document, "3", {"flag": True})) == 2
     assert await requests(partial(store.store_documents, [doc("1"), doc("2")])) == 1
     assert await requests(partial(store.search, X)) == 2  # the candidates, then the documents
 

@@ -636,6 +636,7 @@ def test_each_call_is_one_request(backend: Backend) -> None:
         partial(store.get, "a"),
         partial(store.get_many, ["a", "b"]),
         partial(store.update_document, "a", content="new", embedding=Y),
+        partial(store.patch_document, "a", {"flag": True}),
         partial(store.count),
         partial(store.count, {"n": 3}),
         partial(store.delete, ["a"]),
@@ -676,7 +677,8 @@ def test_every_write_joins_the_transaction_and_is_undone_with_it(backend: Backen
     with pytest.raises(ZeroDivisionError):
         with backend.database.transaction():
             store.store_documents([doc("c", X), doc("d", X)])
-            store.update_document("a", content="new", metadata={"n": 2}, embedding=Z)
+            store.update_document("a", content="new", metadata={"m": 2}, embedding=Z)
+            store.patch_document("a", {"n": 2})
             store.delete(["b"])
             assert ids(store.search(X)) == ["c", "d", "a"]
             assert ids(store.search(X, filter={"n": 2})) == ["a"]

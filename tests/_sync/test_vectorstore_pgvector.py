@@ -502,6 +502,10 @@ def test_a_table_of_the_user_s_own_is_adopted_as_it_is(
     assert store.get(c) == doc(c, X, "third", n=3)
     assert [each.id for each in store.iterate()] == names
     assert store.count({"n": 1}) == 1
+    store.patch_document(a, {"n": None, "flag": True})
+    assert store.get(a) == doc(a, X, "changed", flag=True)
+    with pytest.raises(NotFoundError):
+        store.patch_document(a[:-1] + "9", {"n": 1})
     assert store.delete([a, c]) == 2
     assert store.delete(filter={"n": 2}) == 1
     assert store.search(X) == []
@@ -523,7 +527,9 @@ def test_a_row_of_an_adopted_table_without_an_embedding_is_found_by_no_search(ba
         ("a", False),
         ("b", True),
     ]
+    store.patch_document("b", {"n": 1})
     store.update_document("b", embedding=X)
+    assert store.count({"n": 1}) == 1
     assert [(each.id, each.content) for each in store.search(X)] == [("a", ""), ("b", "later")]
 
 

@@ -34,6 +34,7 @@ from persistence import (
     UnavailableError,
     ValidationError,
 )
+from tests._sync.side import together
 from vectorstore import MemoryVectorStore, VectorStore, Document, SearchResult
 from vectorstore._sync.redis import EXACT_ROWS, RedisVectorStore
 
@@ -149,8 +150,12 @@ def test_the_answers_are_those_of_the_store_in_memory(
         each.update_document("005", expires_at=EARLIER)
         each.update_document("006", expires_at=LATER)
         each.update_document("006", expires_at="never", content="other")
-        with pytest.raises(NotFoundError):
-            each.update_document("005", content="gone")
+        for call in (partial(each.update_document, content="gone"), partial(each.patch_document, metadata={"n": 1})):
+            with pytest.raises(NotFoundError):
+                call("005")  # type: ignore[operator]
+        each.patch_document("006", {"n": None, "kept": {"big": 2**60, "empty": []}})
+        together(*(partial(each.patch_document, "007", {f"k{n}": n}) for n in range(8)))
+        found.append(each.get_many(["006", "007"]))
         found.append(each.replace_source("page", [doc("p1", vectors[1]), doc("p2", vectors[2])]))
         found.append(each.replace_source("page", [doc("p2", vectors[3]), doc("p3", vectors[3])]))
         found.append(each.delete(filter={"n": {"$gte": 390}}))
@@ -262,6 +267,7 @@ def test_calls_cost_one_script_each(store: RedisVectorStore, manager: DatabaseMa
     assert requests(store.count) == 1
     assert requests(partial(store.delete, ["1"])) == 1
     assert requests(partial(store.update_document, "3", content="new")) == 1
+    assert requests(partial(store.patch_document, "3", {"flag": True})) == 2
     assert requests(partial(store.store_documents, [doc("1"), doc("2")])) == 1
     assert requests(partial(store.search, X)) == 2  # the candidates, then the documents
 

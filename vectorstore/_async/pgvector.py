@@ -20,7 +20,7 @@ from vectorstore import adoption, schema
 from vectorstore._async.pgindex import AsyncPgIndexes
 from vectorstore.distance import LONGEST, SHORTEST
 from vectorstore.filters import Node
-from vectorstore.records import Change, CheckedDocument, Document, metadata_value
+from vectorstore.records import Change, CheckedDocument, Document, Patch, metadata_value
 
 
 class AsyncPgVectorStore(AsyncPgIndexes):
@@ -171,6 +171,15 @@ class AsyncPgVectorStore(AsyncPgIndexes):
             return await database.execute(self._sql.update, {"id": id, **given}) > 0
         parameters = {"tenant": self._tenant, "namespace": self.namespace, "id": id, **change._asdict()}
         return await database.execute(self._sql.update, parameters) > 0
+
+    async def _merge(self, id: str, patch: Patch) -> bool:
+        database, known = await self._ready()
+        given = {"id": id, **patch._asdict()}
+        if known.columns is not None:
+            self._check_adopted(False)
+        else:
+            given |= {"tenant": self._tenant, "namespace": self.namespace}
+        return await database.execute(self._sql.patch, given) > 0
 
     async def _remove(self, ids: list[str]) -> int:
         database, _ = await self._ready()

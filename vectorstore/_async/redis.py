@@ -19,8 +19,8 @@ import numpy as np
 from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.dialect import from_micros, to_micros
-from persistence.errors import CapabilityError
-from persistence.validation import check_tenant
+from persistence.errors import CapabilityError, ConflictError
+from persistence.validation import check_tenant, shown
 from vectorstore._async.store import AsyncVectorStore
 from vectorstore.distance import Matrix, distances
 from vectorstore.filters import Node, matches
@@ -30,6 +30,7 @@ from vectorstore.records import (
     Document,
     Embedder,
     Explanation,
+    Patch,
     SearchResults,
     metadata_value,
 )
@@ -39,6 +40,8 @@ from vectorstore.requests import SearchRequest
 EXACT_ROWS = 2000
 """Up to so many vectors are all compared: the server does that as quickly as it walks its graph."""
 PAGE_ROWS = 1000
+MERGES = 100
+"""So many times a patch is merged anew when others were faster."""
 MIN_CANDIDATES = 100
 _SAME = 1e-6
 """Scores of the server nearer than this may be those of equal vectors."""
@@ -155,6 +158,22 @@ class AsyncRedisVectorStore(AsyncVectorStore):
             given += [int(value is not None), "" if value is None else value]
         given += [int(change.never or change.expires_at is not None), stop]
         return bool(await self._run("change", self.namespace, id, *given))
+
+    async def _merge(self, id: str, patch: Patch) -> bool:
+        """Merge here, which keeps numbers as they are, into what nobody changed meanwhile."""
+        there, merged = "", ""
+        for _ in range(MERGES):
+            found = await self._run("merge", self.namespace, id, there, merged)
+            if isinstance(found, int):
+                return found == 1
+            there = found.decode()
+            merged = patch.merged(there)
+        raise ConflictError(
+            f"document {shown(id)} was changed {MERGES} times while it was patched",
+            hint="run it again",
+            operation="patch_document",
+            connection=self._name,
+        )
 
     async def _remove(self, ids: list[str]) -> int:
         return int(await self._run("remove", self.namespace, *ids))

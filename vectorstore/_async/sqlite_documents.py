@@ -27,7 +27,7 @@ from vectorstore.copy_plans import GAP_BITS
 from vectorstore.distance import Matrix
 from vectorstore.filter_sql import to_sqlite
 from vectorstore.filters import Node
-from vectorstore.records import Change, CheckedDocument, Document, Embedder, metadata_value
+from vectorstore.records import Change, CheckedDocument, Document, Embedder, Patch, metadata_value
 from vectorstore.text import check_stemmed
 
 EMBEDDING = {"embedding": "(SELECT v.embedding FROM holdfast_vectors AS v WHERE v.position = d.position)"}
@@ -220,6 +220,11 @@ class AsyncSQLiteDocuments(AsyncVectorStore, AsyncSQLStore):
                 await database.execute(self._sql.drop_vector, {"position": given["position"]})
         self._copies.outdate(self.namespace)
         return changed > 0
+
+    async def _merge(self, id: str, patch: Patch) -> bool:
+        database = await self._ready()
+        self._copies.outdate(self.namespace)
+        return await database.execute(self._sql.patch, self._here(id=id, now=now(), **patch._asdict())) > 0
 
     async def _remove(self, ids: list[str]) -> int:
         database = await self._ready()

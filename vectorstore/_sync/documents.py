@@ -30,6 +30,7 @@ from vectorstore.records import (
     CheckedDocument,
     Document,
     Embedder,
+    Patch,
     Vector,
     check_batch,
     check_collection,
@@ -223,7 +224,10 @@ class Documents(ABC):
         source: str | None = None,
         expires_at: datetime | Literal["never"] | None = None,
     ) -> None:
-        """Change what is given of a document, and keep the rest; metadata is replaced as a whole.
+        """Change what is given of a document, and keep the rest.
+
+        ``metadata`` is all that the document has from then on: keys that aren't among it are gone. To keep them, use
+        :meth:`patch_document`.
 
         A new content without an embedding is embedded where the store has an embedder; elsewhere the embedding stays.
         ``expires_at="never"`` takes its expiry away.
@@ -247,16 +251,38 @@ class Documents(ABC):
         if embedding is not None:
             vector = as_vector(embedding, self.dimensions, self.metric, f"the embedding of {what}")
         if not self._change(key, Change(text, stored, vector, origin, expiry, never)):
-            raise NotFoundError(
-                f"there is no {what} in {self.collection!r}",
-                hint="store_documents() writes new ones",
-                operation="update_document",
-                connection=getattr(self, "_name", None),
-            )
+            raise self._no_document(what, "update_document")
 
     @abstractmethod
     def _change(self, id: str, change: Change) -> bool:
         """Change a document; False when there is none of that id."""
+
+    def patch_document(self, id: str, metadata: Mapping[str, Any]) -> None:
+        """Merge into a document's metadata, atomically, and keep the rest.
+
+        JSON Merge Patch (RFC 7396) at the top level: a key that is given replaces the whole value, None removes the
+        key, every other key stays. Values are not merged below that, and nested None is stored.
+
+        Raises:
+            NotFoundError: there is no document of that id.
+            ValidationError: it can't be stored faithfully.
+        """
+        key = check_id("the document's id", id)
+        what = f"document {shown(key)}"
+        if not self._merge(key, Patch.of(metadata, what)):
+            raise self._no_document(what, "patch_document")
+
+    def _merge(self, id: str, patch: Patch) -> bool:
+        """Merge into a document's metadata; False when there is none of that id."""
+        raise self._lacks("patching of metadata")
+
+    def _no_document(self, what: str, operation: str) -> NotFoundError:
+        return NotFoundError(
+            f"there is no {what} in {self.collection!r}",
+            hint="store_documents() writes new ones",
+            operation=operation,
+            connection=getattr(self, "_name", None),
+        )
 
     def delete(self, ids: Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Delete documents by their ids, or all that pass a filter, and return how many were there.

@@ -26,6 +26,7 @@ from vectorstore.records import (
     Document,
     Embedder,
     Explanation,
+    Patch,
     SearchResult,
     SearchResults,
     metadata_value,
@@ -193,9 +194,21 @@ class MemoryVectorStore(VectorStore):
                 old.source if change.source is None else change.source,
                 None if change.never else expiry,
             )
-            self._space.forget([id])
-            self._space.put([new], now, {id: there[0].created})
+            self._exchange(there[0], new, now)
             return True
+
+    def _exchange(self, entry: _Entry, new: CheckedDocument, now: int) -> None:
+        self._space.forget([new.id])
+        self._space.put([new], now, {new.id: entry.created})
+
+    def _merge(self, id: str, patch: Patch) -> bool:
+        with self._mutex:
+            now = _now()
+            for entry in self._space.there([id], now):
+                merged = patch.merged(entry.document.metadata)
+                self._exchange(entry, entry.document._replace(metadata=merged), now)
+                return True
+            return False
 
     def _remove(self, ids: list[str]) -> int:
         with self._mutex:

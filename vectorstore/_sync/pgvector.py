@@ -21,7 +21,7 @@ from vectorstore import adoption, schema
 from vectorstore._sync.pgindex import PgIndexes
 from vectorstore.distance import LONGEST, SHORTEST
 from vectorstore.filters import Node
-from vectorstore.records import Change, CheckedDocument, Document, metadata_value
+from vectorstore.records import Change, CheckedDocument, Document, Patch, metadata_value
 
 
 class PgVectorStore(PgIndexes):
@@ -172,6 +172,15 @@ class PgVectorStore(PgIndexes):
             return database.execute(self._sql.update, {"id": id, **given}) > 0
         parameters = {"tenant": self._tenant, "namespace": self.namespace, "id": id, **change._asdict()}
         return database.execute(self._sql.update, parameters) > 0
+
+    def _merge(self, id: str, patch: Patch) -> bool:
+        database, known = self._ready()
+        given = {"id": id, **patch._asdict()}
+        if known.columns is not None:
+            self._check_adopted(False)
+        else:
+            given |= {"tenant": self._tenant, "namespace": self.namespace}
+        return database.execute(self._sql.patch, given) > 0
 
     def _remove(self, ids: list[str]) -> int:
         database, _ = self._ready()

@@ -20,8 +20,8 @@ import numpy as np
 from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.redis import RedisConnection
 from persistence.dialect import from_micros, to_micros
-from persistence.errors import CapabilityError
-from persistence.validation import check_tenant
+from persistence.errors import CapabilityError, ConflictError
+from persistence.validation import check_tenant, shown
 from vectorstore._sync.store import VectorStore
 from vectorstore.distance import Matrix, distances
 from vectorstore.filters import Node, matches
@@ -31,6 +31,7 @@ from vectorstore.records import (
     Document,
     Embedder,
     Explanation,
+    Patch,
     SearchResults,
     metadata_value,
 )
@@ -40,6 +41,8 @@ from vectorstore.requests import SearchRequest
 EXACT_ROWS = 2000
 """Up to so many vectors are all compared: the server does that as quickly as it walks its graph."""
 PAGE_ROWS = 1000
+MERGES = 100
+"""So many times a patch is merged anew when others were faster."""
 MIN_CANDIDATES = 100
 _SAME = 1e-6
 """Scores of the server nearer than this may be those of equal vectors."""
@@ -156,6 +159,22 @@ class RedisVectorStore(VectorStore):
             given += [int(value is not None), "" if value is None else value]
         given += [int(change.never or change.expires_at is not None), stop]
         return bool(self._run("change", self.namespace, id, *given))
+
+    def _merge(self, id: str, patch: Patch) -> bool:
+        """Merge here, which keeps numbers as they are, into what nobody changed meanwhile."""
+        there, merged = "", ""
+        for _ in range(MERGES):
+            found = self._run("merge", self.namespace, id, there, merged)
+            if isinstance(found, int):
+                return found == 1
+            there = found.decode()
+            merged = patch.merged(there)
+        raise ConflictError(
+            f"document {shown(id)} was changed {MERGES} times while it was patched",
+            hint="run it again",
+            operation="patch_document",
+            connection=self._name,
+        )
 
     def _remove(self, ids: list[str]) -> int:
         return int(self._run("remove", self.namespace, *ids))

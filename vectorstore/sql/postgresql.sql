@@ -85,6 +85,13 @@ UPDATE /* table */ holdfast_documents SET
     version = version + 1, updated_at = now()
 WHERE tenant_id = :tenant AND namespace = :namespace AND id = :id AND (expires_at IS NULL OR expires_at > now());
 
+-- name: patch
+-- hot: merges into the row as it is under the lock. Every key of the patch is taken out, then the new values go in.
+UPDATE /* table */ holdfast_documents SET
+    metadata = (metadata - ARRAY(SELECT jsonb_object_keys(CAST(:touched AS jsonb)))) || CAST(:changes AS jsonb),
+    version = version + 1, updated_at = now()
+WHERE tenant_id = :tenant AND namespace = :namespace AND id = :id AND (expires_at IS NULL OR expires_at > now());
+
 -- name: upsert_adopted
 -- What it has no columns for is not given.
 INSERT INTO /* base */ holdfast_documents AS d
@@ -108,6 +115,17 @@ UPDATE /* base */ holdfast_documents SET
     ),
     /* embedding_column */ embedding = coalesce(
         /* stored */ CAST(:embedding AS vector), /* embedding_column */ embedding
+    )
+WHERE /* id_column */ id = CAST(CAST(:id AS text) AS /* id_type */ text);
+
+-- name: patch_adopted
+-- The merge of patch; a row without metadata has none.
+UPDATE /* base */ holdfast_documents SET
+    /* metadata_column */ metadata = CAST(
+        (
+            coalesce(CAST(/* metadata_column */ metadata AS jsonb), '{}')
+            - ARRAY(SELECT jsonb_object_keys(CAST(:touched AS jsonb)))
+        ) || CAST(:changes AS jsonb) AS /* metadata_type */ jsonb
     )
 WHERE /* id_column */ id = CAST(CAST(:id AS text) AS /* id_type */ text);
 

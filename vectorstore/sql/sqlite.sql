@@ -66,6 +66,22 @@ UPDATE holdfast_documents SET
 WHERE tenant_id = :tenant AND collection = :collection AND namespace = :namespace AND id = :id
     AND (expires_at IS NULL OR expires_at > :now);
 
+-- name: patch
+-- hot: every key of the patch is taken out, then the new values are appended as the text that they are: json_patch
+-- alone would merge below the top level and drop nested nulls, json_each would round numbers.
+UPDATE holdfast_documents SET
+    metadata = (
+        SELECT CASE
+            WHEN rest.text = '{}' THEN :changes
+            WHEN :changes = '{}' THEN rest.text
+            ELSE substr(rest.text, 1, length(rest.text) - 1) || ',' || substr(:changes, 2)
+        END
+        FROM (SELECT json_patch(metadata, :touched) AS text) AS rest
+    ),
+    version = version + 1, updated_at = :now
+WHERE tenant_id = :tenant AND collection = :collection AND namespace = :namespace AND id = :id
+    AND (expires_at IS NULL OR expires_at > :now);
+
 -- name: delete
 -- hot: ids that aren't there are no error.
 DELETE FROM holdfast_documents
