@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from gc import get_referents
+from types import BuiltinFunctionType, CoroutineType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import msgpack
@@ -23,6 +24,14 @@ BUFFERS = 2
 ATOMS = frozenset((str, int, float, bool, type(None), bytes))
 NATIVE = frozenset((dict, list))
 PLAIN = ATOMS | NATIVE
+_CODE = (
+    BuiltinFunctionType,
+    CoroutineType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    ModuleType,
+)
 # msgpack packs these without asking, as bytes or as extensions, however strict its types are.
 TAKEN_SILENTLY = frozenset((bytearray, memoryview, ExtType, Timestamp))
 # With which byte those begin: a packed value that has none of them anywhere holds none of those types.
@@ -173,6 +182,9 @@ def _unknown(value: Any) -> ValidationError:
         return ValidationError(f"is a {type_name(kind)}, which is no value", hint="store what it stands for")
     if isinstance(value, np.ndarray):
         return ValidationError(f"is a {type_name(kind)}", hint="numpy.asarray(value), or register() the class")
+    if isinstance(value, _CODE):
+        return ValidationError(f"is a {type_name(kind)}, which is no value", hint="store what it gives, or its name")
     return ValidationError(
-        f"is a {type_name(kind)}, which isn't registered", hint=f"register({kind.__name__}) allows it to be stored"
+        f"is a {type_name(kind)}, which isn't registered",
+        hint=f"Serializer().register({kind.__name__}) allows it to be stored; give the store that serializer=",
     )
