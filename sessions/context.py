@@ -166,6 +166,11 @@ def item_line(item: ContextItem) -> str:
     )
 
 
+def context_of(user: str) -> str:
+    """Return the context under which a vault keeps the secrets of a user's shared context; ``""`` is nobody's own."""
+    return f"context/{user}" if user else "context"
+
+
 def agent_line(agent: ContextAgent) -> str:
     """Return the line of an export that holds an agent."""
     found = {"kind": "agent", "agent": agent.agent, "topics": agent.topics, "permissions": agent.permissions}

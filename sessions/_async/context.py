@@ -27,6 +27,7 @@ from sessions.context import (
     agent_line,
     check_agent,
     check_names,
+    context_of,
     draft_of,
     item_line,
     read_line,
@@ -150,9 +151,7 @@ class AsyncContextStore:
 
     async def _guarded(self, key: str, value: Any) -> Any:
         """Return a value with what is to be kept of the secrets in it."""
-        kept = await guarded(
-            self._secrets, {key: value}, "the value", f"context/{self._user}" if self._user else "context"
-        )
+        kept = await guarded(self._secrets, {key: value}, "the value", context_of(self._user))
         return next(iter(kept.values()))
 
     async def get(self, key: str, agent: str | None = None) -> Any:

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from persistence import AsyncDatabase, AsyncDatabaseManager, Row
+from persistence import AsyncDatabase, AsyncDatabaseManager, AsyncSecretVault, Row
 from persistence._async.compat import finish
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
 from sessions._async.context_redis import AsyncRedisContext
 from sessions._async.store import AsyncSessionsStore
-from sessions.context import agent_line, agent_of
+from sessions.context import agent_line, agent_of, context_of
 from sessions.messages import message_from_row
 from sessions.records import session_from_row, thread_from_row
 from sessions.transfer import context_item_line, item_line, message_record, record_line, session_record, thread_record
@@ -46,7 +46,8 @@ class AsyncUserData(AsyncSessionsStore):
 
     A user has sessions, threads, the messages of these, and items: shared context, state and memory. ``stores`` are
     those of yours that keep more of users: checkpointers and vector stores (what has the user's id as ``user_id`` in
-    its metadata), services of other frameworks, and any that has the two methods of ``AsyncUserStore``.
+    its metadata), services of other frameworks, and any that has the two methods of ``AsyncUserStore``. ``secrets`` is
+    the vault that keeps those of the users' shared context, where there is one: they are erased, and never exported.
     """
 
     on_redis = True
@@ -59,9 +60,11 @@ class AsyncUserData(AsyncSessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         stores: Sequence[AsyncUserStore] = (),
+        secrets: AsyncSecretVault | None = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._stores = tuple(stores)
+        self._secrets = secrets
 
     async def erase_user(
         self, user_id: str, *, also: Mapping[str, Callable[[str], Any]] | None = None
@@ -90,6 +93,10 @@ class AsyncUserData(AsyncSessionsStore):
             for store in self._stores:
                 for kind, count in (await store.erase_user(user)).items():
                     counts[kind] += count
+            if self._secrets is not None:
+                counts["secrets"] = 0
+                while gone := await self._secrets.forget(context_of(user)):
+                    counts["secrets"] += gone
             counts.update(await self._erase_own(database, user))
         return dict(counts)
 

@@ -28,6 +28,7 @@ from sessions.context import (
     agent_line,
     check_agent,
     check_names,
+    context_of,
     draft_of,
     item_line,
     read_line,
@@ -151,9 +152,7 @@ class ContextStore:
 
     def _guarded(self, key: str, value: Any) -> Any:
         """Return a value with what is to be kept of the secrets in it."""
-        kept = guarded(
-            self._secrets, {key: value}, "the value", f"context/{self._user}" if self._user else "context"
-        )
+        kept = guarded(self._secrets, {key: value}, "the value", context_of(self._user))
         return next(iter(kept.values()))
 
     def get(self, key: str, agent: str | None = None) -> Any:

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from persistence import Database, DatabaseManager, Row
+from persistence import Database, DatabaseManager, SecretVault, Row
 from persistence._sync.compat import finish
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
 from sessions._sync.context_redis import RedisContext
 from sessions._sync.store import SessionsStore
-from sessions.context import agent_line, agent_of
+from sessions.context import agent_line, agent_of, context_of
 from sessions.messages import message_from_row
 from sessions.records import session_from_row, thread_from_row
 from sessions.transfer import context_item_line, item_line, message_record, record_line, session_record, thread_record
@@ -47,7 +47,8 @@ class UserData(SessionsStore):
 
     A user has sessions, threads, the messages of these, and items: shared context, state and memory. ``stores`` are
     those of yours that keep more of users: checkpointers and vector stores (what has the user's id as ``user_id`` in
-    its metadata), services of other frameworks, and any that has the two methods of ``UserStore``.
+    its metadata), services of other frameworks, and any that has the two methods of ``UserStore``. ``secrets`` is
+    the vault that keeps those of the users' shared context, where there is one: they are erased, and never exported.
     """
 
     on_redis = True
@@ -60,9 +61,11 @@ class UserData(SessionsStore):
         tenant: str = "default",
         migrate: bool = True,
         stores: Sequence[UserStore] = (),
+        secrets: SecretVault | None = None,
     ) -> None:
         super().__init__(manager, name, tenant=tenant, migrate=migrate)
         self._stores = tuple(stores)
+        self._secrets = secrets
 
     def erase_user(
         self, user_id: str, *, also: Mapping[str, Callable[[str], Any]] | None = None
@@ -91,6 +94,10 @@ class UserData(SessionsStore):
             for store in self._stores:
                 for kind, count in (store.erase_user(user)).items():
                     counts[kind] += count
+            if self._secrets is not None:
+                counts["secrets"] = 0
+                while gone := self._secrets.forget(context_of(user)):
+                    counts["secrets"] += gone
             counts.update(self._erase_own(database, user))
         return dict(counts)
 

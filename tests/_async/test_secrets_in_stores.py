@@ -23,7 +23,7 @@ from persistence import (
     ValidationError,
 )
 from persistence._async.guards import AsyncSecretsOption
-from sessions import AsyncContextStore, AsyncEventLog, AsyncMemoryGraph, Edge, Event, Node
+from sessions import AsyncContextStore, AsyncEventLog, AsyncMemoryGraph, AsyncUserData, Edge, Event, Node
 
 pytestmark = pytest.mark.tables("checkpoint", "sessions")
 
@@ -163,6 +163,31 @@ async def test_a_vault_keeps_the_secrets_of_a_store_and_gives_them_back(
         assert await vault.restore(value, context=context, actor="test") == VALUE
     assert CANARY not in await everything(database)
     assert {entry.outcome for entry in await vault.accesses()} == {"revealed"}
+
+
+async def test_the_secrets_of_a_users_context_are_erased_with_the_user(
+    manager: AsyncDatabaseManager, database: AsyncDatabase
+) -> None:
+    vault = AsyncSecretVault(manager, "main", CIPHER)
+    context = AsyncContextStore(manager, "main", secrets=vault)
+    for user in ("ada", "bob"):
+        await context.for_user(user).push("login", VALUE)
+    await context.push("shared", VALUE)
+    kept = [len(await vault.list_secrets(each)) for each in ("context/ada", "context/bob", "context")]
+    assert kept[0] == kept[1] == kept[2] > 0
+    users = AsyncUserData(manager, "main", secrets=vault)
+    lines = [line async for line in users.export_user("ada")]
+    assert len(lines) == 1
+    assert CANARY not in lines[0]
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction():
+            await users.erase_user("ada")
+            raise ZeroDivisionError
+    assert len(await vault.list_secrets("context/ada")) == kept[0]
+    report = await users.erase_user("ada")
+    assert (report["secrets"], report["items"]) == (kept[0], 1)
+    assert [len(await vault.list_secrets(each)) for each in ("context/ada", "context/bob", "context")] == [0, *kept[1:]]
+    assert (await users.erase_user("ada"))["secrets"] == 0
 
 
 @STORES

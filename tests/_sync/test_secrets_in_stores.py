@@ -24,7 +24,7 @@ from persistence import (
     ValidationError,
 )
 from persistence._sync.guards import SecretsOption
-from sessions import ContextStore, EventLog, MemoryGraph, Edge, Event, Node
+from sessions import ContextStore, EventLog, MemoryGraph, UserData, Edge, Event, Node
 
 pytestmark = pytest.mark.tables("checkpoint", "sessions")
 
@@ -164,6 +164,31 @@ def test_a_vault_keeps_the_secrets_of_a_store_and_gives_them_back(
         assert vault.restore(value, context=context, actor="test") == VALUE
     assert CANARY not in everything(database)
     assert {entry.outcome for entry in vault.accesses()} == {"revealed"}
+
+
+def test_the_secrets_of_a_users_context_are_erased_with_the_user(
+    manager: DatabaseManager, database: Database
+) -> None:
+    vault = SecretVault(manager, "main", CIPHER)
+    context = ContextStore(manager, "main", secrets=vault)
+    for user in ("ada", "bob"):
+        context.for_user(user).push("login", VALUE)
+    context.push("shared", VALUE)
+    kept = [len(vault.list_secrets(each)) for each in ("context/ada", "context/bob", "context")]
+    assert kept[0] == kept[1] == kept[2] > 0
+    users = UserData(manager, "main", secrets=vault)
+    lines = [line for line in users.export_user("ada")]
+    assert len(lines) == 1
+    assert CANARY not in lines[0]
+    with pytest.raises(ZeroDivisionError):
+        with database.transaction():
+            users.erase_user("ada")
+            raise ZeroDivisionError
+    assert len(vault.list_secrets("context/ada")) == kept[0]
+    report = users.erase_user("ada")
+    assert (report["secrets"], report["items"]) == (kept[0], 1)
+    assert [len(vault.list_secrets(each)) for each in ("context/ada", "context/bob", "context")] == [0, *kept[1:]]
+    assert (users.erase_user("ada"))["secrets"] == 0
 
 
 @STORES
