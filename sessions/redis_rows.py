@@ -77,11 +77,11 @@ RESULTS: dict[str, Result] = {
 READS = frozenset(
     "conversation cut_by_age cut_by_count cut_by_tokens export_thread_messages export_user_items export_user_sessions"
     " export_user_threads get_session get_thread last_message_seq list_contents list_context list_messages_after"
-    " list_messages_before list_scope list_threads_to_prune list_usage load_state".split()
+    " list_messages_before list_threads_to_prune list_usage load_state".split()
 )
 """Statements that change nothing, so that sending one twice is sending it once."""
 
-FORGETTING = frozenset(("list_session_threads", "list_user_sessions", "list_user_threads"))
+FORGETTING = frozenset(("list_scope", "list_session_threads", "list_user_sessions", "list_user_threads"))
 """Statements that only read, but for ids of what is gone, which they forget: that is as well done twice."""
 
 _MESSAGE = (
@@ -244,8 +244,10 @@ def _counts(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scope(answer: Any, values: dict[str, Any]) -> dict[str, Any]:
-    thread, count, user, copied = answer
-    return {"thread": thread.decode(), "messages": count, "user": user.decode(), "copied": int(copied)}
+    thread, count, user, copied, owners = answer
+    former = sorted((int(last), user or None) for last, user in _flat(owners).items())
+    row = {"thread": thread.decode(), "messages": count, "user": user.decode(), "copied": int(copied)}
+    return {**row, "former": former}
 
 
 def _state(answer: Any, values: dict[str, Any]) -> list[dict[str, Any]]:

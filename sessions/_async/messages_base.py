@@ -63,7 +63,8 @@ class AsyncMessagesBase(AsyncSessionsStore):
     def for_user(self, user_id: str) -> Self:
         """Return the same store, bound to a user: threads of others are not there for it.
 
-        What it appends to a thread that nobody has created, creates the thread, as the user's.
+        What it appends to a thread that nobody has created, creates the thread, as the user's. ``recent_queries`` are
+        those that this user asked.
         """
         bound = copy.copy(self)
         bound._user = check_id("user_id", user_id)

@@ -21,7 +21,7 @@ class AsyncMessageScan(AsyncMessagesBase):
 
     def _check_scope(self, operation: str, values: dict[str, Any]) -> None:
         """Raise CapabilityError on Redis where neither a thread nor a session nor a user is named."""
-        if self._is_on_redis and all(values.get(name) is None for name in ("thread", "session", "user")):
+        if self._is_on_redis and all(values.get(name) is None for name in ("thread", "session", "user", "asked_by")):
             raise CapabilityError(
                 f"{operation} on Redis is of a thread, a session or a user",
                 hint="name one, or use PostgreSQL or SQLite, which look through all threads of a tenant",
@@ -30,7 +30,7 @@ class AsyncMessageScan(AsyncMessagesBase):
             )
 
     async def _scan(
-        self, operation: str, values: dict[str, Any], is_wanted: Callable[[Message], bool]
+        self, operation: str, values: dict[str, Any], is_wanted: Callable[[Message, Row], bool]
     ) -> list[tuple[Message, Row]]:
         """Return the newest messages that are wanted, each with what is known of its thread.
 
@@ -49,12 +49,12 @@ class AsyncMessageScan(AsyncMessagesBase):
             )
         found: list[tuple[Message, Row]] = []
         for thread in threads:
-            found += [(message, thread) for message in await self._scan_one(thread["thread"], values, is_wanted)]
+            found += [(message, thread) for message in await self._scan_one(thread, values, is_wanted)]
         found.sort(key=lambda pair: _place(pair[0]), reverse=True)
         return found[: values["limit"]]
 
     async def _scan_one(
-        self, thread_id: str, values: dict[str, Any], is_wanted: Callable[[Message], bool]
+        self, thread: Row, values: dict[str, Any], is_wanted: Callable[[Message, Row], bool]
     ) -> list[Message]:
         after = None
         if values["after_time"] is not None:
@@ -62,9 +62,10 @@ class AsyncMessageScan(AsyncMessagesBase):
         found: list[Message] = []
         before = NO_SEQ
         while len(found) < values["limit"]:
-            asked = {"thread": thread_id, "before": before, "limit": PAGE}
+            asked = {"thread": thread["thread"], "user": thread["user"], "before": before, "limit": PAGE}
             page = await self._read_all(message_from_row, "list_messages_before", asked)
-            found += [message for message in page if (after is None or _place(message) < after) and is_wanted(message)]
+            behind = [message for message in page if after is None or _place(message) < after]
+            found += [message for message in behind if is_wanted(message, thread)]
             if len(page) < PAGE:
                 break
             before = page[-1].seq or 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, get_args
 
+from persistence import Row
 from persistence.errors import ValidationError
 from persistence.validation import check_id, check_limit, check_text, metadata_json
 from sessions._sync.messages_base import append_values
@@ -67,7 +68,7 @@ class MessageHistory(MessageScan):
             found = self._scan(
                 "search",
                 values,
-                lambda message: role in (None, message.role) and wanted <= set(words_of(message.content)),
+                lambda message, _: role in (None, message.role) and wanted <= set(words_of(message.content)),
             )
             return [message for message, _ in found]
         database = self._database()
@@ -209,8 +210,9 @@ class MessageHistory(MessageScan):
     ) -> list[Query]:
         """Return questions with their answers, newest first, at most ``limit`` (up to 10,000).
 
-        ``user_id=None`` are those of everybody, or of the user that the store is bound to. ``after`` is the ``cursor``
-        of the last record of the page before.
+        ``user_id=None`` are those of everybody, or of the user that the store is bound to. A user's are those that came
+        while the thread was that user's: they stay so, and become nobody else's, when it is given to another one, who
+        has its messages then. ``after`` is the ``cursor`` of the last record of the page before.
         """
         values = {
             "asked_by": self._scope(user_id),
@@ -218,7 +220,7 @@ class MessageHistory(MessageScan):
             **place_values(limit, after),
         }
         if self._is_on_redis:
-            return self._scan_queries({**values, "user": values["asked_by"]})
+            return self._scan_queries({**values, "user": None})
         database = self._database()
         sql, parameters = self._prepared(database, "list_queries", values)
         rows = database.fetch_all(sql, parameters, prepare=False)
@@ -226,15 +228,19 @@ class MessageHistory(MessageScan):
 
     def _scan_queries(self, values: dict[str, Any]) -> list[Query]:
         """Return the newest answers with their questions; those that a fork copied are left out."""
-        found = self._scan("recent_queries", values, lambda message: message.answers is not None)
+
+        def is_wanted(message: Message, thread: Row) -> bool:
+            if message.answers is None or (message.seq or 0) <= thread["copied"]:
+                return False
+            return values["asked_by"] in (None, _asked_by(message, thread))
+
         queries = []
-        for answer, thread in found:
-            if (answer.seq or 0) <= thread["copied"]:
-                continue
-            asked = {"thread": thread["thread"], "after": (answer.answers or 1) - 1, "limit": 1}
+        for answer, thread in self._scan("recent_queries", values, is_wanted):
+            place = {"after": (answer.answers or 1) - 1, "limit": 1}
+            asked = {"thread": thread["thread"], "user": thread["user"], **place}
             first = self._read_all(message_from_row, "list_messages_after", asked)
             question = next((message.content for message in first if message.seq == answer.answers), None)
-            queries.append(query_of(answer, question, thread["user"]))
+            queries.append(query_of(answer, question, _asked_by(answer, thread)))
         return queries
 
     def _scope(self, user_id: object) -> str | None:
@@ -245,6 +251,11 @@ class MessageHistory(MessageScan):
         if given != self._user:
             raise ValidationError("user_id is another user than the one that this store is bound to")
         return given
+
+
+def _asked_by(answer: Message, thread: Row) -> Any:
+    """Return whose a thread was when an answer came."""
+    return next((user for last, user in thread["former"] if (answer.seq or 0) <= last), thread["user"])
 
 
 def _optional_id(what: str, value: object) -> str | None:

@@ -2,7 +2,9 @@
 -- a parameter that is left out is None. KEYS[1] is holdfast:{<tenant>}: it begins every key, so one slot holds them all.
 --   :session:<id>          hash: user, title, version, sliding, expires, created, updated, m:<key of metadata> as JSON
 --   :session-threads:<id>  set of thread ids            :user-sessions:<user>, :user-threads:<user>  sets of ids
---   :thread:<id>           hash: as a session's, and session, last, mversion, window, summary, parent, parent_seq
+--   :thread:<id>           hash: as a session's, and session, last, mversion, window, summary, parent, parent_seq,
+--                          o:<seq> whose it was until after that message, '' once that user was erased
+--   :asked-threads:<user>  set of ids of threads that were the user's until after a message
 --   :messages:<id>         sorted set by number: <seq>:<version>:<created>:<through>:<use><JSON><content>
 --   :message-keys:<id>     hash: key -> <seq>:<version>:<created>; NUL <seq> -> key, for no key has a NUL
 --   :usage:<id>            hash: sums over the thread's own messages, <part>:<day since 1970>:<models as JSON>
@@ -84,12 +86,25 @@ local function keep_session(id)
     for _, thread in ipairs(redis.call('SMEMBERS', key('session-threads', id))) do keep_thread(thread, id) end
 end
 
+-- The numbers of messages until after which a thread was others', each followed by whose.
+local function owners(found)
+    local list = {}
+    for field, user in pairs(found) do
+        if string.sub(field, 1, 2) == 'o:' then
+            list[#list + 1] = string.sub(field, 3)
+            list[#list + 1] = user
+        end
+    end
+    return list
+end
+
 -- Return how many messages went.
 local function drop_thread(id)
-    local gone = redis.call('ZCARD', key('messages', id))
-    local user, session = unpack(redis.call('HMGET', key('thread', id), 'user', 'session'))
-    if user then redis.call('SREM', key('user-threads', user), id) end
-    if session then redis.call('SREM', key('session-threads', session), id) end
+    local gone, found = redis.call('ZCARD', key('messages', id)), fields(key('thread', id)) or {}
+    if found.user then redis.call('SREM', key('user-threads', found.user), id) end
+    if found.session then redis.call('SREM', key('session-threads', found.session), id) end
+    local former = owners(found)
+    for place = 2, #former, 2 do redis.call('SREM', key('asked-threads', former[place]), id) end
     each_key_of_thread(id, 'DEL')
     return gone
 end
@@ -226,6 +241,10 @@ function run.update_thread()
     if not found or not is_expected(found, 'version') then return {} end
     if v.session_id and not live_session(v.session_id) then return {} end
     local user = v.user_id or found.user
+    -- What a user asked stays theirs. Where no message came since it became theirs, nothing did.
+    if user ~= found.user and found.last ~= '0' and redis.call('HSETNX', name, 'o:' .. found.last, found.user) == 1 then
+        redis.call('SADD', key('asked-threads', found.user), v.id)
+    end
     redis.call('SREM', key('user-threads', found.user), v.id)
     redis.call('SADD', key('user-threads', user), v.id)
     if found.session then redis.call('SREM', key('session-threads', found.session), v.id) end
@@ -495,9 +514,10 @@ function run.import_messages()
     return {#rows}
 end
 
--- The ids of the threads of a thread, a session or a user.
+-- The ids of the threads of a thread, a session or a user, or of those in which a user asked.
 local function in_scope()
     if v.thread then return {v.thread} end
+    if v.asked_by then return redis.call('SUNION', key('user-threads', v.asked_by), key('asked-threads', v.asked_by)) end
     return redis.call('SMEMBERS', v.session and key('session-threads', v.session) or key('user-threads', v.user))
 end
 
@@ -517,8 +537,14 @@ function run.list_usage()
 end
 
 function run.list_scope()
+    if v.asked_by then
+        local index = key('asked-threads', v.asked_by)
+        for _, id in ipairs(redis.call('SMEMBERS', index)) do
+            if redis.call('EXISTS', key('thread', id)) == 0 then redis.call('SREM', index, id) end
+        end
+    end
     return of_scope(function(id, found)
-        return {id, redis.call('ZCARD', key('messages', id)), found.user, found.parent_seq or '0'}
+        return {id, redis.call('ZCARD', key('messages', id)), found.user, found.parent_seq or '0', owners(found)}
     end)
 end
 
@@ -579,8 +605,16 @@ function run.erase_user()
         local its_messages, its_threads, was_there = drop_session(id)
         messages, threads, sessions = messages + its_messages, threads + its_threads, sessions + was_there
     end
+    -- In a thread that has become another user's, only the name of who asked goes.
+    for _, id in ipairs(redis.call('SMEMBERS', key('asked-threads', v.user))) do
+        local former = owners(fields(key('thread', id)) or {})
+        for place = 2, #former, 2 do
+            if former[place] == v.user then redis.call('HSET', key('thread', id), 'o:' .. former[place - 1], '') end
+        end
+    end
     local items = redis.call('HLEN', key('user-state', v.user))
-    redis.call('DEL', key('user-state', v.user), key('user-threads', v.user), key('user-sessions', v.user))
+    redis.call('DEL', key('user-state', v.user), key('user-threads', v.user), key('user-sessions', v.user),
+        key('asked-threads', v.user))
     return {{messages, threads, sessions, items}}
 end
 

@@ -379,8 +379,8 @@ UPDATE holdfast_messages SET words = CAST(:words AS tsvector)
 WHERE tenant_id = :tenant AND thread_id = :thread AND seq = :seq;
 
 -- name: list_queries
--- Walks the answers of the tenant, or of the user, from the newest; it is planned for the filters that are given. Those
--- that a fork copied are left out.
+-- Walks the answers of the tenant, or to a user, from the newest; it is planned for the filters that are given. Those
+-- that a fork copied are left out. An answer is of who asked, whoever has the thread now.
 SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, CAST(m.content AS text) AS content, m.metadata,
     m.input_tokens, m.output_tokens, m.cost_nanos, m.latency_micros, CAST(m.models AS text) AS models,
     CAST(m.sources AS text) AS sources, m.question_seq, m.summary_through,
@@ -393,7 +393,6 @@ WHERE m.tenant_id = :tenant AND m.question_seq IS NOT NULL
     AND m.seq > COALESCE(t.parent_seq, 0)
     AND (CAST(:asked_by AS text) IS NULL OR m.asked_by = CAST(:asked_by AS text))
     AND (CAST(:thread AS text) IS NULL OR m.thread_id = CAST(:thread AS text))
-    AND (CAST(:user AS text) IS NULL OR t.user_id = CAST(:user AS text))
     AND (CAST(:after_time AS timestamptz) IS NULL OR (m.created_at, m.thread_id, m.seq)
         < (CAST(:after_time AS timestamptz), CAST(:after_thread AS text), CAST(:after_seq AS bigint)))
     AND (

@@ -237,7 +237,8 @@ ORDER BY m.thread_id, m.seq LIMIT :limit;
 UPDATE holdfast_messages SET words = :words WHERE tenant_id = :tenant AND thread_id = :thread AND seq = :seq;
 
 -- name: list_queries
--- Walks the answers of the tenant from the newest. Those that a fork copied are left out.
+-- Walks the answers of the tenant from the newest. Those that a fork copied are left out. An answer is of who asked,
+-- whoever has the thread now.
 SELECT m.thread_id, m.seq, m.version, m.created_at, m.role, m.content, m.metadata, m.input_tokens, m.output_tokens,
     m.cost_nanos, m.latency_micros, m.models, m.sources, m.question_seq, m.summary_through,
     m.asked_by, q.content AS question
@@ -249,7 +250,6 @@ WHERE m.tenant_id = :tenant AND m.question_seq IS NOT NULL
     AND m.seq > COALESCE(t.parent_seq, 0)
     AND (:asked_by IS NULL OR m.asked_by = :asked_by)
     AND (:thread IS NULL OR m.thread_id = :thread)
-    AND (:user IS NULL OR t.user_id = :user)
     AND (:after_time IS NULL OR (m.created_at, m.thread_id, m.seq) < (:after_time, :after_thread, :after_seq))
     AND NOT EXISTS (
         SELECT 1 FROM holdfast_sessions AS s

@@ -22,7 +22,17 @@ from persistence import (
     NotFoundError,
     ValidationError,
 )
-from sessions import AsyncMessageStore, AsyncSessionManager, AsyncThreadManager, Message, Query, Session, Thread, Usage
+from sessions import (
+    AsyncMessageStore,
+    AsyncSessionManager,
+    AsyncThreadManager,
+    AsyncUserData,
+    Message,
+    Query,
+    Session,
+    Thread,
+    Usage,
+)
 from tests._async.side import Started
 
 pytestmark = pytest.mark.tables("sessions")
@@ -268,6 +278,34 @@ async def test_a_query_stays_with_its_user(messages: AsyncMessageStore) -> None:
     with pytest.raises(ValidationError, match="another user"):
         await messages.for_user("bob").save_query(Query(question="q", answer="a", user_id="eve"))
     assert await messages.recent_queries() == []
+
+
+async def test_what_a_user_asked_stays_theirs_when_the_thread_becomes_anothers(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore
+) -> None:
+    threads = AsyncThreadManager(manager, "main")
+
+    async def asked(user: str) -> list[Any]:
+        found = await messages.recent_queries(user_id=user)
+        assert await messages.for_user(user).recent_queries() == found
+        assert {query.user_id for query in found} <= {user}
+        return [query.question for query in found]
+
+    for number, user in enumerate(("bob", "eve", "zoe", "bob", "ada")):
+        await threads.update_thread(Thread(id="t3", user_id=user))
+        if user != "zoe":
+            await messages.save_query(Query(question=number, answer=-number, user_id=user, thread_id="t3"))
+    assert [await asked(user) for user in ("bob", "eve", "zoe", "ada")] == [[3, 0], [1], [], [4]]
+    assert [query.user_id for query in await messages.recent_queries(thread_id="t3")] == ["ada", "bob", "eve", "bob"]
+    assert len(await messages.recent_queries(thread_id="t3", user_id="bob", limit=1)) == 1
+    assert await messages.for_user("bob").last("t3") == []
+    assert len(await messages.for_user("ada").last("t3")) == 8
+    erased = await AsyncUserData(manager, "main").erase_user("eve")
+    assert erased["messages"] == 0
+    assert [await asked(user) for user in ("bob", "eve", "ada")] == [[3, 0], [], [4]]
+    assert [query.user_id for query in await messages.recent_queries(thread_id="t3")] == ["ada", "bob", None, "bob"]
+    await threads.delete_thread("t3")
+    assert [await asked(user) for user in ("bob", "eve", "zoe", "ada")] == [[], [], [], []]
 
 
 async def test_old_messages_are_pruned_by_number_age_and_tokens(

@@ -36,6 +36,7 @@ globals().update(reused(state_contract))
 test_pruning_keeps_the_summary_in_use = contract.test_pruning_keeps_the_summary_in_use
 test_following_gives_each_message_once_and_in_order = contract.test_following_gives_each_message_once_and_in_order
 test_what_is_out_of_range_is_refused = contract.test_what_is_out_of_range_is_refused_before_anything_is_sent
+test_what_a_user_asked_stays_theirs = contract.test_what_a_user_asked_stays_theirs_when_the_thread_becomes_anothers
 test_a_closed_manager_is_a_clear_error = contract.test_a_closed_manager_is_a_clear_error
 
 THREADS = ("t1", "t2", "t3")
@@ -146,6 +147,19 @@ async def test_sums_searches_and_queries_are_those_of_sqlite(
     rest = await messages.search("bridge", user_id="bob", after=first.cursor)
     assert [first, *rest] == await messages.search("bridge", user_id="bob")
     assert await messages.index_messages() == 0
+
+
+async def test_who_asked_in_a_thread_that_is_gone_is_forgotten(
+    manager: AsyncDatabaseManager, messages: AsyncMessageStore
+) -> None:
+    client, name = manager.get_redis("main").client, "holdfast:{default}:asked-threads:bob"
+    await messages.save_query(Query(question="q", answer="a", user_id="bob", thread_id="t3"))
+    for user in ("eve", "bob", "eve"):
+        await AsyncThreadManager(manager, "main").update_thread(Thread(id="t3", user_id=user))
+    assert await client.smembers(name) == {b"t3"}
+    await client.delete("holdfast:{default}:thread:t3")  # as one that ended with its session
+    assert await messages.recent_queries(user_id="bob") == []
+    assert await client.exists(name) == 0
 
 
 async def test_retention_is_that_of_sqlite(manager: AsyncDatabaseManager, messages: AsyncMessageStore) -> None:

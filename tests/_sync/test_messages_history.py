@@ -23,7 +23,17 @@ from persistence import (
     NotFoundError,
     ValidationError,
 )
-from sessions import MessageStore, SessionManager, ThreadManager, Message, Query, Session, Thread, Usage
+from sessions import (
+    MessageStore,
+    SessionManager,
+    ThreadManager,
+    UserData,
+    Message,
+    Query,
+    Session,
+    Thread,
+    Usage,
+)
 from tests._sync.side import Started
 
 pytestmark = pytest.mark.tables("sessions")
@@ -269,6 +279,34 @@ def test_a_query_stays_with_its_user(messages: MessageStore) -> None:
     with pytest.raises(ValidationError, match="another user"):
         messages.for_user("bob").save_query(Query(question="q", answer="a", user_id="eve"))
     assert messages.recent_queries() == []
+
+
+def test_what_a_user_asked_stays_theirs_when_the_thread_becomes_anothers(
+    manager: DatabaseManager, messages: MessageStore
+) -> None:
+    threads = ThreadManager(manager, "main")
+
+    def asked(user: str) -> list[Any]:
+        found = messages.recent_queries(user_id=user)
+        assert messages.for_user(user).recent_queries() == found
+        assert {query.user_id for query in found} <= {user}
+        return [query.question for query in found]
+
+    for number, user in enumerate(("bob", "eve", "zoe", "bob", "ada")):
+        threads.update_thread(Thread(id="t3", user_id=user))
+        if user != "zoe":
+            messages.save_query(Query(question=number, answer=-number, user_id=user, thread_id="t3"))
+    assert [asked(user) for user in ("bob", "eve", "zoe", "ada")] == [[3, 0], [1], [], [4]]
+    assert [query.user_id for query in messages.recent_queries(thread_id="t3")] == ["ada", "bob", "eve", "bob"]
+    assert len(messages.recent_queries(thread_id="t3", user_id="bob", limit=1)) == 1
+    assert messages.for_user("bob").last("t3") == []
+    assert len(messages.for_user("ada").last("t3")) == 8
+    erased = UserData(manager, "main").erase_user("eve")
+    assert erased["messages"] == 0
+    assert [asked(user) for user in ("bob", "eve", "ada")] == [[3, 0], [], [4]]
+    assert [query.user_id for query in messages.recent_queries(thread_id="t3")] == ["ada", "bob", None, "bob"]
+    threads.delete_thread("t3")
+    assert [asked(user) for user in ("bob", "eve", "zoe", "ada")] == [[], [], [], []]
 
 
 def test_old_messages_are_pruned_by_number_age_and_tokens(

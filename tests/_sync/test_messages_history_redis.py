@@ -37,6 +37,7 @@ globals().update(reused(state_contract))
 test_pruning_keeps_the_summary_in_use = contract.test_pruning_keeps_the_summary_in_use
 test_following_gives_each_message_once_and_in_order = contract.test_following_gives_each_message_once_and_in_order
 test_what_is_out_of_range_is_refused = contract.test_what_is_out_of_range_is_refused_before_anything_is_sent
+test_what_a_user_asked_stays_theirs = contract.test_what_a_user_asked_stays_theirs_when_the_thread_becomes_anothers
 test_a_closed_manager_is_a_clear_error = contract.test_a_closed_manager_is_a_clear_error
 
 THREADS = ("t1", "t2", "t3")
@@ -147,6 +148,19 @@ def test_sums_searches_and_queries_are_those_of_sqlite(
     rest = messages.search("bridge", user_id="bob", after=first.cursor)
     assert [first, *rest] == messages.search("bridge", user_id="bob")
     assert messages.index_messages() == 0
+
+
+def test_who_asked_in_a_thread_that_is_gone_is_forgotten(
+    manager: DatabaseManager, messages: MessageStore
+) -> None:
+    client, name = manager.get_redis("main").client, "holdfast:{default}:asked-threads:bob"
+    messages.save_query(Query(question="q", answer="a", user_id="bob", thread_id="t3"))
+    for user in ("eve", "bob", "eve"):
+        ThreadManager(manager, "main").update_thread(Thread(id="t3", user_id=user))
+    assert client.smembers(name) == {b"t3"}
+    client.delete("holdfast:{default}:thread:t3")  # as one that ended with its session
+    assert messages.recent_queries(user_id="bob") == []
+    assert client.exists(name) == 0
 
 
 def test_retention_is_that_of_sqlite(manager: DatabaseManager, messages: MessageStore) -> None:
