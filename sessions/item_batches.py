@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from persistence.distances import cosine, distances
 from persistence.errors import ValidationError
 from persistence.validation import check_text, shown
 from sessions.contents import content_json
@@ -19,6 +20,7 @@ Metric = Literal["cosine", "l2", "inner_product"]
 Condition = dict[str, Any]
 
 _ORDERS = ("$gt", "$gte", "$lt", "$lte")
+_BLOCK = 4096
 OPERATORS = ("$eq", "$ne", *_ORDERS)
 
 
@@ -218,22 +220,19 @@ def shortened(namespace: str, depth: int | None) -> str:
 
 
 def scores(metric: Metric, wanted: Sequence[float], embeddings: Sequence[bytes]) -> list[float | None]:
-    """Return how near each embedding (float32, little-endian) is to a vector; None where that has no meaning."""
+    """Return how near each embedding (float32, little-endian) is to a vector; None where that has no meaning.
+
+    It is the cosine, the negative length of the difference, or the inner product, as PostgreSQL's statements have it.
+    """
     target = np.asarray(wanted, np.float32)
     usable = [place for place, embedding in enumerate(embeddings) if len(embedding) == target.nbytes]
     found: list[float | None] = [None] * len(embeddings)
     if not usable:
         return found
     matrix = np.frombuffer(b"".join(embeddings[place] for place in usable), "<f4").reshape(len(usable), -1)
-    # einsum, not a matrix product: threaded BLAS under many request threads is slower by far.
-    products = np.einsum("ij,j->i", matrix, target)
-    if metric == "l2":
-        near = -np.sqrt(np.einsum("ij,ij->i", matrix - target, matrix - target))
-    elif metric == "cosine":
-        lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix)) * np.sqrt(np.einsum("j,j->", target, target))
-        near = np.divide(products, lengths, out=np.full_like(products, np.nan), where=lengths > 0)
-    else:
-        near = products
-    for place, score in zip(usable, cast("list[float]", near.tolist()), strict=True):
-        found[place] = None if score != score else score
+    for start in range(0, len(usable), _BLOCK):  # in blocks: float64 takes twice the room
+        apart = distances(matrix[start : start + _BLOCK], target, metric)
+        for place, distance in zip(usable[start : start + _BLOCK], cast("list[float]", apart.tolist()), strict=True):
+            if distance == distance:
+                found[place] = cosine(distance) if metric == "cosine" else 0.0 - distance
     return found

@@ -26,6 +26,7 @@ from langgraph.store.base import (
     MatchCondition,
     Op,
     PutOp,
+    SearchItem,
     SearchOp,
 )
 from langgraph.store.memory import InMemoryStore
@@ -436,6 +437,20 @@ def test_scores_are_those_of_numpy(manager: DatabaseManager, metric: str) -> Non
     scored = [item.score for item in found if item.score is not None]
     assert scored == sorted(scored, reverse=True)
     assert len(scored) == (4 if metric == "cosine" else 5)
+
+
+def test_a_cosine_is_never_above_one_or_below_minus_one(manager: DatabaseManager) -> None:
+    vectors = np.random.default_rng(5).normal(size=(60, 24)).astype(np.float32)
+    embedded = {str(n): vector.tolist() for n, vector in enumerate(np.concatenate([vectors, -vectors]))}
+    index: Any = {"dims": 24, "embed": lambda texts: [embedded[text] for text in texts], "fields": ["text"]}
+    store = HoldfastStore(manager, index=index)
+    store.batch([PutOp(("m",), text, {"text": text}) for text in embedded])
+    searches = store.batch([SearchOp(("m",), query=text, limit=120) for text in list(embedded)[:60]])
+    for n, found in enumerate(searches):
+        assert isinstance(found, list)
+        scores = {item.key: item.score for item in found if isinstance(item, SearchItem)}
+        assert all(score is not None and -1 <= score <= 1 for score in scores.values())
+        assert (scores[str(n)], scores[str(n + 60)]) == (pytest.approx(1, abs=1e-6), pytest.approx(-1, abs=1e-6))
 
 
 def test_an_item_is_found_by_what_it_is_now(manager: DatabaseManager, database: Database) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from persistence.config import Metric
+from persistence.distances import cosine
+from persistence.distances import distances as measured
 from persistence.errors import ConfigError, ValidationError
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
@@ -126,8 +128,7 @@ def products(rows: Matrix, query: Matrix) -> Matrix:
 def score(distance: float, metric: Metric | BitMetric) -> float:
     """Return the similarity that a distance stands for: higher is better."""
     if metric == "cosine":
-        similarity = 1.0 - distance
-        return similarity if -1.0 <= similarity <= 1.0 else 1.0 if similarity > 1.0 else -1.0
+        return cosine(distance)
     if metric == "inner_product":
         return 0.0 - distance
     if metric == "jaccard":
@@ -139,19 +140,7 @@ def distances(vectors: Matrix, query: Matrix, metric: Metric | BitMetric) -> Num
     """Return the distance of each row, shape ``(n,)``, in float64; equal rows have equal distances."""
     if metric == "hamming" or metric == "jaccard":
         return _bit_distances(vectors > 0, query > 0, metric)
-    rows, wanted = vectors.astype(np.float64), query.astype(np.float64)
-    if metric == "l1":
-        return np.asarray(np.abs(rows - wanted).sum(axis=1))
-    if metric == "l2":
-        rows -= wanted
-        return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows)))
-    product = np.matmul(rows[:, None, :], wanted)[:, 0]  # each row by itself, so that equal ones are equal
-    if metric == "inner_product":
-        return np.asarray(-product)
-    lengths = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0]
-    lengths *= wanted.dot(wanted)
-    product /= np.sqrt(lengths, out=lengths)
-    return np.asarray(1.0 - np.minimum(np.maximum(product, -1.0), 1.0))
+    return measured(vectors, query, metric)
 
 
 def _bit_distances(rows: Numbers, wanted: Numbers, metric: BitMetric) -> Numbers:

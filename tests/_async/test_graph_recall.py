@@ -52,6 +52,17 @@ async def test_nodes_are_recalled_by_direction(
     assert stored == 3
 
 
+async def test_a_score_is_a_cosine_and_never_beyond_one(graph: AsyncMemoryGraph) -> None:
+    vectors = np.random.default_rng(5).normal(size=(60, 24)).astype(np.float32)
+    await graph.add_nodes([Node(f"{n:02}", "CONCEPT") for n in range(60)])
+    await graph.set_embeddings({f"{n:02}": vector for n, vector in enumerate(vectors)})
+    for n, vector in enumerate(vectors):
+        for sign in (1, -1):
+            found = {each.node.id: each.score for each in await graph.recall((sign * vector).tolist(), limit=60)}
+            assert all(-1 <= score <= 1 for score in found.values())
+            assert found[f"{n:02}"] == pytest.approx(sign, abs=1e-6)
+
+
 async def test_an_embedding_needs_its_node_and_finite_numbers(graph: AsyncMemoryGraph) -> None:
     with pytest.raises(ForeignKeyError, match="no node 'nobody' in the scope LOCAL"):
         await graph.set_embeddings({"north": [9, 9, 9], "nobody": [1, 0, 0]})
