@@ -25,6 +25,7 @@ is the base of stores. ``Database.back_up`` writes a ``Backup``.
 **Transfer.** A ``Transfer`` copies what the packages keep from one database to another (a ``CopiedTable`` each), tells
 its ``CopyProgress``, goes on after any end, and verifies (``CopyDifference``). A ``TenantArchive`` writes all of a
 tenant, or of a user, to a file (an ``ArchivedTable`` each) and stores it in any database again, all or nothing.
+``TenantData`` erases a tenant, and counts what went (an ``ErasedTable`` each).
 
 **Maintenance.** A ``Maintenance`` runs the jobs that keep databases small, by one program at a time, and tells what
 each did (``MaintenanceReport`` of ``JobReport``).
@@ -79,6 +80,7 @@ from persistence._async.relay import AsyncRelay
 from persistence._async.repository import AsyncRepository
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
+from persistence._async.tenants import AsyncTenantData
 from persistence._async.transaction import AsyncTransaction
 from persistence._async.transfer import AsyncTransfer
 from persistence._async.vault import AsyncSecretVault
@@ -103,6 +105,7 @@ from persistence._sync.relay import Relay
 from persistence._sync.repository import Repository
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
+from persistence._sync.tenants import TenantData
 from persistence._sync.transaction import Transaction
 from persistence._sync.transfer import Transfer
 from persistence._sync.vault import SecretVault
@@ -163,6 +166,7 @@ from persistence.retry import Backoff
 from persistence.schemas import Difference
 from persistence.secret_search import FoundSecret, find_secrets
 from persistence.secrets import Cipher
+from persistence.tenants import ErasedTable
 from persistence.transfers import CopiedTable, CopyDifference, CopyProgress
 from persistence.vaults import SecretAccess, SecretAccessError, SecretReference, StoredSecret
 
@@ -198,6 +202,7 @@ __all__ = [
     "AsyncSecretVault",
     "AsyncSubscription",
     "AsyncTenantArchive",
+    "AsyncTenantData",
     "AsyncTransaction",
     "AsyncTransfer",
     "AsyncWriteBehind",
@@ -233,6 +238,7 @@ __all__ = [
     "DuplicateError",
     "EmbeddedPostgreSQL",
     "EmbeddedRedis",
+    "ErasedTable",
     "ForeignKeyError",
     "FoundSecret",
     "HealthChange",
@@ -295,6 +301,7 @@ __all__ = [
     "StoredSecret",
     "Subscription",
     "TenantArchive",
+    "TenantData",
     "Transaction",
     "TransactionError",
     "Transfer",

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "copy": ("persistence.transfer_cli:Copy", "copy what one database holds to another, and verify it"),
     "demo": ("checkpoint.demo_cli:Demo", "kill a workflow half way, and see it go on"),
     "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),
+    "erase-tenant": ("persistence.tenant_cli:EraseTenant", "delete all of a tenant, and nothing of others"),
     "export": ("sessions.transfer_cli:Export", "write all of a tenant or a user, or one thing, to a file"),
     "health": ("persistence.operations_cli:Health", "poll every connection"),
     "import": ("sessions.transfer_cli:Import", "store what export wrote, in this database or another kind"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from checkpoint import Checkpoint, DatabaseCheckpointer
-from persistence import DatabaseManager, PgVectorConfig, PostgreSQLConfig, RedisConfig
+from persistence import DatabaseManager, KeyValueStore, PgVectorConfig, PostgreSQLConfig, RedisConfig
 from persistence.cli import main
 from persistence.connections_cli import table
 from tests.servers import redis_url, url_of
@@ -134,6 +134,36 @@ def test_sizes_are_told_the_largest_first(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["table", "rows", "bytes"]
     assert [(line[0], line[-1]) for line in lines[2:]] == [(each["name"], f"{each['bytes']:,}") for each in tables[:3]]
+
+
+def test_a_tenant_is_erased_once_somebody_is_sure(
+    url: str, redis_config: RedisConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(url)
+    cache = redis_url(redis_config)
+    with DatabaseManager() as manager:
+        manager.add("main", url)
+        manager.add("cache", cache)
+        KeyValueStore(manager, "main", tenant="acme").put("k", 1)
+        KeyValueStore(manager, "cache", tenant="acme").put("k", 1)
+    given = ("erase-tenant", "--url", url, "--tenant", "acme")
+    for wrong in (given, (*given, "--yes", "--dry-run"), (*given[:3], "--yes")):
+        with pytest.raises(SystemExit) as raised:
+            main(wrong)
+        assert raised.value.code == 2
+    capsys.readouterr()
+    whole = {"tenant": "acme", "rows": 1, "tables": {"holdfast_key_values": 1}, "left_out": []}
+    assert run(capsys, *given, "--dry-run") == (0, {**whole, "dry_run": True})
+    assert run(capsys, *given, "--yes") == (0, {**whole, "dry_run": False})
+    assert run(capsys, *given, "--yes") == (0, {**whole, "rows": 0, "tables": {}, "dry_run": False})
+    told = run(capsys, "threads", "--url", url)[1]
+    assert [each["thread_id"] for each in told["threads"]] == ["a", "b"]
+    both = ("erase-tenant", "--url", f"main={url}", "--url", f"cache={cache}", "--tenant", "acme")
+    assert "which connection: main, cache?" in run(capsys, *both, "--yes")[1]
+    assert main([*both, "--connection", "cache", "--yes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [["keys"], ["kv", "2"]]
+    assert lines[2:] == ["cache: 2 keys of acme are gone", "not looked at: main"]
 
 
 def test_a_backup_is_restored(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ ends and the vectors. It is written under another name and then takes its place,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -22,6 +23,12 @@ from vectorstore.matrix import VectorMatrix
 _MAGIC = b"holdfast vectors 1\n"
 _HEADER_BYTES = 4096
 _ALIGN = 64
+
+
+def matrix_path(database: str, tenant: str, collection: str, namespace: str) -> Path:
+    """Return where the matrix of a namespace lies, in a folder beside its SQLite file; the name tells nobody whose."""
+    name = hashlib.sha256(json.dumps([tenant, collection, namespace]).encode()).hexdigest()[:32]
+    return Path(f"{database}-vectors") / f"{name}.matrix"
 
 
 def save_matrix(path: Path, matrix: VectorMatrix) -> None:

@@ -42,15 +42,15 @@ async def read_tables(database: AsyncDatabase) -> Tables:
     return tables_from_rows(await database.fetch_all(load_queries("persistence", database.kind).list_copy_columns))
 
 
-async def check_sees_all(*databases: AsyncDatabase) -> None:
-    """Refuse a role from which row level security hides rows: a copy would leave them out and not know."""
+async def check_sees_all(*databases: AsyncDatabase, doing: str = "copy") -> None:
+    """Refuse a role from which row level security hides rows: they would be left out, and nobody would know."""
     for database in databases:
         if database.kind == "postgresql":
             rows = await database.fetch_all(load_queries("persistence", "postgresql").list_guarded)
             if rows:
                 raise CapabilityError(
                     f"row level security hides rows of {', '.join(row['name'] for row in rows)}",
-                    hint="copy as the tables' owner, or as a role with BYPASSRLS",
+                    hint=f"{doing} as the tables' owner, or as a role with BYPASSRLS",
                     connection=database.name,
                 )
 
@@ -59,12 +59,12 @@ async def is_made(source: AsyncDatabase, line: MigrationLine) -> bool:
     """Tell whether a database has the tables of a line.
 
     Raises:
-        MigrationError: it has them, and they aren't up to date.
+        MigrationError: it has them, and they aren't up to date, or are newer than this program knows.
     """
     status = await AsyncMigrator(source).status(line)
     if status.current and status.pending:
         raise MigrationError(
-            f"{', '.join(map(str, status.pending))} is pending on the source",
+            f"{', '.join(map(str, status.pending))} is pending",
             hint="holdfast migrate up",
             connection=source.name,
         )

@@ -56,16 +56,16 @@ def embedding(number: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(number).standard_normal(3).astype(np.float32)
 
 
-async def fill(manager: AsyncDatabaseManager, name: str) -> None:
-    """Put something into every store."""
-    await fill_checkpoints(manager, name)
-    await fill_conversations(manager, name)
-    await fill_knowledge(manager, name)
-    await fill_work(manager, name)
+async def fill(manager: AsyncDatabaseManager, name: str, tenant: str = "default") -> None:
+    """Put something of a tenant into every store, and a checkpoint of another."""
+    await fill_checkpoints(manager, name, tenant)
+    await fill_conversations(manager, name, tenant)
+    await fill_knowledge(manager, name, tenant)
+    await fill_work(manager, name, tenant)
 
 
-async def fill_checkpoints(manager: AsyncDatabaseManager, name: str) -> None:
-    checkpointer = AsyncDatabaseCheckpointer(manager, name)
+async def fill_checkpoints(manager: AsyncDatabaseManager, name: str, tenant: str = "default") -> None:
+    checkpointer = AsyncDatabaseCheckpointer(manager, name, tenant=tenant)
     for step in range(8):
         state = {"step": step, "big": np.arange(3000 + step), "messages": [f"m{n}" for n in range(step)]}
         if step:  # which later versions need of the one that is deleted
@@ -84,9 +84,12 @@ async def fill_checkpoints(manager: AsyncDatabaseManager, name: str) -> None:
     await other.save_checkpoint(Checkpoint("t1", {"whose": "other"}))
 
 
-async def fill_conversations(manager: AsyncDatabaseManager, name: str) -> None:
-    sessions, threads = AsyncSessionManager(manager, name), AsyncThreadManager(manager, name)
-    messages = AsyncMessageStore(manager, name, searchable=True)
+async def fill_conversations(manager: AsyncDatabaseManager, name: str, tenant: str = "default") -> None:
+    sessions, threads = (
+        AsyncSessionManager(manager, name, tenant=tenant),
+        AsyncThreadManager(manager, name, tenant=tenant),
+    )
+    messages = AsyncMessageStore(manager, name, searchable=True, tenant=tenant)
     await sessions.create_session(Session(id="s1", user_id="ada", title="T", metadata={"a": 1}), ttl=3600, sliding=True)
     await threads.create_thread(Thread(id="th1", session_id="s1", title="Bridges"))
     await threads.create_thread(Thread(id="th2", user_id="bob", metadata={"k": [1]}))
@@ -97,42 +100,42 @@ async def fill_conversations(manager: AsyncDatabaseManager, name: str) -> None:
     await messages.pop_last("th2")
     await messages.fork("th2", at=60, new_thread_id="th3")
     await messages.save_query(Query(question="why?", answer="because", user_id="ada", models=["m1"]))
-    await AsyncStateStore(manager, name).update("s1", {"step": 1, "user:theme": ODD, "app:model": "m"})
+    await AsyncStateStore(manager, name, tenant=tenant).update("s1", {"step": 1, "user:theme": ODD, "app:model": "m"})
 
 
-async def fill_knowledge(manager: AsyncDatabaseManager, name: str) -> None:
-    context = AsyncContextStore(manager, name)
+async def fill_knowledge(manager: AsyncDatabaseManager, name: str, tenant: str = "default") -> None:
+    context = AsyncContextStore(manager, name, tenant=tenant)
     await context.push("note", ODD, topics=["t", "ü"], subscribers=["x"], ttl=3600)
     await context.for_user("ada").push("note", [1])
     await context.register_topics("agent", ["t"])
     await context.set_permissions("agent", [])
-    items = AsyncItemStore(manager, name)
+    items = AsyncItemStore(manager, name, tenant=tenant)
     await items.run(Batch(puts=[Put(LABELS, "k", to_json({"n": 5, "s": "x"}), 10**9, [[1.0, 0.1, -0.3]])]))
-    graph = AsyncMemoryGraph(manager, name)
+    graph = AsyncMemoryGraph(manager, name, tenant=tenant)
     await graph.add_nodes([Node("a", "thing", {"t": "red\0 bridge"}), Node("b", "thing", {"n": 1.5})])
     await graph.patch("a", {"more": [1, 2]})
     await graph.add_edge(Edge("a", "knows", "b", weight=0.1))
     await graph.set_embeddings({"a": [0.1, 0.2, 0.3]})
     await graph.delete_node("gone") if await graph.add_node(Node("gone", "thing")) else None
     await graph.set_config("limit", {"n": 3})
-    documents = vectors(manager, name)
+    documents = vectors(manager, name, tenant=tenant)
     await documents.store_documents(
         [Document(f"d{n:03}", f"the text {n} of bridges", {"n": n, "f": 0.5}, embedding(n)) for n in range(70)]
     )
     await documents.update_document("d001", metadata={"n": 100})
     await documents.delete(["d002"])
     await documents.in_namespace("second").store_documents([Document("d", "another", {}, embedding(1))])
-    await vectors(manager, name, "empty").count()
+    await vectors(manager, name, "empty", tenant=tenant).count()
 
 
-async def fill_work(manager: AsyncDatabaseManager, name: str) -> None:
-    events = AsyncEventLog(manager, name)
+async def fill_work(manager: AsyncDatabaseManager, name: str, tenant: str = "default") -> None:
+    events = AsyncEventLog(manager, name, tenant=tenant)
     await events.append_many(
         Event(kind="metric", name="m", value=n / 7, tags={"n": n}, time=DAY + timedelta(hours=11 * n)) for n in range(9)
     )
     for number in range(3):
         await events.audit("login", f"no {number}", tags={"who": "ada"}, time=DAY + timedelta(days=40 * number))
-    tasks = AsyncTaskStore(manager, name)
+    tasks = AsyncTaskStore(manager, name, tenant=tenant)
     # The child's id is before its parent's, which it refers to.
     await tasks.add_many(
         [Task(kind="work", payload=ODD, id="z"), Task(kind="part", id="a", parent_id="z"), Task(kind="w", key="k")]
@@ -140,21 +143,21 @@ async def fill_work(manager: AsyncDatabaseManager, name: str) -> None:
     claimed = await tasks.claim_next("w", "worker")
     await tasks.complete(claimed[0], {"ok": ODD})
     await tasks.claim_next("work", "worker")
-    values = AsyncKeyValueStore(manager, name)
+    values = AsyncKeyValueStore(manager, name, tenant=tenant)
     await values.put_many({"bytes": b"\0\xff", "json": ODD, "text": "ü"}, ttl=3600)
     await values.increment("count", 41)
-    outbox = AsyncOutbox(manager, name, "orders")
+    outbox = AsyncOutbox(manager, name, "orders", tenant=tenant)
     await outbox.put_many([("a", {"n": 1}), ("b", 2), ("a", 3)])
-    lock = AsyncLeaseLock(manager, name, "job")
+    lock = AsyncLeaseLock(manager, name, "job", tenant=tenant)
     async with lock:
         pass
-    vault = vault_of(manager, name)
+    vault = vault_of(manager, name, tenant)
     protected = await vault.protect("password=correct-horse-battery", context="chat")
     assert await vault.restore(protected, context="chat", actor="ada")
 
 
-def vault_of(manager: AsyncDatabaseManager, name: str) -> AsyncSecretVault:
-    return AsyncSecretVault(manager, name, Cipher({"k": bytes(range(32))}, "k"))
+def vault_of(manager: AsyncDatabaseManager, name: str, tenant: str = "default") -> AsyncSecretVault:
+    return AsyncSecretVault(manager, name, Cipher({"k": bytes(range(32))}, "k"), tenant=tenant)
 
 
 async def read(manager: AsyncDatabaseManager, name: str) -> dict[str, Any]:

@@ -57,16 +57,16 @@ def embedding(number: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(number).standard_normal(3).astype(np.float32)
 
 
-def fill(manager: DatabaseManager, name: str) -> None:
-    """Put something into every store."""
-    fill_checkpoints(manager, name)
-    fill_conversations(manager, name)
-    fill_knowledge(manager, name)
-    fill_work(manager, name)
+def fill(manager: DatabaseManager, name: str, tenant: str = "default") -> None:
+    """Put something of a tenant into every store, and a checkpoint of another."""
+    fill_checkpoints(manager, name, tenant)
+    fill_conversations(manager, name, tenant)
+    fill_knowledge(manager, name, tenant)
+    fill_work(manager, name, tenant)
 
 
-def fill_checkpoints(manager: DatabaseManager, name: str) -> None:
-    checkpointer = DatabaseCheckpointer(manager, name)
+def fill_checkpoints(manager: DatabaseManager, name: str, tenant: str = "default") -> None:
+    checkpointer = DatabaseCheckpointer(manager, name, tenant=tenant)
     for step in range(8):
         state = {"step": step, "big": np.arange(3000 + step), "messages": [f"m{n}" for n in range(step)]}
         if step:  # which later versions need of the one that is deleted
@@ -85,9 +85,12 @@ def fill_checkpoints(manager: DatabaseManager, name: str) -> None:
     other.save_checkpoint(Checkpoint("t1", {"whose": "other"}))
 
 
-def fill_conversations(manager: DatabaseManager, name: str) -> None:
-    sessions, threads = SessionManager(manager, name), ThreadManager(manager, name)
-    messages = MessageStore(manager, name, searchable=True)
+def fill_conversations(manager: DatabaseManager, name: str, tenant: str = "default") -> None:
+    sessions, threads = (
+        SessionManager(manager, name, tenant=tenant),
+        ThreadManager(manager, name, tenant=tenant),
+    )
+    messages = MessageStore(manager, name, searchable=True, tenant=tenant)
     sessions.create_session(Session(id="s1", user_id="ada", title="T", metadata={"a": 1}), ttl=3600, sliding=True)
     threads.create_thread(Thread(id="th1", session_id="s1", title="Bridges"))
     threads.create_thread(Thread(id="th2", user_id="bob", metadata={"k": [1]}))
@@ -98,42 +101,42 @@ def fill_conversations(manager: DatabaseManager, name: str) -> None:
     messages.pop_last("th2")
     messages.fork("th2", at=60, new_thread_id="th3")
     messages.save_query(Query(question="why?", answer="because", user_id="ada", models=["m1"]))
-    StateStore(manager, name).update("s1", {"step": 1, "user:theme": ODD, "app:model": "m"})
+    StateStore(manager, name, tenant=tenant).update("s1", {"step": 1, "user:theme": ODD, "app:model": "m"})
 
 
-def fill_knowledge(manager: DatabaseManager, name: str) -> None:
-    context = ContextStore(manager, name)
+def fill_knowledge(manager: DatabaseManager, name: str, tenant: str = "default") -> None:
+    context = ContextStore(manager, name, tenant=tenant)
     context.push("note", ODD, topics=["t", "ü"], subscribers=["x"], ttl=3600)
     context.for_user("ada").push("note", [1])
     context.register_topics("agent", ["t"])
     context.set_permissions("agent", [])
-    items = ItemStore(manager, name)
+    items = ItemStore(manager, name, tenant=tenant)
     items.run(Batch(puts=[Put(LABELS, "k", to_json({"n": 5, "s": "x"}), 10**9, [[1.0, 0.1, -0.3]])]))
-    graph = MemoryGraph(manager, name)
+    graph = MemoryGraph(manager, name, tenant=tenant)
     graph.add_nodes([Node("a", "thing", {"t": "red\0 bridge"}), Node("b", "thing", {"n": 1.5})])
     graph.patch("a", {"more": [1, 2]})
     graph.add_edge(Edge("a", "knows", "b", weight=0.1))
     graph.set_embeddings({"a": [0.1, 0.2, 0.3]})
     graph.delete_node("gone") if graph.add_node(Node("gone", "thing")) else None
     graph.set_config("limit", {"n": 3})
-    documents = vectors(manager, name)
+    documents = vectors(manager, name, tenant=tenant)
     documents.store_documents(
         [Document(f"d{n:03}", f"the text {n} of bridges", {"n": n, "f": 0.5}, embedding(n)) for n in range(70)]
     )
     documents.update_document("d001", metadata={"n": 100})
     documents.delete(["d002"])
     documents.in_namespace("second").store_documents([Document("d", "another", {}, embedding(1))])
-    vectors(manager, name, "empty").count()
+    vectors(manager, name, "empty", tenant=tenant).count()
 
 
-def fill_work(manager: DatabaseManager, name: str) -> None:
-    events = EventLog(manager, name)
+def fill_work(manager: DatabaseManager, name: str, tenant: str = "default") -> None:
+    events = EventLog(manager, name, tenant=tenant)
     events.append_many(
         Event(kind="metric", name="m", value=n / 7, tags={"n": n}, time=DAY + timedelta(hours=11 * n)) for n in range(9)
     )
     for number in range(3):
         events.audit("login", f"no {number}", tags={"who": "ada"}, time=DAY + timedelta(days=40 * number))
-    tasks = TaskStore(manager, name)
+    tasks = TaskStore(manager, name, tenant=tenant)
     # The child's id is before its parent's, which it refers to.
     tasks.add_many(
         [Task(kind="work", payload=ODD, id="z"), Task(kind="part", id="a", parent_id="z"), Task(kind="w", key="k")]
@@ -141,21 +144,21 @@ def fill_work(manager: DatabaseManager, name: str) -> None:
     claimed = tasks.claim_next("w", "worker")
     tasks.complete(claimed[0], {"ok": ODD})
     tasks.claim_next("work", "worker")
-    values = KeyValueStore(manager, name)
+    values = KeyValueStore(manager, name, tenant=tenant)
     values.put_many({"bytes": b"\0\xff", "json": ODD, "text": "ü"}, ttl=3600)
     values.increment("count", 41)
-    outbox = Outbox(manager, name, "orders")
+    outbox = Outbox(manager, name, "orders", tenant=tenant)
     outbox.put_many([("a", {"n": 1}), ("b", 2), ("a", 3)])
-    lock = LeaseLock(manager, name, "job")
+    lock = LeaseLock(manager, name, "job", tenant=tenant)
     with lock:
         pass
-    vault = vault_of(manager, name)
+    vault = vault_of(manager, name, tenant)
     protected = vault.protect("password=correct-horse-battery", context="chat")
     assert vault.restore(protected, context="chat", actor="ada")
 
 
-def vault_of(manager: DatabaseManager, name: str) -> SecretVault:
-    return SecretVault(manager, name, Cipher({"k": bytes(range(32))}, "k"))
+def vault_of(manager: DatabaseManager, name: str, tenant: str = "default") -> SecretVault:
+    return SecretVault(manager, name, Cipher({"k": bytes(range(32))}, "k"), tenant=tenant)
 
 
 def read(manager: DatabaseManager, name: str) -> dict[str, Any]:

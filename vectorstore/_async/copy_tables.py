@@ -1,4 +1,4 @@
-"""Makes the tables of collections in the database that they are copied to."""
+"""The tables of collections where a database is copied, archived, or rid of a tenant."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from persistence._async.compat import in_background
 from persistence._async.database import AsyncDatabase
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
+from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.copied_columns import Column
 from persistence.dialect import quote_identifier, to_micros
 from persistence.errors import CapabilityError, ConflictError, NotFoundError
 from persistence.queries import load_queries
 from persistence.transfers import TablePair, Tables
 from vectorstore import copy_plans, schema
+from vectorstore.matrix_file import matrix_path
 
 
 async def prepare(target: AsyncDatabase) -> None:
@@ -87,6 +90,39 @@ async def archived_tables(source: AsyncDatabase, tables: Tables, tenant: str) ->
 def made_beside(tables: Tables) -> list[str]:
     """Return the tables of collections among those of a database."""
     return sorted(name for name in tables if name.startswith(schema.relation("")) and "tenant_id" in tables[name])
+
+
+async def check_erasable(database: AsyncDatabase, tenant: str) -> None:
+    """Refuse to erase a tenant that has documents in a table of the user's own.
+
+    Raises:
+        CapabilityError: it has; the collection is named.
+    """
+    if database.kind == "sqlite":
+        return
+    columns = load_queries("vectorstore", "postgresql").column_types
+    text = (
+        "SELECT collection, relation FROM holdfast_collections WHERE columns ->> 'tenant' = :tenant ORDER BY collection"
+    )
+    for row in await database.fetch_all(f"{text} LIMIT 100000", {"tenant": tenant}):
+        view = quote_identifier(row["relation"])
+        is_there = await database.fetch_all(columns, {"table": view})
+        if is_there and await database.fetch_all(f"SELECT 1 FROM {view} LIMIT 1"):
+            raise CapabilityError(
+                f"the tenant's collection {row['collection']!r} is a table of your own, from which nothing is erased",
+                hint="delete its rows, or drop its view",
+                connection=database.name,
+            )
+
+
+async def erase_beside(database: AsyncDatabase, tenant: str) -> None:
+    """Delete the files of a tenant's vectors, which are made again if the documents stay after all."""
+    if not isinstance(database, AsyncSQLiteDatabase) or database.config.path == ":memory:":
+        return
+    text = "SELECT collection, namespace FROM holdfast_collection_states WHERE tenant_id = :tenant ORDER BY 1, 2"
+    for row in await database.fetch_all(f"{text} LIMIT 100000", {"tenant": tenant}):
+        path = matrix_path(database.config.path, tenant, **row)
+        await in_background(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
 
 
 async def restored_table(

@@ -11,7 +11,6 @@ transaction that may still be rolled back is never shared.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from persistence.errors import CorruptError
 from vectorstore.distance import Matrix, Positions
 from vectorstore.kept import KeptMetadata
 from vectorstore.matrix import NEVER, VectorMatrix
-from vectorstore.matrix_file import open_matrix, save_matrix
+from vectorstore.matrix_file import matrix_path, open_matrix, save_matrix
 
 PAGE_ROWS = 5000
 """How many vectors are read at once, so that a large collection is no single long statement."""
@@ -169,8 +168,7 @@ class VectorCopies:
     def _file(self, database: SQLiteDatabase, own: dict[str, str]) -> Path | None:
         if not self._keep_file or database.config.path == ":memory:":
             return None
-        name = hashlib.sha256(json.dumps([*own.values()]).encode()).hexdigest()[:32]
-        return Path(f"{database.config.path}-vectors") / f"{name}.matrix"
+        return matrix_path(database.config.path, **own)
 
     def _opened(self, database: SQLiteDatabase, own: dict[str, str]) -> Copy:
         """Return what the matrix file holds, if it is of this database; an empty copy otherwise."""
