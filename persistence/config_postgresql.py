@@ -145,8 +145,8 @@ class PostgreSQLConfig(Config):
         hosts, ports = hosts_and_ports(parts.hosts)
         if hosts:
             given["host"] = hosts
-        if len(ports) > 1:
-            given["host"] = unquote(parts.hosts)
+        if ports and "," in parts.hosts:
+            given["host"] = unquote(parts.hosts)  # a host without a port has the usual one
         elif ports:
             given["port"] = ports[0]
         return given

@@ -39,6 +39,8 @@ _TOKEN = re.compile(
     re.S | re.X,
 )
 _WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE"))
+_BEFORE = frozenset(("", "(", ")", ";", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE", "PLAN"))
+"""What a statement may follow, also within another one."""
 _READS = frozenset(("SELECT", "VALUES", "EXPLAIN", "WITH"))
 
 
@@ -109,18 +111,34 @@ def compile_statement(sql: str, kind: Kind) -> Statement:
     """
     parts: list[str] = []
     names: dict[str, int] = {}
-    words: list[str] = []
+    said: list[Token] = []
     for token in tokens(sql):
         if token.kind == "param":
             number = names.setdefault(token.text[1:], len(names) + 1)
             parts.append(f"${number}" if kind == "postgresql" else token.text)
         else:
             parts.append(token.text)
-            if token.kind == "word":
-                words.append(token.text.upper())
+        if token.kind != "comment" and not token.text.isspace():
+            said.append(Token(token.kind, token.text.upper()))
+    words = [token.text for token in said if token.kind == "word"]
     verb = words[0] if words else ""
-    reads = verb in _READS and not _WRITES.intersection(words)
+    reads = verb in _READS and not (_WRITES.intersection(words) and _has_write(said, verb))
     return Statement("".join(parts), tuple(names), reads, not reads and "RETURNING" in words, verb)
+
+
+def _has_write(said: Sequence[Token], verb: str) -> bool:
+    """Tell whether a statement writes, or locks rows; functions and columns may have such names too: replace(x, …)."""
+    edge = Token("other", "")
+    for before, token, after in zip((edge, *said), said, (*said[1:], edge), strict=False):
+        if token.kind != "word" or token.text not in _WRITES:
+            continue
+        # Behind the last table expression of WITH, SEARCH and CYCLE may stand, which end in a name.
+        begins = before.text in _BEFORE or (verb == "WITH" and before.kind in ("word", "quoted"))
+        if begins and after.kind in ("word", "quoted"):
+            return True
+        if token.text == "UPDATE" and before.text in ("FOR", "KEY"):
+            return True
+    return False
 
 
 def split_statements(script: str) -> list[str]:

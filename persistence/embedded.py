@@ -29,7 +29,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from persistence._binaries import package_folder, public_copy, readable_by, redis_server
 from persistence._owned_server import (
@@ -42,6 +42,7 @@ from persistence._owned_server import (
     write_private,
 )
 from persistence.errors import ConfigError, ConnectError, from_psycopg
+from persistence.urls import query_options
 
 if TYPE_CHECKING:
     import psycopg
@@ -93,7 +94,9 @@ class EmbeddedPostgreSQL(OwnedServer):
 
         return PostgreSQLConfig(**{**self._parameters(database), **overrides})
 
-    def pgvector_config(self, dimensions: int, database: str | None = None, **overrides: object) -> PgVectorConfig:
+    def pgvector_config(
+        self, dimensions: int = 1536, database: str | None = None, **overrides: object
+    ) -> PgVectorConfig:
         """Return the same for vectors of so many dimensions."""
         from persistence.config import PgVectorConfig
 
@@ -401,7 +404,7 @@ def from_url(url: str) -> EmbeddedPostgreSQL | EmbeddedRedis:
             f"{parts.scheme or url!r} is no embedded server",
             hint="embedded+postgresql:///path or embedded+redis:///path",
         )
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    options = query_options(parts.query)
     problems = [f"unknown option {name!r}" for name in options if name not in known]
     problems += [f"{name} must be a number" for name in ("version", "port") if not options.get(name, "0").isdecimal()]
     if parts.netloc or not parts.path.strip("/"):

@@ -65,6 +65,11 @@ def seconds(value: Duration) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
+def milliseconds(limit: float) -> int:
+    """Return a time limit in seconds as databases take it: 1 to 2,147,483,647 ms, which is 24 days."""
+    return max(1, min(int(limit * 1000), 2**31 - 1))
+
+
 def _duration(value: object) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()

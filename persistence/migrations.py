@@ -280,7 +280,7 @@ def parse_migration(line: str, filename: str, text: str) -> Migration:
     text = text.replace("\r\n", "\n")
     parts = _PARTS.split(text)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    if "up" not in sections or len(parts) > 5:
+    if "up" not in sections or len(sections) < len(parts) // 2:
         raise MigrationError(f"{filename} needs one part headed '-- up' and at most one '-- down'")
     if not _COMMENTS.sub("", sections["up"]).strip("; \t\n"):
         raise MigrationError(f"{filename} has no statement to apply")

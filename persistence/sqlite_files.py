@@ -9,7 +9,7 @@ import time
 from time import monotonic
 
 from persistence.config import SQLiteConfig
-from persistence.fields import seconds
+from persistence.fields import milliseconds, seconds
 
 
 def open_file(config: SQLiteConfig, read_only: bool, deadline: float) -> sqlite3.Connection:
@@ -35,7 +35,7 @@ def open_file(config: SQLiteConfig, read_only: bool, deadline: float) -> sqlite3
         cached_statements=256,
     )
     try:
-        raw.execute(f"PRAGMA busy_timeout = {int(busy * 1000)}")
+        raw.execute(f"PRAGMA busy_timeout = {milliseconds(busy)}")
         if not in_memory and not config.read_only:
             _use_write_ahead_log(raw, min(deadline, monotonic() + busy))
         raw.execute(f"PRAGMA synchronous = {config.synchronous}")

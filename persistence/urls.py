@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from persistence.errors import ConfigError
 
@@ -59,8 +59,13 @@ def split_url(url: str, known: Iterable[str]) -> Url:
 def _options(query: str | None) -> dict[str, str] | None:
     if not query:
         return {}
-    pairs = parse_qsl(query, keep_blank_values=True)
-    return dict(pairs) if all("=" in part for part in query.split("&") if part) else None
+    return query_options(query) if all("=" in part for part in query.split("&") if part) else None
+
+
+def query_options(query: str) -> dict[str, str]:
+    """Return the options after a URL's ``?``, decoded; a plus sign is one, as for libpq: only forms mean a space."""
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    return {unquote(name): unquote(value) for name, _, value in pairs}
 
 
 def hosts_and_ports(hosts: str) -> tuple[str, list[str]]:

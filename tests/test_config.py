@@ -209,6 +209,7 @@ def test_urls_of_every_kind_are_read() -> None:
     assert (config.host, config.port, config.database) == ("::1", 5433, "my db")
     assert (config.application_name, config.max_connections) == ("a@b", 7)
     assert PostgreSQLConfig.from_url("postgresql:///d?host=/run/pg").host == "/run/pg"
+    assert PostgreSQLConfig.from_url("postgresql://h/d?application_name=a+b%2Bc%20d").application_name == "a+b+c d"
     assert PostgreSQLConfig.from_url("postgresql://a,b/d").host == "a,b"
     assert PostgreSQLConfig.from_url("postgresql://h/d", max_connections=3).max_connections == 3
     assert RedisConfig.from_url("rediss://h:1/5").tls
@@ -263,7 +264,12 @@ def test_each_of_several_hosts_may_have_a_port_of_its_own() -> None:
     )
     parameters = by_url.connection_parameters(first=1)
     assert (parameters["host"], parameters["port"]) == ("db2,::1,db1", "5432,5435,5433")
-    assert PostgreSQLConfig.from_url("postgresql://db1,db2:6000/app").hosts == (("db1", 6000), ("db2", 6000))
+    for hosts, found in (
+        ("db1,db2:6000", (("db1", 5432), ("db2", 6000))),
+        ("db1:6000,db2", (("db1", 6000), ("db2", 5432))),
+    ):
+        assert PostgreSQLConfig.from_url(f"postgresql://{hosts}/app").hosts == found  # as libpq reads it
+        assert PostgreSQLConfig(host=hosts).hosts == found
     assert PostgreSQLConfig(host="/run/a:1,/run/b", port=6000).hosts == (("/run/a:1", 6000), ("/run/b", 6000))
     assert PostgreSQLConfig(host="::1").hosts == (("::1", 5432),)
     for wrong in ("db1:0", "db1:70000", "db1,,db2", "db1,"):

@@ -178,6 +178,34 @@ def value(column: str, kind: str, modifier: int) -> str:
     return known[kind]
 
 
+READ = (
+    "SELECT replace(body, 'a', 'b') FROM t",
+    "SELECT replace /* x */ (body, 'a', 'b'), t.delete, update AS merge FROM t WHERE insert(a) = update",
+    "WITH x AS (SELECT (replace(body, 'a', 'b')) AS b FROM t) SELECT replace(b, 'b', 'a') FROM x",
+    "VALUES (replace('a', 'a', 'b'))",
+    "EXPLAIN SELECT 'INSERT INTO t', \"update\" FROM t -- DELETE FROM t",
+)
+WRITE = (
+    "WITH x AS (SELECT replace('a', 'a', 'b')) INSERT INTO t SELECT * FROM x",
+    "WITH x AS (SELECT 1) REPLACE INTO t SELECT * FROM x",
+    "WITH x AS NOT MATERIALIZED (\n-- what goes\nDELETE FROM t RETURNING n) SELECT n FROM x",
+    'WITH x (n) AS (SELECT 1) SEARCH DEPTH FIRST BY n SET "o" UPDATE ONLY t SET n = 1',
+    "WITH x AS (SELECT 1) MERGE INTO t USING x ON true WHEN MATCHED THEN DO NOTHING",
+    "SELECT n FROM t FOR UPDATE SKIP LOCKED",
+    "SELECT n FROM t FOR NO KEY UPDATE",
+    "EXPLAIN (ANALYZE, TIMING false) UPDATE t SET n = 1",
+    "EXPLAIN ANALYZE DELETE FROM t",
+    "SELECT 1; DELETE FROM t",
+    "REPLACE INTO t VALUES (1)",
+)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_a_statement_that_writes_is_told_from_one_with_functions_and_columns_named_so(kind: Kind) -> None:
+    assert [text for text in READ if not compile_statement(text, kind).reads] == []
+    assert [text for text in WRITE if compile_statement(text, kind).reads] == []
+
+
 @pytest.mark.parametrize("query", PREPARABLE["postgresql"], ids=str)
 def test_a_statement_prepares_on_postgresql(postgresql: psycopg.Connection[tuple[Any, ...]], query: Query) -> None:
     text = compile_statement(query.text, "postgresql").text

@@ -226,12 +226,14 @@ class AsyncDatabase(AsyncPooledExecutor):
         isolation: Isolation | None = None,
         read_only: bool = False,
         timeout: Duration | None = None,
+        after: str | None = None,
         backoff: Backoff | None = None,
     ) -> T:
         """Run ``work(transaction)`` in a transaction of its own and return its result.
 
         A serialization failure or a deadlock rolls everything back and runs ``work`` again, after a growing delay, so
-        ``work`` must not act outside the database. ``timeout`` bounds each try.
+        ``work`` must not act outside the database. ``timeout`` bounds each try; the other options are those of
+        ``transaction``.
 
         Raises:
             TransactionError: called inside a transaction, which can't be run again from here.
@@ -239,9 +241,10 @@ class AsyncDatabase(AsyncPooledExecutor):
         if self._current() is not None:
             raise TransactionError("run_transaction inside a transaction", hint="retry the outermost one")
         delays = (backoff or Backoff()).delays()
+        options: dict[str, Any] = {"isolation": isolation, "read_only": read_only, "timeout": timeout, "after": after}
         while True:
             try:
-                async with self.transaction(isolation=isolation, read_only=read_only, timeout=timeout) as transaction:
+                async with self.transaction(**options) as transaction:
                     return await work(transaction)
             except PersistenceError as exc:
                 delay = next(delays, None) if is_transient(exc) else None

@@ -19,7 +19,7 @@ from persistence._async.keyvalue_backends import AsyncSQLValues
 from persistence._async.manager import AsyncDatabaseManager, check_manager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
-from persistence.fields import Duration
+from persistence.fields import Duration, milliseconds
 from persistence.keyvalues import check_ttl
 from persistence.leases import advisory_key, check_lock
 from persistence.queries import load_queries
@@ -67,7 +67,7 @@ class AsyncAdvisoryLock:
         try:
             await database.fetch_batch(
                 [
-                    (queries.limit_advisory_lock, {"limit": str(max(1, int(limit * 1000)))}),
+                    (queries.limit_advisory_lock, {"limit": str(milliseconds(limit))}),
                     (queries.take_advisory_lock, {"number": self._number}),
                     (queries.unlimit_advisory_lock, None),
                 ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from persistence._async.database import AsyncDatabase
 from persistence._async.transaction import AsyncTransaction
 from persistence.errors import LockTimeoutError
+from persistence.fields import milliseconds
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, applied_from_row
 from persistence.queries import load_queries
 
@@ -24,7 +25,7 @@ class AsyncMigrationRecord:
         """
         if self._database.kind == "sqlite":
             return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        await transaction.execute(self._queries.limit_lock_wait, {"limit": f"{max(1, int(limit * 1000))}"})
+        await transaction.execute(self._queries.limit_lock_wait, {"limit": str(milliseconds(limit))})
         try:
             await transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
         except LockTimeoutError as exc:

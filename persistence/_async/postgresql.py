@@ -34,7 +34,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
-from persistence.fields import Duration, seconds, seconds_or_none
+from persistence.fields import Duration, milliseconds, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 
@@ -116,7 +116,7 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
             begin += " READ ONLY"
         if options.timeout is not None:
             # A client that hangs in the middle must not hold its locks for longer than it said.
-            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {max(1, int(options.timeout * 1000))}"
+            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {milliseconds(options.timeout)}"
         return begin
 
     async def _run_reading(
@@ -154,7 +154,9 @@ class AsyncPostgreSQLDatabase(AsyncDatabase):
         # A replica has no serializable transactions.
         if self.replicas is None or not options.read_only or options.isolation == "serializable":
             return await super()._begin(options, deadline)
-        return await self._read(options.after, deadline, lambda database: super()._begin(options, deadline))
+        return await self._read(
+            options.after, deadline, lambda database: AsyncDatabase._begin(database, options, deadline)
+        )
 
     async def _read(self, after: int, deadline: float, call: Callable[[AsyncPostgreSQLDatabase], Awaitable[T]]) -> T:
         """Return what a call that only reads gives on a replica; on the primary, where none can answer."""

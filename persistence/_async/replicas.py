@@ -81,6 +81,8 @@ class AsyncReplicas:
         while (left := deadline - monotonic()) > 0:
             try:
                 position, _ = await replica.find_position(left)
+            except PoolTimeoutError:
+                return False  # it is busy, not ill
             except UnavailableError as exc:
                 self.note_failure(replica, exc)
                 return False

@@ -20,7 +20,7 @@ from persistence._sync.keyvalue_backends import SQLValues
 from persistence._sync.manager import DatabaseManager, check_manager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
-from persistence.fields import Duration
+from persistence.fields import Duration, milliseconds
 from persistence.keyvalues import check_ttl
 from persistence.leases import advisory_key, check_lock
 from persistence.queries import load_queries
@@ -68,7 +68,7 @@ class AdvisoryLock:
         try:
             database.fetch_batch(
                 [
-                    (queries.limit_advisory_lock, {"limit": str(max(1, int(limit * 1000)))}),
+                    (queries.limit_advisory_lock, {"limit": str(milliseconds(limit))}),
                     (queries.take_advisory_lock, {"number": self._number}),
                     (queries.unlimit_advisory_lock, None),
                 ],

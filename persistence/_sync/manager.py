@@ -136,16 +136,16 @@ class DatabaseManager:
         if not given.startswith("embedded+"):
             return None, kind.from_url(given, **options)
         server = from_url(given)
-        in_background(server.start)
-        config: Any
-        if kind is PgVectorConfig and isinstance(server, EmbeddedPostgreSQL):
-            config = server.pgvector_config(**options)
-        else:
-            config = server.config(**options)
-        if not isinstance(config, kind):
-            in_background(server.stop)
+        starts = PostgreSQLConfig if isinstance(server, EmbeddedPostgreSQL) else RedisConfig
+        if not issubclass(kind, starts):
             raise ConfigError(f"the URL starts a {type(server).__name__}, which is no {kind.__name__}")
-        return server, config
+        in_background(server.start)
+        try:
+            made: Any = server
+            return server, made.pgvector_config(**options) if kind is PgVectorConfig else made.config(**options)
+        except BaseException:
+            in_background(server.stop)
+            raise
 
     def _add(self, name: str, made: K, replace: bool, lazy: bool, server: Server | None) -> K:
         connection: Any = made

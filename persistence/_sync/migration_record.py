@@ -6,6 +6,7 @@ from __future__ import annotations
 from persistence._sync.database import Database
 from persistence._sync.transaction import Transaction
 from persistence.errors import LockTimeoutError
+from persistence.fields import milliseconds
 from persistence.migrations import AppliedMigration, Migration, MigrationLine, applied_from_row
 from persistence.queries import load_queries
 
@@ -25,7 +26,7 @@ class MigrationRecord:
         """
         if self._database.kind == "sqlite":
             return  # BEGIN IMMEDIATE has taken the write lock, within busy_timeout
-        transaction.execute(self._queries.limit_lock_wait, {"limit": f"{max(1, int(limit * 1000))}"})
+        transaction.execute(self._queries.limit_lock_wait, {"limit": str(milliseconds(limit))})
         try:
             transaction.execute(self._queries.lock_migrations, timeout=limit + 5)
         except LockTimeoutError as exc:

@@ -35,7 +35,7 @@ from persistence.errors import (
     ValidationError,
     from_psycopg,
 )
-from persistence.fields import Duration, seconds, seconds_or_none
+from persistence.fields import Duration, milliseconds, seconds, seconds_or_none
 from persistence.health import PoolStats
 from persistence.queries import load_queries
 
@@ -117,7 +117,7 @@ class PostgreSQLDatabase(Database):
             begin += " READ ONLY"
         if options.timeout is not None:
             # A client that hangs in the middle must not hold its locks for longer than it said.
-            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {max(1, int(options.timeout * 1000))}"
+            begin += f"; SET LOCAL idle_in_transaction_session_timeout = {milliseconds(options.timeout)}"
         return begin
 
     def _run_reading(
@@ -155,7 +155,9 @@ class PostgreSQLDatabase(Database):
         # A replica has no serializable transactions.
         if self.replicas is None or not options.read_only or options.isolation == "serializable":
             return super()._begin(options, deadline)
-        return self._read(options.after, deadline, lambda database: super()._begin(options, deadline))
+        return self._read(
+            options.after, deadline, lambda database: Database._begin(database, options, deadline)
+        )
 
     def _read(self, after: int, deadline: float, call: Callable[[PostgreSQLDatabase], T]) -> T:
         """Return what a call that only reads gives on a replica; on the primary, where none can answer."""

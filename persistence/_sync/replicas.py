@@ -82,6 +82,8 @@ class Replicas:
         while (left := deadline - monotonic()) > 0:
             try:
                 position, _ = replica.find_position(left)
+            except PoolTimeoutError:
+                return False  # it is busy, not ill
             except UnavailableError as exc:
                 self.note_failure(replica, exc)
                 return False

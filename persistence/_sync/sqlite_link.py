@@ -18,6 +18,7 @@ from persistence._sync.compat import Threads
 from persistence._sync.executor import NO_HINTS, FailedPart, Hints, Link, Row, returns_no_rows, too_late
 from persistence.copying import check_rows
 from persistence.dialect import Statement, compile_statement, quote_identifier, split_statements, sqlite_value
+from persistence.fields import milliseconds
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -98,13 +99,13 @@ class SQLiteLink(Link):
         left = deadline - monotonic()
         if left < self._busy_timeout:
             self._shortened = True
-            self.raw.execute(f"PRAGMA busy_timeout = {max(1, int(left * 1000))}")
+            self.raw.execute(f"PRAGMA busy_timeout = {milliseconds(left)}")
 
     def _settle(self) -> None:
         self._deadline = float("inf")
         if self._shortened and not self._closed:
             self._shortened = False
-            self.raw.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+            self.raw.execute(f"PRAGMA busy_timeout = {milliseconds(self._busy_timeout)}")
 
     def run(
         self, statement: Statement, values: Sequence[Any], rows: int | None, deadline: float, hints: Hints

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -119,6 +120,14 @@ async def test_bad_input_is_refused(locks: AsyncDatabaseManager) -> None:
     for name in ("'; DROP TABLE holdfast_leases; --", "{x}:y", "x" * 1024):
         async with AsyncLeaseLock(locks, "main", name) as lease:
             assert lease.fence == 1
+
+
+async def test_a_month_is_a_limit_too(manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig) -> None:
+    month = timedelta(days=30)  # more than PostgreSQL's settings take
+    database = await manager.add_postgresql("main", postgresql_config)
+    async with database.transaction(timeout=month) as transaction:
+        assert await transaction.fetch_value("SHOW idle_in_transaction_session_timeout") == "2147483647ms"
+        await AsyncAdvisoryLock(manager, "main", "l").acquire(timeout=month)
 
 
 async def test_a_lease_is_not_for_inside_a_transaction(manager: AsyncDatabaseManager) -> None:

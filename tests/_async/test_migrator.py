@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ async def test_a_lock_that_is_held_times_out_and_names_its_holder(
             call = Started(lambda limit=limit: AsyncMigrator(waiter).up(line, lock_timeout=limit))
             with pytest.raises(LockTimeoutError, match=rf"pid {pid}, slow-starter, idle in transaction"):
                 await call.result()
-    assert len(await AsyncMigrator(waiter).up(line)) == 1
+    assert len(await AsyncMigrator(waiter).up(line, lock_timeout=timedelta(days=30))) == 1
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,7 @@ async def test_a_lock_that_is_held_times_out_and_names_its_holder(
         ({"0001_x.sql": "CREATE TABLE a (id integer);"}, "headed '-- up'"),
         ({"0001_x.sql": "-- up\n-- nothing\n-- down\n"}, "no statement"),
         ({"0001_x.sql": FIRST + "\n-- up\nSELECT 1;\n-- down\nSELECT 1;"}, "headed '-- up'"),
+        ({"0001_x.sql": "-- up\nCREATE TABLE a (id integer);\n-- up\nCREATE TABLE b (id integer);"}, "headed '-- up'"),
     ],
 )
 async def test_files_that_can_not_be_read_are_refused(

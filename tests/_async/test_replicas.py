@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.routing import parse_position
-from tests._async.side import sleep, together
+from tests._async.side import elsewhere, sleep, together
 from tests.proxy import FaultyProxy
 from tests.servers import TestServers
 
@@ -180,6 +181,7 @@ async def test_a_read_after_a_write_sees_it_though_every_replica_is_behind(
     assert await main.fetch_value(count, read_only=True, after=token) == 1
     assert await main.fetch_value(WHO, read_only=True, after=token) == PRIMARY
     assert await main.fetch_batch([(count, None)], read_only=True, after=token) == [[{"count": 1}]]
+    assert await main.run_transaction(lambda each: each.fetch_value(count), read_only=True, after=token) == 1
     async with main.transaction(read_only=True):
         assert (await checkpointer.load_checkpoint("t")).state == {"n": 1}
     async with main.transaction(read_only=True, after=token):
@@ -189,6 +191,23 @@ async def test_a_read_after_a_write_sees_it_though_every_replica_is_behind(
         servers.replica_set.run(number, RESUME)
     servers.replica_set.wait_for_replicas()
     assert {await main.fetch_value(WHO, read_only=True, after=token) for _ in range(6)} <= {FIRST, SECOND}
+
+
+async def test_a_replica_that_is_busy_is_not_ill(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    likewise = replace(postgresql_config, max_connections=1)  # the server itself, as its own replica
+    main = await made(manager, postgresql_config, replicas=[likewise], replica_check_interval=60, replica_wait=0.05)
+    assert await main.fetch_value("SELECT count(*) FROM t", read_only=True) == 0
+    await main.execute("INSERT INTO t VALUES (1)")
+    token = await main.position()
+    async with main.transaction(read_only=True) as transaction:
+        assert await transaction.fetch_value("SELECT count(*) FROM t") == 1
+        read = partial(main.fetch_value, "SELECT count(*) FROM t", read_only=True, after=token)
+        assert await elsewhere(read) == 1
+        assert main.replicas is not None
+        assert [(each.state.is_usable, each.state.error) for each in main.replicas.all] == [(True, None)]
+        assert main.replica_stats()["main/replica-1"].in_use == 1
 
 
 async def test_reads_right_after_writes_are_never_stale(

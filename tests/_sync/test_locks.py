@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -120,6 +121,14 @@ def test_bad_input_is_refused(locks: DatabaseManager) -> None:
     for name in ("'; DROP TABLE holdfast_leases; --", "{x}:y", "x" * 1024):
         with LeaseLock(locks, "main", name) as lease:
             assert lease.fence == 1
+
+
+def test_a_month_is_a_limit_too(manager: DatabaseManager, postgresql_config: PostgreSQLConfig) -> None:
+    month = timedelta(days=30)  # more than PostgreSQL's settings take
+    database = manager.add_postgresql("main", postgresql_config)
+    with database.transaction(timeout=month) as transaction:
+        assert transaction.fetch_value("SHOW idle_in_transaction_session_timeout") == "2147483647ms"
+        AdvisoryLock(manager, "main", "l").acquire(timeout=month)
 
 
 def test_a_lease_is_not_for_inside_a_transaction(manager: DatabaseManager) -> None:

@@ -23,6 +23,7 @@ from persistence import (
     ConnectError,
     CorruptError,
     DuplicateError,
+    EmbeddedPostgreSQL,
     PgVectorConfig,
     PostgreSQLConfig,
     RedisConfig,
@@ -171,6 +172,23 @@ def test_one_url_chooses_the_engine(
     password = redis_config.password.reveal()  # type: ignore[union-attr]
     manager.add("cache", f"unix://:{password}@{redis_config.unix_socket}?database={redis_config.database}")
     assert manager.names() == {"local": "sqlite", "cache": "redis"}
+
+
+def test_a_server_whose_connection_is_refused_is_given_back(
+    manager: DatabaseManager, tmp_path: Path
+) -> None:
+    url = f"embedded+postgresql://{tmp_path}/server"
+    with pytest.raises(ConfigError, match="starts a EmbeddedPostgreSQL, which is no RedisConfig"):
+        manager.add_redis("cache", url)
+    assert not (tmp_path / "server").exists()
+    with EmbeddedPostgreSQL(tmp_path / "server", settings={"fsync": "off"}) as server:
+        for options, error in (({"dimensions": 0}, ConfigError), ({"dimension": 3}, TypeError)):
+            with pytest.raises(error):
+                manager.add_pgvector("vectors", url, **options)
+        vectors = manager.add_pgvector("vectors", url, lazy=True)
+        assert vectors.config.dimensions == server.pgvector_config().dimensions == PgVectorConfig().dimensions
+        manager.remove("vectors")
+    assert not server.is_running()
 
 
 def test_health_tells_of_each_connection(

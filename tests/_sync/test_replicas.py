@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from persistence import (
     ValidationError,
 )
 from persistence.routing import parse_position
-from tests._sync.side import sleep, together
+from tests._sync.side import elsewhere, sleep, together
 from tests.proxy import FaultyProxy
 from tests.servers import TestServers
 
@@ -181,6 +182,7 @@ def test_a_read_after_a_write_sees_it_though_every_replica_is_behind(
     assert main.fetch_value(count, read_only=True, after=token) == 1
     assert main.fetch_value(WHO, read_only=True, after=token) == PRIMARY
     assert main.fetch_batch([(count, None)], read_only=True, after=token) == [[{"count": 1}]]
+    assert main.run_transaction(lambda each: each.fetch_value(count), read_only=True, after=token) == 1
     with main.transaction(read_only=True):
         assert (checkpointer.load_checkpoint("t")).state == {"n": 1}
     with main.transaction(read_only=True, after=token):
@@ -190,6 +192,23 @@ def test_a_read_after_a_write_sees_it_though_every_replica_is_behind(
         servers.replica_set.run(number, RESUME)
     servers.replica_set.wait_for_replicas()
     assert {main.fetch_value(WHO, read_only=True, after=token) for _ in range(6)} <= {FIRST, SECOND}
+
+
+def test_a_replica_that_is_busy_is_not_ill(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    likewise = replace(postgresql_config, max_connections=1)  # the server itself, as its own replica
+    main = made(manager, postgresql_config, replicas=[likewise], replica_check_interval=60, replica_wait=0.05)
+    assert main.fetch_value("SELECT count(*) FROM t", read_only=True) == 0
+    main.execute("INSERT INTO t VALUES (1)")
+    token = main.position()
+    with main.transaction(read_only=True) as transaction:
+        assert transaction.fetch_value("SELECT count(*) FROM t") == 1
+        read = partial(main.fetch_value, "SELECT count(*) FROM t", read_only=True, after=token)
+        assert elsewhere(read) == 1
+        assert main.replicas is not None
+        assert [(each.state.is_usable, each.state.error) for each in main.replicas.all] == [(True, None)]
+        assert main.replica_stats()["main/replica-1"].in_use == 1
 
 
 def test_reads_right_after_writes_are_never_stale(
