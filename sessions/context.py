@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import PersistenceError, ValidationError
 from persistence.fields import Duration
-from persistence.validation import check_id
+from persistence.validation import check_id, shown
 from sessions.contents import content_json, decoded
 from sessions.items import lifetime_micros, namespace_key
 
@@ -177,15 +177,25 @@ def agent_line(agent: ContextAgent) -> str:
     return json.dumps(found, separators=(",", ":"))
 
 
+_FIELDS = {
+    "agent": {"kind", "agent", "topics", "permissions"},
+    "item": {"kind", "key", "value", "subscribers", "topics", "ttl", "expires_at", "created_at"},
+}
+"""What a line of each kind has."""
+
+
 def read_line(line: str) -> Restored | ContextAgent:
     """Return what a line of an export holds.
 
     Raises:
-        ValidationError: it is no such line.
+        ValidationError: it is no such line, or has a field that none has.
     """
     try:
         found = json.loads(line)
         kind = found["kind"]
+        unknown = sorted(set(found) - _FIELDS.get(kind, set(found)))
+        if unknown:
+            raise ValidationError(f"the line of an {kind} has the unknown field {shown(unknown[0])}")
         if kind == "agent":
             permissions = found["permissions"]
             return ContextAgent(

@@ -161,6 +161,7 @@ class HoldfastStore(BaseStore):
                 await manager.aclose()
                 raise
             self._async_manager = manager
+            self._turns = asyncio.Semaphore(_AT_ONCE)  # it belongs to the loop on which calls first waited for it
         return self
 
     async def __aexit__(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from typing import Any
 
 from persistence import DatabaseManager, MigrationLine, Migrator
 from persistence.archive_cli import export_archive, import_archive
+from persistence.backups import new_file, put_in_place
 from persistence.cli import DONE, Output, WrongUsageError
 from persistence.connections_cli import add_connection_arguments, chosen, opened
 from persistence.errors import CorruptError, ValidationError
@@ -212,26 +212,21 @@ def _check_fits(arguments: argparse.Namespace, of_one: Mapping[str, object], of_
 
 
 def _write(path: Path, lines: Iterable[str]) -> int:
-    """Write lines to a file that appears once it is whole, and return their number."""
-    part = path.with_name(f"{path.name}.part")
+    """Write lines to a file of its owner's alone, which appears once it is whole, and return their number."""
+    target, draft = new_file(path)
     digest, count = hashlib.sha256(), 0
     try:
-        if path.exists():
-            raise ValidationError(f"{path} is there already", hint="name a new file")
-        private = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(private, "w", encoding="utf-8", newline="") as file:
+        with draft.open("w", encoding="utf-8", newline="") as file:
             for count, line in enumerate(lines, 1):  # noqa: B007 - the number of the last line is their count
                 data = f"{line}\n"
                 digest.update(data.encode())
                 file.write(data)
             file.write(json.dumps({"holdfast": "end", "lines": count, "sha256": digest.hexdigest()}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
+        put_in_place(draft, target)
     except OSError as exc:
         raise ValidationError(f"{path} can't be written: {exc.strerror}") from exc
     finally:
-        part.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     return count
 
 

@@ -704,6 +704,17 @@ async def test_a_store_from_a_url_opens_and_closes_both_sides(tmp_path: Path) ->
         assert store.get(("a",), "k") is not None
 
 
+def test_a_store_from_a_url_opens_on_one_loop_after_another(tmp_path: Path) -> None:
+    store = HoldfastStore.from_url(f"sqlite:///{tmp_path}/a.db")
+
+    async def put() -> int:
+        async with store:
+            await asyncio.gather(*[store.aput(("m",), str(n), {"n": n}) for n in range(20)])
+            return len(await store.asearch(("m",), limit=100))
+
+    assert [asyncio.run(put()) for _ in range(2)] == [20, 20]
+
+
 class State(TypedDict):
     said: str
     remembered: list[str]

@@ -200,7 +200,18 @@ def test_a_file_that_is_not_whole_is_refused(
         assert (code, "is torn or was edited" in told) == (1, True)
     assert run(capsys, "import", "messages", str(tmp_path / "none"), "--url", urls[1])[0] == 1
     assert run(capsys, "export", "messages", str(tmp_path / "x"), "--url", urls[0])[0] == 2
-    assert not list(tmp_path.glob("*.part"))
+    assert {each.name for each in tmp_path.iterdir() if each.name[0] in ".fx"} == {"file"}
+
+
+def test_an_export_is_its_owner_s_alone_whatever_lies_beside_it(
+    tmp_path: Path, urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, other = tmp_path / "file", tmp_path / "file.part"
+    other.write_text("of another run")
+    other.chmod(0o666)
+    for code in (0, 1):
+        assert run(capsys, "export", "messages", str(file), "--of", "t1", "--url", urls[0])[0] == code
+        assert (file.stat().st_mode & 0o777, other.read_text()) == (0o600, "of another run")
 
 
 def test_a_copy_is_counted_made_and_compared(urls: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,8 @@ class MemoryGraph(GraphEdges, GraphWalk, GraphHistory, GraphRecall, GraphTransfe
         """Delete a node and its edges in both directions; return how many went.
 
         Its history stays, with the deletion as its last version; with ``forget_history`` nothing of it does but, where
-        the scope wants one, the approval.
+        the scope wants one, the approval. That of a node that was deleted before goes, too, where no version is
+        expected.
 
         Raises:
             ConflictError: it has another version than ``expected_version``; nothing was deleted.

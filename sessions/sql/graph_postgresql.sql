@@ -90,7 +90,7 @@ JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND
 
 -- name: graph_delete_node
 -- hot: the node is locked first, then its edges go, which its foreign keys would take away uncounted. :keep says whether
--- earlier versions stay; an approval always does.
+-- earlier versions stay, also those of a node that was deleted before; an approval of the deletion always does.
 WITH chosen AS (
     SELECT n.* FROM holdfast_graph_nodes AS n
     WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.id = :id
@@ -106,8 +106,11 @@ WITH chosen AS (
     WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.id = c.id
     RETURNING 1
 ), forgotten AS (
-    DELETE FROM holdfast_graph_history AS h USING chosen AS c
-    WHERE h.tenant_id = :tenant AND h.scope = :scope AND h.id = c.id AND NOT CAST(:keep AS boolean)
+    DELETE FROM holdfast_graph_history AS h
+    WHERE h.tenant_id = :tenant AND h.scope = :scope AND h.id = :id AND NOT CAST(:keep AS boolean) AND (
+        EXISTS (SELECT 1 FROM chosen)
+        OR CAST(:expected AS bigint) IS NULL AND NOT (h.deleted AND h.relationship = '' AND h.approved_by IS NOT NULL)
+    )
 ), kept AS (
     INSERT INTO holdfast_graph_history (
         tenant_id, scope, id, relationship, target, version, type, attributes, deleted, created_by, updated_by,

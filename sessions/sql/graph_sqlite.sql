@@ -73,11 +73,14 @@ FROM holdfast_graph_nodes AS n
 WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.id IN (SELECT value FROM json_each(:ids));
 
 -- name: graph_delete_history
--- hot: the first of the four statements of a deletion: what is no longer to be known.
+-- hot: the first of the four statements of a deletion: what is no longer to be known, also of a node that was deleted
+-- before; who approved that stays.
 DELETE FROM holdfast_graph_history
-WHERE tenant_id = :tenant AND scope = :scope AND id = :id AND NOT :keep AND EXISTS (
-    SELECT 1 FROM holdfast_graph_nodes AS n
-    WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.id = :id AND (:expected IS NULL OR n.version = :expected)
+WHERE tenant_id = :tenant AND scope = :scope AND id = :id AND NOT :keep AND (
+    EXISTS (
+        SELECT 1 FROM holdfast_graph_nodes AS n
+        WHERE n.tenant_id = :tenant AND n.scope = :scope AND n.id = :id AND (:expected IS NULL OR n.version = :expected)
+    ) OR :expected IS NULL AND NOT (deleted AND relationship = '' AND approved_by IS NOT NULL)
 );
 
 -- name: graph_delete_kept

@@ -679,6 +679,10 @@ async def test_a_line_that_is_none_of_an_export_is_refused_whole(context: AsyncC
         with pytest.raises(ValidationError):
             await context.import_([json.dumps(ITEM), line])
         assert await context.items() == []
+    for given in (ITEM, {"kind": "agent", "agent": "a", "topics": [], "permissions": None}):
+        with pytest.raises(ValidationError, match=r"line of an (item|agent) has the unknown field 'subscriber'"):
+            await context.import_([json.dumps({**given, "subscriber": ["x"]})])
+    assert await context.items() == await context.agents() == []
 
 
 async def test_an_expired_item_of_an_export_stays_expired(context: AsyncContextStore) -> None:

@@ -269,6 +269,21 @@ async def test_a_deleted_node_takes_its_edges_along_and_says_how_many(
     assert (await graph.add_node(Node("a", "CONCEPT"))).version == 1
 
 
+async def test_the_history_of_a_node_that_was_deleted_before_is_forgotten(
+    graph: AsyncMemoryGraph, elsewhere: AsyncMemoryGraph
+) -> None:
+    await connect(graph, "a-r-b")
+    await graph.delete_node("a")
+    assert not await graph.delete_node("a", expected_version=1, forget_history=True)
+    assert [change.version for change in await elsewhere.history("a")] == [2, 1]
+    assert await graph.delete_node("a", forget_history=True) == Deleted(0, 0)
+    assert await elsewhere.history("a") == []
+    assert [change.version for change in await elsewhere.history("b")] == [1]
+    with pytest.raises(ConflictError):
+        await graph.delete_node("b", expected_version=7, forget_history=True)
+    assert [change.version for change in await elsewhere.history("b")] == [1]
+
+
 async def test_nodes_are_found_by_type_time_and_attributes_newest_first(
     graph: AsyncMemoryGraph, elsewhere: AsyncMemoryGraph
 ) -> None:

@@ -680,6 +680,10 @@ def test_a_line_that_is_none_of_an_export_is_refused_whole(context: ContextStore
         with pytest.raises(ValidationError):
             context.import_([json.dumps(ITEM), line])
         assert context.items() == []
+    for given in (ITEM, {"kind": "agent", "agent": "a", "topics": [], "permissions": None}):
+        with pytest.raises(ValidationError, match=r"line of an (item|agent) has the unknown field 'subscriber'"):
+            context.import_([json.dumps({**given, "subscriber": ["x"]})])
+    assert context.items() == context.agents() == []
 
 
 def test_an_expired_item_of_an_export_stays_expired(context: ContextStore) -> None:
