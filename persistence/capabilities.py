@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with: (7, 2) of ``7.2-rc1``."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ import redis
 Place = tuple[CodeType, int]
 """A function's code, and where in it the call is."""
 
+_BESIDE = os.path.dirname(os.path.dirname(__file__))
 _PASSED_OVER = (
-    os.path.dirname(__file__) + os.sep,
+    *(os.path.join(_BESIDE, package, "") for package in ("persistence", "checkpoint", "vectorstore", "sessions")),
     os.path.dirname(redis.__file__) + os.sep,
     contextlib.__file__,
 )
@@ -21,7 +22,7 @@ _PASSED_OVER = (
 
 
 def calling_place() -> Place:
-    """Return where the program called, outside this package and redis-py."""
+    """Return where the program called, outside holdfast's packages and redis-py."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_PASSED_OVER) and frame.f_back is not None:
         frame = frame.f_back

@@ -12,7 +12,7 @@ from psycopg.types.json import JsonbDumper
 from persistence._async.compat import sleep
 from persistence._async.link import PostgreSQLLink
 from persistence._async.wire import AsyncWireConnection, dial_deadline
-from persistence.capabilities import Capabilities
+from persistence.capabilities import Capabilities, version_numbers
 from persistence.config import PostgreSQLConfig
 from persistence.errors import ConnectError, PersistenceError
 from persistence.fields import scrub, seconds
@@ -103,7 +103,7 @@ class AsyncDialer:
         cursor = await raw.execute(load_queries("persistence", "postgresql").probe, prepare=False)
         (row,) = await cursor.fetchall()
         number = row["version"]
-        vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
+        vector = version_numbers(row["vector"]) if row["vector"] else None
         pooler = self._config.pooler
         found = Capabilities(
             kind="postgresql",

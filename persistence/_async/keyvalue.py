@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from persistence._async.keyvalue_backends import AsyncRedisValues, AsyncSQLValues, AsyncValues
@@ -150,10 +149,7 @@ class AsyncKeyValueStore:
 
     async def ttl(self, key: str) -> float | None:
         """Return how many seconds a value has left; None for one that lives for ever, and where there is none."""
-        found = await self._values().get_item(check_key(key))
-        if found is None or found.expires_at is None:
-            return None
-        return max(0.0, (found.expires_at - datetime.now(UTC)).total_seconds())
+        return await self._values().left(check_key(key))
 
     async def scan(self, prefix: str = "", *, limit: int = 100, after: str | None = None) -> list[KeyValue]:
         """Return values whose keys begin with ``prefix``, in the order of the keys' code points.

@@ -62,6 +62,9 @@ class AsyncValues(Protocol):
     async def expire(self, key: str, ttl: float | None) -> bool:
         """Set when a value ends; tell whether it is there."""
 
+    async def left(self, key: str) -> float | None:
+        """Return how many seconds a value has left by the clock that its end was set by; None: no value, or no end."""
+
     async def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         """Return values in the order of their keys."""
 
@@ -151,6 +154,10 @@ class AsyncSQLValues(AsyncSQLStore):
 
     async def expire(self, key: str, ttl: float | None) -> bool:
         return bool(await self._change("expire_value", key=key, ttl=ttl))
+
+    async def left(self, key: str) -> float | None:
+        rows = await self._rows("get_value_left", key=key)
+        return rows[0]["seconds_left"] if rows else None
 
     async def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         rows = await self._rows("scan_key_values", prefix=prefix, after=after, until=until, limit=limit)
@@ -252,6 +259,10 @@ class AsyncRedisValues:
 
     async def expire(self, key: str, ttl: float | None) -> bool:
         return bool(await self._run("expire", key, _millis(ttl)))
+
+    async def left(self, key: str) -> float | None:
+        millis: int = await self._connection.client.pttl(f"{self._root}:{key}")
+        return millis / 1000 if millis >= 0 else None
 
     async def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         start = f"({after}" if after >= prefix and after else f"[{prefix}" if prefix else "-"

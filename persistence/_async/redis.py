@@ -23,7 +23,7 @@ from persistence._async.compat import bounded, check_home, current_home, sleep
 from persistence._async.pool import AsyncDedicated
 from persistence._async.redis_pool import make_pool
 from persistence._async.redis_replicas import UNCHANGING, AsyncReplicaWait, ReplicasMissing
-from persistence.capabilities import Capabilities
+from persistence.capabilities import Capabilities, version_numbers
 from persistence.config import RedisConfig
 from persistence.errors import (
     ClosedError,
@@ -336,8 +336,8 @@ class AsyncRedisConnection:
     async def capabilities(self) -> Capabilities:
         """Return what the live server can do."""
         info = await self.client.info("server")
-        version = tuple(int(part) for part in str(info["redis_version"]).split("."))
-        self._version = info["redis_version"]
+        self._version = str(info["redis_version"])
+        version = version_numbers(self._version)
         return Capabilities(kind="redis", server_version=version, concurrent_writers=True, listen_notify=True)
 
     @property

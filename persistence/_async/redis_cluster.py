@@ -23,7 +23,7 @@ from persistence._async.compat import Mutex, sleep
 from persistence._async.pool import AsyncPool
 from persistence._async.redis import READS, AsyncRedisClient, AsyncRedisConnection
 from persistence._async.redis_pool import connection_class, link_options
-from persistence.errors import ConnectError
+from persistence.errors import ConnectError, PersistenceError
 from persistence.fields import seconds
 from persistence.health import PoolStats
 
@@ -171,7 +171,11 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
         self.requests += 1
         retries = self.config.max_retries if reads else 0
         seen = self.observers.begin(command, command)
-        turn = await self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
+        try:
+            turn = await self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
+        except PersistenceError as exc:
+            self.note(exc, seen)
+            raise
         try:
             while True:
                 try:

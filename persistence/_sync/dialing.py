@@ -13,7 +13,7 @@ from psycopg.types.json import JsonbDumper
 from persistence._sync.compat import sleep
 from persistence._sync.link import PostgreSQLLink
 from persistence._sync.wire import WireConnection, dial_deadline
-from persistence.capabilities import Capabilities
+from persistence.capabilities import Capabilities, version_numbers
 from persistence.config import PostgreSQLConfig
 from persistence.errors import ConnectError, PersistenceError
 from persistence.fields import scrub, seconds
@@ -104,7 +104,7 @@ class Dialer:
         cursor = raw.execute(load_queries("persistence", "postgresql").probe, prepare=False)
         (row,) = cursor.fetchall()
         number = row["version"]
-        vector = tuple(int(part) for part in row["vector"].split(".")) if row["vector"] else None
+        vector = version_numbers(row["vector"]) if row["vector"] else None
         pooler = self._config.pooler
         found = Capabilities(
             kind="postgresql",

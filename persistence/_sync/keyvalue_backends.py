@@ -63,6 +63,9 @@ class Values(Protocol):
     def expire(self, key: str, ttl: float | None) -> bool:
         """Set when a value ends; tell whether it is there."""
 
+    def left(self, key: str) -> float | None:
+        """Return how many seconds a value has left by the clock that its end was set by; None: no value, or no end."""
+
     def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         """Return values in the order of their keys."""
 
@@ -152,6 +155,10 @@ class SQLValues(SQLStore):
 
     def expire(self, key: str, ttl: float | None) -> bool:
         return bool(self._change("expire_value", key=key, ttl=ttl))
+
+    def left(self, key: str) -> float | None:
+        rows = self._rows("get_value_left", key=key)
+        return rows[0]["seconds_left"] if rows else None
 
     def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         rows = self._rows("scan_key_values", prefix=prefix, after=after, until=until, limit=limit)
@@ -253,6 +260,10 @@ class RedisValues:
 
     def expire(self, key: str, ttl: float | None) -> bool:
         return bool(self._run("expire", key, _millis(ttl)))
+
+    def left(self, key: str) -> float | None:
+        millis: int = self._connection.client.pttl(f"{self._root}:{key}")
+        return millis / 1000 if millis >= 0 else None
 
     def scan(self, prefix: str, after: str, until: str, limit: int) -> list[Item]:
         start = f"({after}" if after >= prefix and after else f"[{prefix}" if prefix else "-"

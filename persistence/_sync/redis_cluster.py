@@ -24,7 +24,7 @@ from persistence._sync.compat import Mutex, sleep
 from persistence._sync.pool import Pool
 from persistence._sync.redis import READS, RedisClient, RedisConnection
 from persistence._sync.redis_pool import connection_class, link_options
-from persistence.errors import ConnectError
+from persistence.errors import ConnectError, PersistenceError
 from persistence.fields import seconds
 from persistence.health import PoolStats
 
@@ -171,7 +171,11 @@ class RedisClusterConnection(RedisConnection):
         self.requests += 1
         retries = self.config.max_retries if reads else 0
         seen = self.observers.begin(command, command)
-        turn = self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
+        try:
+            turn = self._turns.acquire(monotonic() + seconds(self.config.pool_timeout))
+        except PersistenceError as exc:
+            self.note(exc, seen)
+            raise
         try:
             while True:
                 try:

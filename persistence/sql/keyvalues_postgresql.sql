@@ -5,6 +5,11 @@
 SELECT value, number FROM holdfast_key_values
 WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND (expires_at IS NULL OR expires_at > clock_timestamp());
 
+-- name: get_value_left
+-- By the clock that its end was set by, which need not be the caller's.
+SELECT CAST(extract(epoch FROM expires_at - clock_timestamp()) AS float8) AS seconds_left FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND expires_at > clock_timestamp();
+
 -- name: get_key_value
 -- hot: the same, with what a caller that compares needs.
 SELECT key, value, number, version, expires_at FROM holdfast_key_values

@@ -5,6 +5,11 @@
 SELECT value, number FROM holdfast_key_values
 WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND (expires_at IS NULL OR expires_at > :now);
 
+-- name: get_value_left
+-- A file has no clock of its own.
+SELECT (expires_at - :now) / 1000000.0 AS seconds_left FROM holdfast_key_values
+WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND expires_at > :now;
+
 -- name: get_key_value
 -- hot: the same, with what a caller that compares needs.
 SELECT key, value, number, version, expires_at FROM holdfast_key_values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -20,6 +21,7 @@ from persistence import (
     ConflictError,
     CorruptError,
     MigrationError,
+    PostgreSQLConfig,
     SQLiteConfig,
     StatementEvent,
     ValidationError,
@@ -39,6 +41,23 @@ async def store(request: pytest.FixtureRequest, manager: AsyncDatabaseManager, t
     else:
         await manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "main.db")))
     return AsyncKeyValueStore(manager, "main")
+
+
+async def test_what_a_value_has_left_is_told_by_the_clock_of_the_server(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    admin = await manager.add_postgresql("admin", postgresql_config)
+    await admin.execute("CREATE SCHEMA ahead")
+    await admin.execute(
+        "CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql"
+        " AS $$ SELECT pg_catalog.clock_timestamp() + INTERVAL '1 hour' $$"
+    )
+    await manager.add_postgresql("main", replace(postgresql_config, search_path="ahead,pg_catalog,public"))
+    store = AsyncKeyValueStore(manager, "main")
+    await store.put("k", 1, ttl=60)
+    left = await store.ttl("k")
+    assert left is not None
+    assert 0 < left <= 60
 
 
 VALUES: list[Any] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -21,6 +22,7 @@ from persistence import (
     ConflictError,
     CorruptError,
     MigrationError,
+    PostgreSQLConfig,
     SQLiteConfig,
     StatementEvent,
     ValidationError,
@@ -40,6 +42,23 @@ def store(request: pytest.FixtureRequest, manager: DatabaseManager, tmp_path: Pa
     else:
         manager.add_sqlite("main", SQLiteConfig(path=str(tmp_path / "main.db")))
     return KeyValueStore(manager, "main")
+
+
+def test_what_a_value_has_left_is_told_by_the_clock_of_the_server(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    admin = manager.add_postgresql("admin", postgresql_config)
+    admin.execute("CREATE SCHEMA ahead")
+    admin.execute(
+        "CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql"
+        " AS $$ SELECT pg_catalog.clock_timestamp() + INTERVAL '1 hour' $$"
+    )
+    manager.add_postgresql("main", replace(postgresql_config, search_path="ahead,pg_catalog,public"))
+    store = KeyValueStore(manager, "main")
+    store.put("k", 1, ttl=60)
+    left = store.ttl("k")
+    assert left is not None
+    assert 0 < left <= 60
 
 
 VALUES: list[Any] = [

@@ -14,6 +14,7 @@ from persistence import (
     PoolTimeoutError,
     QueryError,
     RedisConfig,
+    StatementEvent,
     UnavailableError,
 )
 from persistence.scripts import script_of
@@ -83,8 +84,14 @@ async def test_callers_wait_for_their_turn(manager: AsyncDatabaseManager, redis_
     waiting = [Started(lambda number=number: cache.client.blpop(f"nothing{number}", 0.4)) for number in range(2)]
     while cache.stats().in_use < 2:
         await sleep(0.002)
-    with pytest.raises(PoolTimeoutError):
+    errors = cache.stats().errors
+    events: list[StatementEvent] = []
+    manager.on_statement.append(events.append)
+    with pytest.raises(PoolTimeoutError) as caught:
         await cache.client.get("k1")
+    assert cache.stats().errors == errors + 1
+    assert [(event.statement, event.error) for event in events] == [("GET", caught.value)]
+    manager.on_statement.clear()
     assert [await each.result() for each in waiting] == [None, None]
     assert await cache.client.get("k1") == b"1"
 

@@ -15,6 +15,7 @@ from persistence import (
     PoolTimeoutError,
     QueryError,
     RedisConfig,
+    StatementEvent,
     UnavailableError,
 )
 from persistence.scripts import script_of
@@ -84,8 +85,14 @@ def test_callers_wait_for_their_turn(manager: DatabaseManager, redis_config: Red
     waiting = [Started(lambda number=number: cache.client.blpop(f"nothing{number}", 0.4)) for number in range(2)]
     while cache.stats().in_use < 2:
         sleep(0.002)
-    with pytest.raises(PoolTimeoutError):
+    errors = cache.stats().errors
+    events: list[StatementEvent] = []
+    manager.on_statement.append(events.append)
+    with pytest.raises(PoolTimeoutError) as caught:
         cache.client.get("k1")
+    assert cache.stats().errors == errors + 1
+    assert [(event.statement, event.error) for event in events] == [("GET", caught.value)]
+    manager.on_statement.clear()
     assert [each.result() for each in waiting] == [None, None]
     assert cache.client.get("k1") == b"1"
 
