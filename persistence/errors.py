@@ -128,7 +128,10 @@ class PoolFullError(PoolTimeoutError):
 
 
 class DeadlineError(UnavailableError):
-    """The operation did not end within its timeout; its connection was thrown away."""
+    """The operation did not end within its timeout; the connection that it was on was thrown away.
+
+    Of what goes on in the background, it had not ended in the time that it was given, and says what it was at.
+    """
 
 
 class NotReplicatedError(UnavailableError):

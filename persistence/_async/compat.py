@@ -22,6 +22,9 @@ Ts = TypeVarTuple("Ts")
 Lock = asyncio.Lock
 sleep = asyncio.sleep
 
+_LEEWAY = 0.5
+"""How many seconds what was cancelled has to end."""
+
 
 class Mutex:
     """Guards state that is never held across a wait: nothing to do on one event loop."""
@@ -368,6 +371,7 @@ class Background:
         self._name = name
         self._task: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
+        self._was_cancelled = False
 
     @property
     def is_running(self) -> bool:
@@ -377,6 +381,7 @@ class Background:
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start it; it asks ``pause`` for how long to go on."""
         self._told.clear()
+        self._was_cancelled = False
         self._task = asyncio.create_task(call(), name=self._name)
 
     async def pause(self, seconds: float) -> bool:
@@ -388,12 +393,42 @@ class Background:
             return True
         return False
 
-    async def stop(self) -> None:
-        """Tell it to stop, and wait for its end; raise what ended it early."""
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and has not ended."""
+        return self.is_running and self._told.is_set()
+
+    @property
+    def fate(self) -> str:
+        """What becomes of it when it had not ended in time."""
+        return "it goes on although it was cancelled" if self.is_running else "it was cancelled"
+
+    def cancel(self) -> None:
+        """Break off what it does; it may not heed that."""
+        if self._task is not None and not self._was_cancelled:  # a second time would break off what it cleans up
+            self._was_cancelled = self._task.cancel()
+
+    async def stop(self, timeout: float) -> bool:
+        """Tell it to stop, and wait for its end, at most ``timeout`` seconds; raise what ended it early.
+
+        False where it had not ended by then, and was cancelled; ``is_running`` says whether it goes on all the same.
+        """
         self._told.set()
-        task, self._task = self._task, None
-        if task is not None:
-            await task
+        task = self._task
+        if task is None:
+            return True
+        try:
+            await asyncio.wait((task,), timeout=timeout)
+        finally:
+            is_in_time = task.done()
+            if not is_in_time:  # or the caller was cancelled
+                self.cancel()
+                await asyncio.wait((task,), timeout=_LEEWAY)
+        if task.done():
+            self._task = None
+            if not (self._was_cancelled and task.cancelled()):
+                task.result()
+        return is_in_time
 
 
 class Signal:

@@ -11,7 +11,7 @@ from typing import Any
 from persistence._async.compat import check_callback, finish
 from persistence._async.locks import AsyncLeaseLock
 from persistence._async.manager import AsyncDatabaseManager
-from persistence._async.recurring import AsyncRecurring
+from persistence._async.recurring import GRACE, AsyncRecurring
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
 from persistence.fields import Duration
 from persistence.maintaining import JobReport, MaintenanceReport, check_rows
@@ -45,13 +45,15 @@ class AsyncMaintenance(AsyncRecurring):
         batches: int = 1000,
         lock: str = "maintenance",
         tenant: str = "default",
+        grace: Duration = GRACE,
     ) -> None:
-        """``batches`` bounds how many of a job one run does."""
-        super().__init__("holdfast-maintenance")
+        """``batches`` bounds how many of a job one run does, ``grace`` how many seconds ``stop`` waits for a batch."""
+        super().__init__("maintenance", grace)
         self._interval = check_duration("interval", interval)
         self._batches = check_whole("batches", batches)
         self._lock = AsyncLeaseLock(manager, name, lock, ttl=lease, tenant=tenant)
         self._jobs: dict[str, _Job] = {}
+        self._at: str | None = None
 
     def add(self, job: str, run: Callable[[], Any], *, count: Callable[[], Any] | None = None) -> None:
         """Register a job: ``run`` does one bounded batch and returns its rows, and is called until there are none.
@@ -98,6 +100,7 @@ class AsyncMaintenance(AsyncRecurring):
 
     async def _run_job(self, job: _Job) -> JobReport:
         begun, rows, is_over = monotonic(), 0, False
+        self._at = job.name
         for _ in range(self._batches):
             await self._lock.renew()
             try:
@@ -114,7 +117,12 @@ class AsyncMaintenance(AsyncRecurring):
         _log.error("the job %s failed: %s", job.name, exc, exc_info=exc)
         return JobReport(job.name, rows, monotonic() - begun, False, f"{type(exc).__name__}: {exc}")
 
+    def _under_way(self) -> str:
+        where = "it waits for the database" if self._at is None else f"the job {shown(self._at)} runs"
+        return f"{where}; the jobs behind it did not run, and no other program runs any before its lease ends"
+
     async def _turn(self) -> float:
+        self._at = None
         try:
             await self.run_once()
         except ClosedError:

@@ -8,10 +8,10 @@ from typing import Any
 
 from persistence._async.compat import check_callback, finish
 from persistence._async.manager import AsyncDatabaseManager, check_manager
-from persistence._async.recurring import AsyncRecurring
+from persistence._async.recurring import GRACE, AsyncRecurring
 from persistence.fields import Duration
 from persistence.health import HealthChange, HealthHistory, HealthStatus
-from persistence.validation import check_duration, check_whole
+from persistence.validation import check_duration, check_whole, shown
 
 _log = logging.getLogger("persistence.health")
 
@@ -33,8 +33,10 @@ class AsyncHealthMonitor(AsyncRecurring):
         timeout: Duration = 2.0,
         failures: int = 1,
         on_change: Callable[[HealthChange], Any] | None = None,
+        grace: Duration = GRACE,
     ) -> None:
-        super().__init__("holdfast-health")
+        """``timeout`` bounds a poll, and ``grace`` is how many seconds ``stop`` waits for it and for ``on_change``."""
+        super().__init__("health monitor", grace)
         check_manager(manager)
         self._manager = manager
         self._interval = check_duration("interval", interval)
@@ -44,11 +46,15 @@ class AsyncHealthMonitor(AsyncRecurring):
             check_callback("on_change", on_change)
         self._on_change = on_change
         self._statuses: dict[str, HealthStatus] = {}
+        self._telling: str | None = None
 
     @property
     def statuses(self) -> dict[str, HealthStatus]:
         """What the last poll found, by name; empty before the first."""
         return dict(self._statuses)
+
+    def _under_way(self) -> str:
+        return "a poll" if self._telling is None else f"on_change of {shown(self._telling)}"
 
     async def _turn(self) -> float:
         await self.poll()
@@ -60,6 +66,7 @@ class AsyncHealthMonitor(AsyncRecurring):
         Raises:
             ClosedError: the manager was closed.
         """
+        self._telling = None
         self._statuses = await self._manager.health_check(timeout=self._timeout)
         for change in self._history.changes(self._statuses):
             if change.healthy:
@@ -67,6 +74,7 @@ class AsyncHealthMonitor(AsyncRecurring):
             else:
                 _log.warning("%s is ill: %s", change.name, change.status.error)
             if self._on_change is not None:
+                self._telling = change.name
                 try:
                     await finish("on_change", self._on_change(change))
                 except Exception:

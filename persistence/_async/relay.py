@@ -9,11 +9,11 @@ from typing import Any
 
 from persistence._async.compat import Parallel, check_callback, finish, sleep
 from persistence._async.outbox import AsyncOutbox
-from persistence._async.recurring import AsyncRecurring
+from persistence._async.recurring import GRACE, AsyncRecurring
 from persistence.fields import Duration
 from persistence.outbox import OutboxItem, RelayReport, Settled, told
 from persistence.retry import PASSING, Backoff
-from persistence.validation import check_duration, check_timeout, check_whole
+from persistence.validation import check_duration, check_timeout, check_whole, shown
 
 _log = logging.getLogger("persistence.relay")
 
@@ -41,12 +41,14 @@ class AsyncRelay(AsyncRecurring):
         poll: Duration = 1.0,
         side_by_side: int = 8,
         backoff: Backoff | None = None,
+        grace: Duration = GRACE,
     ) -> None:
         """Set how much one claim takes: ``keys`` keys, at most ``each`` items of one, ``side_by_side`` keys at a time.
 
-        ``poll`` is how many seconds it waits, in the background, once nothing is due.
+        ``poll`` is how many seconds it waits, in the background, once nothing is due; ``grace`` is how many ``stop``
+        waits for what the sink has.
         """
-        super().__init__("holdfast-relay")
+        super().__init__("relay", grace)
         self._outbox = outbox
         check_callback("the sink", sink)
         self._sink = sink
@@ -57,13 +59,29 @@ class AsyncRelay(AsyncRecurring):
         self._side_by_side = check_whole("side_by_side", side_by_side, most=64)
         self._backoff = backoff or Backoff(retries=8, base=0.5, cap=60.0)
         self._parallel = Parallel()
+        self._handed: dict[str, int] = {}
 
     async def stop(self) -> None:
-        """Take nothing more, and return once what was taken has been settled."""
-        await super().stop()
-        self._parallel.close()
+        """Take nothing more, and return once what was taken has been settled.
+
+        Raises:
+            DeadlineError: the sink had not ended within ``grace`` seconds. It says which items it has, and was
+                cancelled; what was not settled stays in the outbox, and is delivered again once its lease ends.
+        """
+        try:
+            await super().stop()
+        finally:
+            self._parallel.close()
+
+    def _under_way(self) -> str:
+        handed = [f"item {number} of key {shown(key)}" for key, number in sorted(self._handed.copy().items())]
+        if len(handed) > 5:
+            handed[5:] = [f"{len(handed) - 5} more"]
+        where = f"the sink has {', '.join(handed)}" if handed else "it waits for the database"
+        return f"{where}; what isn't settled stays in the outbox, and is due again when its lease ends"
 
     async def _turn(self) -> float:
+        self._handed.clear()
         try:
             report = await self.run_once()
         except PASSING as exc:
@@ -124,10 +142,12 @@ class _Delivery:
 
     async def run(self) -> Settled:
         first = self._items[0]
+        handed = self._relay._handed
         settled = Settled(first.key, self._fence, first.number - 1, attempts=first.attempts)
         for item in self._items:
             if monotonic() >= self._until:
                 break  # the lease is about to end: another relay goes on
+            handed[item.key] = item.number
             try:
                 await finish("the sink", self._relay._sink(item))
             except Exception as exc:
@@ -135,6 +155,7 @@ class _Delivery:
                 break
             settled.done, settled.attempts = item.number, 0
             settled.delivered += 1
+        handed.pop(first.key, None)  # of one that was cancelled stop still says that the sink had it
         return settled
 
     def _fail(self, settled: Settled, item: OutboxItem, exc: Exception) -> None:

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from inspect import isawaitable, iscoroutinefunction
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
@@ -24,6 +24,11 @@ Lock = threading.Lock
 Mutex = threading.Lock
 sleep = time.sleep
 current_owner = threading.get_ident
+
+_LEEWAY = 0.5
+"""How many seconds longer than it was told a thread is waited for, which no one can end from outside."""
+_THREADS = 64
+"""The most threads of one ``Parallel``."""
 
 
 class Waiter(Generic[T]):
@@ -120,11 +125,81 @@ class Threads:
         """Do nothing."""
 
 
+class _Call(Generic[T]):
+    """A call that another thread makes."""
+
+    __slots__ = ("_call", "_ended", "_error", "_result")
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._result: T
+        self._error: BaseException | None = None
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def make(self) -> None:
+        """Make it, in this thread."""
+        try:
+            self._result = self._call()
+        except BaseException as exc:
+            self._error = exc
+
+    def end(self) -> None:
+        """Let the one who waits for it go on."""
+        self._ended.release()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._ended.acquire()
+
+    def result(self) -> T:
+        """Return what it returned, or raise what it raised."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # the traceback would hold this frame, and it the error
+        return self._result
+
+
+class _Crew:
+    """Threads that make calls; as many as there are calls at once. They end with the program, whatever they do."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
+        self._guard = threading.Lock()
+        self._started = self._under_way = 0
+        self.process = os.getpid()
+
+    def hand_over(self, call: _Call[Any]) -> None:
+        """Have a thread make a call."""
+        with self._guard:
+            self._under_way += 1
+            if self._started < min(self._under_way, _THREADS):
+                self._started += 1
+                name = f"holdfast-parallel_{self._started}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._calls.put(call)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.make()
+            with self._guard:
+                self._under_way -= 1
+            call.end()
+            del call
+
+    def close(self) -> None:
+        """Let the threads end; calls under way go on."""
+        for _ in range(self._started):
+            self._calls.put(None)
+
+
 class Parallel:
     """Runs calls side by side and returns their results in order; its threads last until ``close``."""
 
     def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = None
+        self._crew: _Crew | None = None
         self._guard = threading.Lock()
 
     def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
@@ -134,26 +209,32 @@ class Parallel:
         with _waits.guard:
             _waits.count += 1  # none of those who wait is alone
         try:
+            # The caller's own thread takes the last call: one thread less to wake.
+            others = [_Call(call) for call in calls[:-1]]
             with self._guard:
-                if self._executor is None:
-                    self._executor = ThreadPoolExecutor(64, thread_name_prefix="holdfast-parallel")
-                # The caller's own thread takes the last call: one thread less to wake.
-                futures = [self._executor.submit(call) for call in calls[:-1]]
+                if self._crew is None or self._crew.process != os.getpid():  # a fork has no threads
+                    self._crew = _Crew()
+                for each in others:
+                    self._crew.hand_over(each)
             try:
                 last = calls[-1]()
             finally:
-                wait(futures)
+                for each in others:
+                    each.wait()
         finally:
             with _waits.guard:
                 _waits.count -= 1
-        return [*(future.result() for future in futures), last]
+        return [*(each.result() for each in others), last]
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let the threads end."""
         with self._guard:
-            if self._executor is not None:
-                self._executor.shutdown(wait=False)
-                self._executor = None
+            if self._crew is not None:
+                self._crew.close()
+                self._crew = None
 
 
 _SPIN_SECONDS = 0.0002
@@ -286,15 +367,36 @@ class Background:
         """Wait, and tell whether to go on: False at once when told to stop."""
         return not self._told.wait(seconds)
 
-    def stop(self) -> None:
-        """Tell it to stop, and wait for its end; raise what ended it early."""
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and has not ended."""
+        return self.is_running and self._told.is_set()
+
+    @property
+    def fate(self) -> str:
+        """What becomes of it when it had not ended in time."""
+        return "its thread, which nothing ends from outside, goes on until that returns or the program ends"
+
+    def cancel(self) -> None:
+        """Do nothing: a thread can't be ended from outside."""
+
+    def stop(self, timeout: float) -> bool:
+        """Tell it to stop, and wait for its end, at most ``timeout`` seconds; raise what ended it early.
+
+        False where it had not ended by then: it goes on, as ``is_running`` says, and ends with the program at last.
+        """
         self._told.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
-            error, self._error = self._error, None
-            if error is not None:
-                raise error
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(min(timeout + _LEEWAY, threading.TIMEOUT_MAX))
+        if thread.is_alive():
+            return False
+        self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return True
 
 
 class Signal:

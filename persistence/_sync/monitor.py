@@ -9,10 +9,10 @@ from typing import Any
 
 from persistence._sync.compat import check_callback, finish
 from persistence._sync.manager import DatabaseManager, check_manager
-from persistence._sync.recurring import Recurring
+from persistence._sync.recurring import GRACE, Recurring
 from persistence.fields import Duration
 from persistence.health import HealthChange, HealthHistory, HealthStatus
-from persistence.validation import check_duration, check_whole
+from persistence.validation import check_duration, check_whole, shown
 
 _log = logging.getLogger("persistence.health")
 
@@ -34,8 +34,10 @@ class HealthMonitor(Recurring):
         timeout: Duration = 2.0,
         failures: int = 1,
         on_change: Callable[[HealthChange], Any] | None = None,
+        grace: Duration = GRACE,
     ) -> None:
-        super().__init__("holdfast-health")
+        """``timeout`` bounds a poll, and ``grace`` is how many seconds ``stop`` waits for it and for ``on_change``."""
+        super().__init__("health monitor", grace)
         check_manager(manager)
         self._manager = manager
         self._interval = check_duration("interval", interval)
@@ -45,11 +47,15 @@ class HealthMonitor(Recurring):
             check_callback("on_change", on_change)
         self._on_change = on_change
         self._statuses: dict[str, HealthStatus] = {}
+        self._telling: str | None = None
 
     @property
     def statuses(self) -> dict[str, HealthStatus]:
         """What the last poll found, by name; empty before the first."""
         return dict(self._statuses)
+
+    def _under_way(self) -> str:
+        return "a poll" if self._telling is None else f"on_change of {shown(self._telling)}"
 
     def _turn(self) -> float:
         self.poll()
@@ -61,6 +67,7 @@ class HealthMonitor(Recurring):
         Raises:
             ClosedError: the manager was closed.
         """
+        self._telling = None
         self._statuses = self._manager.health_check(timeout=self._timeout)
         for change in self._history.changes(self._statuses):
             if change.healthy:
@@ -68,6 +75,7 @@ class HealthMonitor(Recurring):
             else:
                 _log.warning("%s is ill: %s", change.name, change.status.error)
             if self._on_change is not None:
+                self._telling = change.name
                 try:
                     finish("on_change", self._on_change(change))
                 except Exception:

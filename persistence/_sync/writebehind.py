@@ -63,7 +63,7 @@ class WriteBehind(Generic[T]):
         timeout: Duration = 60.0,
         backoff: Backoff | None = None,
     ) -> None:
-        """Set the bounds; ``timeout`` is the longest wait of ``add`` for room and of ``flush``, in seconds."""
+        """Set the bounds; ``timeout`` is how many seconds ``add`` waits for room, ``flush`` and ``close`` for all."""
         check_callback("write", write)
         self._write = write
         self._size = check_whole("size", size, most=100_000)
@@ -113,10 +113,15 @@ class WriteBehind(Generic[T]):
         """Begin to write; ``with`` does so. One whose close failed may be started again, and goes on.
 
         Raises:
-            ValidationError: it runs already.
+            ValidationError: it runs already, or a ``write`` that its close did not wait for has not ended yet.
         """
         if self._running:
             raise ValidationError("the writer runs already")
+        if self._background.is_running:
+            raise ValidationError(
+                f"the writer was closed, and write has not ended with {len(self._under_way):,} items",
+                hint="make write end: give it a timeout of its own",
+            )
         self._running, self._stopping = True, False
         self._background.start(self._run)
 
@@ -188,17 +193,30 @@ class WriteBehind(Generic[T]):
 
         Raises:
             Exception: what ``write`` raised. The writer has stopped; ``pending`` has what is left.
-            DeadlineError: it took longer than ``timeout`` seconds, likewise.
+            DeadlineError: it took longer than ``timeout`` seconds, likewise. A ``write`` that goes on all the same, as
+                a thread does, may take place yet: its items leave ``pending`` then.
         """
         if not self._running:
             return
+        deadline = monotonic() + self._timeout
         try:
             self.flush()
         finally:
             self._stopping = True
             self._work.give()
-            self._background.stop()
+            has_ended = self._background.stop(max(deadline - monotonic(), 0.0))
             self._running = False
+            if not has_ended:
+                raise self._unended()
+
+    def _unended(self) -> DeadlineError:
+        with self._guard:
+            begun, waiting = len(self._under_way), len(self._waiting)
+        return DeadlineError(
+            f"write had not ended within {self._timeout:g} s with {begun:,} items, and {waiting:,} more wait",
+            hint=f"{self._background.fate}; pending has what is not written. Give write a timeout of its own",
+            operation="close",
+        )
 
     def _key_of(self, item: T) -> Hashable:
         if self._key is None:

@@ -1,7 +1,8 @@
 """A worker on tasks: it claims them, renews their leases while handlers run, and lets go when it is told to stop.
 
-Protocol: as many lanes as handlers may run at once claim a task each, beside one that renews what is held and, where
-there are notices, one that listens. ``run`` returns when all of them have ended; nothing goes on behind it.
+Protocol: as many lanes as handlers may run at once claim a task each and, where there are notices, one part listens;
+they run in the background of ``run``, which renews what is held. It returns when all of them have ended, and nothing
+goes on behind it. Where a handler doesn't end in time, its error says so, and the worker takes nothing more.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from persistence import AsyncPubSub, AsyncSubscription
-from persistence._async.compat import Mutex, Parallel, Waiter, check_callback, finish, sleep, undisturbed
+from persistence._async.compat import (
+    Background,
+    Mutex,
+    Parallel,
+    Waiter,
+    check_callback,
+    finish,
+    sleep,
+    undisturbed,
+)
 from persistence.errors import (
     ClosedError,
     ConflictError,
+    DeadlineError,
     NotFoundError,
     PersistenceError,
     UnavailableError,
@@ -24,7 +35,7 @@ from persistence.errors import (
 )
 from persistence.fields import Duration
 from persistence.retry import PASSING, Backoff
-from persistence.validation import check_duration, check_timeout, check_whole
+from persistence.validation import check_duration, check_timeout, check_whole, shown
 from sessions._async.tasks import AsyncTaskStore
 from sessions.tasks import Task, check_kind, check_owner, lease_micros
 
@@ -33,6 +44,8 @@ Handler = Callable[[Task], Any]
 
 LANES = 60
 """The most handlers that one worker runs at once."""
+_CLOSING = 5.0
+"""How many seconds the parts of a worker have to end when no handler runs."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +110,7 @@ class AsyncTaskWorker:
 
         A ``lease`` is renewed when a third of it has passed. Where there is nothing to claim, it looks again after
         ``poll`` seconds, or at once when the store's ``notices`` say that there is something. When it is told to
-        stop, handlers have ``grace`` seconds to end; then their tasks are given back.
+        stop, handlers have ``grace`` seconds to end; then they are cancelled, and their tasks given back.
         """
         if not handlers:
             raise ValidationError("a worker needs a handler")
@@ -115,7 +128,10 @@ class AsyncTaskWorker:
         self._bell = AsyncBell()
         self._guard = Mutex()
         self._held: dict[str, _Held] = {}
-        self._stopping = self._idle_ends = False
+        self._handled: dict[str, str] = {}
+        """The kinds of the tasks whose handlers run, by id."""
+        self._background = Background("holdfast-tasks")
+        self._stopping = self._idle_ends = self._is_over = False
         self._running = 0
         self._error: Exception | None = None
         self._subscription: AsyncSubscription | None = None
@@ -131,24 +147,68 @@ class AsyncTaskWorker:
 
         It outlives an outage of the database. Whatever ends it, a cancellation too, what it holds is given back. Where
         it was told to stop before, it returns at once; after it has returned, it can be run again.
+
+        Raises:
+            DeadlineError: it was told to stop, and handlers go on past their ``grace``: they don't heed that they were
+                cancelled, or are threads, which nothing ends from outside. It names their tasks, which were given back.
+            ValidationError: handlers of the run before go on.
         """
+        if self._background.is_running:
+            raise ValidationError(f"the run before has not ended: {self._going_on()}", hint="make its handlers end")
+        if self._is_over:
+            self._is_over = self._stopping = False
         self._idle_ends, self._running = until_idle, self._lanes
-        parts: list[Callable[[], Awaitable[None]]] = [self._keep]
+        patience = self._grace
+        try:
+            self._background.start(self._work)
+            await self._part(self._keep)
+            patience = 0.0
+        finally:
+            self.stop()
+            await undisturbed(partial(self._end, patience))
+        error, self._error = self._error, None
+        if self._is_over:
+            raise DeadlineError(
+                f"the worker was told to stop, and past its grace of {self._grace:g} s {self._going_on()}",
+                hint=f"{self._background.fate}; its task was given back. Give what it calls a timeout of its own",
+                operation="run",
+            ) from error
+        if error is not None:
+            raise error
+
+    async def _work(self) -> None:
+        """Run the lanes, and what listens, until all of them have ended."""
+        parts: list[Callable[[], Awaitable[None]]] = [self._lane] * self._lanes
         if self._notices is not None:
-            parts.append(partial(self._listen, self._notices))
-        parts += [self._lane] * self._lanes
+            parts.insert(0, partial(self._listen, self._notices))
         calls: list[Callable[[], Any]] = [partial(self._part, part) for part in parts]
         parallel = Parallel()
         try:
             await parallel.run(calls)
         finally:
-            self.stop()
             parallel.close()
-            await undisturbed(self._let_go)
-            self._stopping = False
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+
+    async def _end(self, patience: float) -> None:
+        """End the lanes where they have not ended, within ``patience`` seconds, and give back what is held."""
+        self._is_over = True
+        if self._running:
+            self._background.cancel()
+        else:
+            patience = max(patience, _CLOSING)
+        try:
+            await self._let_go()
+            await self._background.stop(patience)
+        finally:
+            self._is_over = self._stopping = self._background.is_running
+        if self._is_over:
+            _log.warning("the worker was told to stop, and %s", self._going_on())
+
+    def _going_on(self) -> str:
+        handled = sorted(self._handled.copy().items())
+        if not handled:
+            return "it still waits for the database"
+        named = ", ".join(f"{shown(id)} ({kind})" for id, kind in handled[:5])
+        return f"the handlers of {len(handled)} tasks go on: {named}{', …' if len(handled) > 5 else ''}"
 
     def stop(self) -> None:
         """Claim no more; ``run`` returns when the handlers that run have ended. May be called from a signal handler."""
@@ -194,6 +254,25 @@ class AsyncTaskWorker:
         task_id = task.id or ""
         with self._guard:
             self._held[task_id] = _Held(task, monotonic())
+            self._handled[task_id] = task.kind
+        try:
+            if self._is_over:  # it was claimed as the run ended
+                await self._let_go()
+                return
+            await self._handle(task, task_id)
+            with self._guard:
+                self._held.pop(task_id, None)
+        except Exception:
+            raise
+        except BaseException:  # cancelled: it is given back as the run ends
+            self._count(lost=1)
+            raise
+        finally:
+            with self._guard:
+                self._handled.pop(task_id, None)
+
+    async def _handle(self, task: Task, task_id: str) -> None:
+        """Call the handler, and end the task as it ended."""
         has_failed = False
         try:
             result = await finish(f"the handler of {task.kind!r}", self._handlers[task.kind](task))
@@ -213,8 +292,6 @@ class AsyncTaskWorker:
             self._count(lost=1)
         else:
             self._count(failed=1) if has_failed else self._count(completed=1)
-        with self._guard:
-            self._held.pop(task_id, None)
 
     def _count(self, *, completed: int = 0, failed: int = 0, lost: int = 0) -> None:
         with self._guard:
@@ -232,14 +309,13 @@ class AsyncTaskWorker:
         return await call()
 
     async def _keep(self) -> None:
-        """Renew what is held until the lanes have ended; past the grace, give it back instead."""
+        """Renew what is held until the lanes have ended, or the grace has passed."""
         stopped: float | None = None
         while self._running:
             seen = self._bell.rung
             if self._stopping and stopped is None:
                 stopped = monotonic()
             if stopped is not None and monotonic() >= stopped + self._grace:
-                await self._let_go()
                 return
             left = self._lease / 3 if stopped is None else min(self._lease / 3, stopped + self._grace - monotonic())
             await self._bell.wait(seen, max(left, 0.001))
@@ -267,23 +343,26 @@ class AsyncTaskWorker:
                     self._held[task_id] = _Held(task, monotonic())
 
     async def _let_go(self) -> None:
-        """Give back what is still held."""
+        """Give back what is still held; what a server that is away doesn't take back is free when its lease ends."""
+        is_away = False
         for held in self._snapshot():
             try:
-                await self._tasks.release(held.task)
+                if not is_away:
+                    await self._tasks.release(held.task)
             except PersistenceError as exc:
+                is_away = isinstance(exc, PASSING)
                 _log.info("task %s was not given back: %s", held.task.id, exc)
             with self._guard:
                 self._held.pop(held.task.id or "", None)
 
     async def _listen(self, notices: AsyncPubSub) -> None:
         """Ring when there is something to claim; where notices can't be had, polling goes on."""
-        while self._running:
+        while self._running and not self._is_over:
             try:
                 async with notices.subscribe(self._tasks.channel) as subscription:
                     self._subscription = subscription
                     self._bell.ring()  # for what came before it listened
-                    while self._running:
+                    while self._running and not self._is_over:
                         if await subscription.get(timeout=self._poll) is not None:
                             self._bell.ring()
             except ClosedError:

@@ -98,6 +98,8 @@ class EventWriter:
 
         Raises:
             PersistenceError: not everything could be stored. The writer has stopped; ``pending`` has what is left.
+            DeadlineError: it took longer than ``timeout`` seconds, likewise. A batch that a server has already, or that
+                waits for the lock of a file, may be stored yet: its events leave ``pending`` then.
         """
         self._buffer.close()
 
