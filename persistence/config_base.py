@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from persistence.errors import ConfigError
 from persistence.fields import converters
-from persistence.urls import Url, split_url
+from persistence.urls import Url, split_url, unknown_scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Config:
         names = [item.name for item in dataclasses.fields(cls)]
         parts = split_url(url, [*names, *cls.aliases])
         if parts.scheme not in cls.schemes:
-            raise ConfigError(f"{cls.__name__}: {parts.scheme}:// is none of its schemes: {', '.join(cls.schemes)}")
+            raise unknown_scheme(parts.scheme, cls.schemes, whose=f"{cls.__name__}: ")
         return cls._from_options({**cls._from_parts(parts), **parts.options, **overrides}, "a URL")
 
     @classmethod

@@ -52,6 +52,11 @@ def open_file(config: SQLiteConfig, read_only: bool, deadline: float) -> sqlite3
     return raw
 
 
+def is_missing(config: SQLiteConfig) -> bool:
+    """Tell whether a file that is only read, and so never made, isn't there."""
+    return config.read_only and config.path != ":memory:" and not os.path.exists(config.path)
+
+
 def _use_write_ahead_log(raw: sqlite3.Connection, until: float) -> None:
     """Have the file keep a write-ahead log, trying until ``until`` (monotonic seconds).
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from persistence.errors import ConfigError
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,39}")
 _AUTHORITY = re.compile(r"(?:(?P<user>[^:]*)(?::(?P<password>.*))?@)?(?P<hosts>[^@/?#]*)", re.S)
 _STANDARD = re.compile(r"(?P<authority>[^/?#]*)(?:/(?P<path>[^?@#]*))?(?:\?(?P<query>.*))?", re.S)
 _GREEDY = re.compile(r"(?P<authority>.*@[^@/?#]*)(?:/(?P<path>[^?@]*))?(?:\?(?P<query>[^@]*))?", re.S)
@@ -66,6 +67,17 @@ def query_options(query: str) -> dict[str, str]:
     """Return the options after a URL's ``?``, decoded; a plus sign is one, as for libpq: only forms mean a space."""
     pairs = [part.partition("=") for part in query.split("&") if part]
     return {unquote(name): unquote(value) for name, _, value in pairs}
+
+
+def unknown_scheme(scheme: str, known: Iterable[str], *, whose: str = "") -> ConfigError:
+    """Return the error of a URL with another scheme than the known ones, and what to write for SQLAlchemy's forms.
+
+    A scheme that is none is not shown: where it was left out, there may be a password before the ``://``.
+    """
+    schemes, base = tuple(known), scheme.lower().partition("+")[0]
+    shown = f"{scheme}:// is no scheme" if _SCHEME.fullmatch(scheme) else "the URL begins with no scheme"
+    way = f"write {base}://…; " if base in schemes and base != scheme else ""
+    return ConfigError(f"{whose}{shown} that is known here", hint=f"{way}there are {', '.join(schemes)}")
 
 
 def hosts_and_ports(hosts: str) -> tuple[str, list[str]]:

@@ -69,6 +69,9 @@ def test_a_path_that_is_wrong_is_an_error_and_makes_no_file(
 def test_health_of_a_file_that_is_not_there_is_ill(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, told = run(capsys, "health", "--url", f"a={make()}", "--url", "b=sqlite:///wrong.db")
     assert (code, [each["healthy"] for each in told["health"]]) == (3, [True, False])
+    assert told["health"][1]["error"] == (
+        "can't open SQLite file wrong.db: there is no such file (holdfast migrate up makes it; or check the path)"
+    )
     assert sorted(path.name for path in folder.glob("*.db")) == ["app.db"]
 
 

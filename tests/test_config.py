@@ -204,6 +204,36 @@ def test_a_url_that_can_not_be_read_is_refused(url: str) -> None:
         kind.from_url(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "postgresql+psycopg://u:secret@h/d",
+            "postgresql+psycopg:// is no scheme that is known here (write postgresql://",
+        ),
+        ("postgresql+psycopg2://u:secret@h/d", "(write postgresql://…; there are "),
+        ("postgresql+asyncpg://u:secret@h/d", "(write postgresql://…; there are "),
+        ("sqlite+aiosqlite:///a.db", "(write sqlite://…; there are "),
+        ("sqlite+pysqlite:///a.db", "(write sqlite://…; there are "),
+        ("redis+asyncio://:secret@h/0", "(write redis://…; there are "),
+        ("PostgreSQL://u:secret@h/d", "(write postgresql://…; there are "),
+        ("mysql://u:secret@h/d", "mysql:// is no scheme that is known here (there are postgresql, postgres, redis, "),
+        ("u:secret@h/d?as=postgresql://", "the URL begins with no scheme that is known here (there are "),
+    ],
+)
+def test_an_unknown_scheme_says_what_to_write_and_no_password(url: str, said: str) -> None:
+    with DatabaseManager() as manager, pytest.raises(ConfigError) as by_manager:
+        manager.add("p", url)
+    assert said in str(by_manager.value)
+    known = "unix, sqlite, sqlite3, embedded+postgresql, embedded+redis)"
+    assert str(by_manager.value).endswith(known)
+    with pytest.raises(ConfigError) as by_config:
+        {"s": SQLiteConfig, "r": RedisConfig}.get(url[0], PostgreSQLConfig).from_url(url)
+    for exc in (by_manager.value, by_config.value):
+        assert "secret" not in str(exc)
+    assert ("(write " in str(by_config.value)) == ("(write " in said)
+
+
 def test_urls_of_every_kind_are_read() -> None:
     config = PostgreSQLConfig.from_url("postgres://u:p@[::1]:5433/my%20db?application_name=a@b&max_connections=7")
     assert (config.host, config.port, config.database) == ("::1", 5433, "my db")

@@ -28,6 +28,7 @@ from persistence.errors import (
 from persistence.fields import Duration
 from persistence.health import HealthStatus, PoolStats
 from persistence.observing import Listener
+from persistence.urls import unknown_scheme
 from persistence.validation import check_timeout, wrong_manager
 
 AsyncConnection = AsyncDatabase | AsyncRedisConnection
@@ -35,6 +36,14 @@ Server = EmbeddedPostgreSQL | EmbeddedRedis
 K = TypeVar("K")
 S = TypeVar("S", bound=Config)
 
+SCHEMES = (
+    *PostgreSQLConfig.schemes,
+    *RedisConfig.schemes,
+    *SQLiteConfig.schemes,
+    "embedded+postgresql",
+    "embedded+redis",
+)
+"""Those of the URLs that ``add`` takes."""
 HEALTH_SECONDS = 2.0
 """How long a health poll waits for each connection."""
 
@@ -119,14 +128,15 @@ class AsyncDatabaseManager:
         """Register whatever the URL's scheme names: PostgreSQL, Redis or SQLite."""
         if "://" not in url:
             raise ConfigError("the URL has no scheme", hint="sqlite:///file.db, postgresql://…, redis://…")
-        scheme = url.partition("://")[0].removeprefix("embedded+")
+        given = url.partition("://")[0]
+        scheme = given.removeprefix("embedded+")
         if scheme in PostgreSQLConfig.schemes:
             return await self.add_postgresql(name, url, replace=replace, lazy=lazy)
         if scheme in RedisConfig.schemes:
             return await self.add_redis(name, url, replace=replace, lazy=lazy)
         if scheme in SQLiteConfig.schemes:
             return await self.add_sqlite(name, url, replace=replace, lazy=lazy)
-        raise ConfigError(f"{scheme[:20]!r} is no scheme known here", hint="postgresql, redis, rediss or sqlite")
+        raise unknown_scheme(given, SCHEMES)
 
     async def _read(self, kind: type[S], given: S | str, **options: Any) -> tuple[Server | None, S]:
         """Return the settings that a URL or a configuration gives, and the server that was started for them."""

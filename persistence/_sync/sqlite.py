@@ -25,7 +25,7 @@ from persistence.dialect import Statement
 from persistence.errors import ConnectError, CorruptError, PersistenceError, from_sqlite
 from persistence.fields import Duration, seconds, seconds_or_none
 from persistence.health import PoolStats
-from persistence.sqlite_files import open_file
+from persistence.sqlite_files import is_missing, open_file
 
 
 class SQLiteDatabase(Database):
@@ -78,10 +78,14 @@ class SQLiteDatabase(Database):
             raw = self._threads.run(let_it_end, open_file, self.config, read_only, deadline)
         except sqlite3.Error as exc:
             error = from_sqlite(exc, operation="open", connection=self.name)
-            kind = CorruptError if isinstance(error, CorruptError) else ConnectError
-            hint = "restore it from a backup; it was left as it is" if kind is CorruptError else "check the path"
+            kind: type[PersistenceError] = ConnectError
+            what, hint = str(exc), "check the path"
+            if isinstance(error, CorruptError):
+                kind, hint = CorruptError, "restore it from a backup; it was left as it is"
+            elif is_missing(self.config):
+                what, hint = "there is no such file", "holdfast migrate up makes it; or check the path"
             raise kind(
-                f"can't open SQLite file {self.config.path}: {exc}",
+                f"can't open SQLite file {self.config.path}: {what}",
                 hint=hint,
                 operation="open",
                 connection=self.name,
