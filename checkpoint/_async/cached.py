@@ -29,6 +29,7 @@ from checkpoint.states import Base
 from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
+from persistence._async.guards import AsyncSecretsOption
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError, PersistenceError
@@ -67,7 +68,9 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
         serializer: Serializer | None = None,
         migrate: bool = True,
         durability: Durability = "sync",
+        group_commit: bool = False,
         cipher: Cipher | None = None,
+        secrets: AsyncSecretsOption = None,
         ttl: Duration = 86_400.0,
         timeout: Duration = 0.25,
         max_bytes: int = 32 * 2**20,
@@ -79,7 +82,9 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
             serializer=serializer,
             migrate=migrate,
             durability=durability,
+            group_commit=group_commit,
             cipher=cipher,
+            secrets=secrets,
         )
         manager.get_postgresql(name)
         manager.get_redis(cache)

@@ -7,6 +7,7 @@ import os
 from checkpoint._async.sql import AsyncDatabaseCheckpointer
 from checkpoint.records import Durability
 from checkpoint.serializer import Serializer
+from persistence._async.guards import AsyncSecretsOption
 from persistence._async.manager import AsyncDatabaseManager
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence.config import SQLiteConfig
@@ -46,10 +47,18 @@ class AsyncFileCheckpointer(AsyncDatabaseCheckpointer):
         serializer: Serializer | None = None,
         durability: Durability = "sync",
         cipher: Cipher | None = None,
+        secrets: AsyncSecretsOption = None,
     ) -> None:
         self.path = _checked(path)
-        manager = _OneFile(SQLiteConfig(path=self.path))
-        super().__init__(manager, _NAME, tenant=tenant, serializer=serializer, durability=durability, cipher=cipher)
+        super().__init__(
+            _OneFile(SQLiteConfig(path=self.path)),
+            _NAME,
+            tenant=tenant,
+            serializer=serializer,
+            durability=durability,
+            cipher=cipher,
+            secrets=secrets,
+        )
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
         except OSError as exc:

@@ -29,6 +29,7 @@ from checkpoint.serializer import Serializer
 from checkpoint.states import serialize_state
 from checkpoint.validation import check_durability
 from persistence._async.compat import Mutex
+from persistence._async.guards import AsyncSecretsOption, check_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,20 @@ class _Thread:
 
 
 class AsyncMemoryCheckpointer(AsyncCheckpointer):
-    """A checkpointer that keeps everything in this process; it joins no transaction."""
+    """A checkpointer that keeps everything in this process; it joins no transaction.
 
-    def __init__(self, *, serializer: Serializer | None = None, durability: Durability = "sync") -> None:
+    ``secrets`` is the option of ``AsyncDatabaseCheckpointer``.
+    """
+
+    def __init__(
+        self,
+        *,
+        serializer: Serializer | None = None,
+        durability: Durability = "sync",
+        secrets: AsyncSecretsOption = None,
+    ) -> None:
         self._durability = check_durability(durability)
+        self._secrets = check_secrets(secrets)
         self._serializer = serializer or Serializer()
         self._mutex = Mutex()
         self._threads: dict[str, _Thread] = {}

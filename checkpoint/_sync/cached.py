@@ -30,6 +30,7 @@ from checkpoint.states import Base
 from persistence._sync.compat import Mutex
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
+from persistence._sync.guards import SecretsOption
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError, PersistenceError
@@ -68,7 +69,9 @@ class CachedCheckpointer(DatabaseCheckpointer):
         serializer: Serializer | None = None,
         migrate: bool = True,
         durability: Durability = "sync",
+        group_commit: bool = False,
         cipher: Cipher | None = None,
+        secrets: SecretsOption = None,
         ttl: Duration = 86_400.0,
         timeout: Duration = 0.25,
         max_bytes: int = 32 * 2**20,
@@ -80,7 +83,9 @@ class CachedCheckpointer(DatabaseCheckpointer):
             serializer=serializer,
             migrate=migrate,
             durability=durability,
+            group_commit=group_commit,
             cipher=cipher,
+            secrets=secrets,
         )
         manager.get_postgresql(name)
         manager.get_redis(cache)

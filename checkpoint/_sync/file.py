@@ -8,6 +8,7 @@ import os
 from checkpoint._sync.sql import DatabaseCheckpointer
 from checkpoint.records import Durability
 from checkpoint.serializer import Serializer
+from persistence._sync.guards import SecretsOption
 from persistence._sync.manager import DatabaseManager
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence.config import SQLiteConfig
@@ -47,10 +48,18 @@ class FileCheckpointer(DatabaseCheckpointer):
         serializer: Serializer | None = None,
         durability: Durability = "sync",
         cipher: Cipher | None = None,
+        secrets: SecretsOption = None,
     ) -> None:
         self.path = _checked(path)
-        manager = _OneFile(SQLiteConfig(path=self.path))
-        super().__init__(manager, _NAME, tenant=tenant, serializer=serializer, durability=durability, cipher=cipher)
+        super().__init__(
+            _OneFile(SQLiteConfig(path=self.path)),
+            _NAME,
+            tenant=tenant,
+            serializer=serializer,
+            durability=durability,
+            cipher=cipher,
+            secrets=secrets,
+        )
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
         except OSError as exc:

@@ -30,6 +30,7 @@ from checkpoint.serializer import Serializer
 from checkpoint.states import serialize_state
 from checkpoint.validation import check_durability
 from persistence._sync.compat import Mutex
+from persistence._sync.guards import SecretsOption, check_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,20 @@ class _Thread:
 
 
 class MemoryCheckpointer(Checkpointer):
-    """A checkpointer that keeps everything in this process; it joins no transaction."""
+    """A checkpointer that keeps everything in this process; it joins no transaction.
 
-    def __init__(self, *, serializer: Serializer | None = None, durability: Durability = "sync") -> None:
+    ``secrets`` is the option of ``DatabaseCheckpointer``.
+    """
+
+    def __init__(
+        self,
+        *,
+        serializer: Serializer | None = None,
+        durability: Durability = "sync",
+        secrets: SecretsOption = None,
+    ) -> None:
         self._durability = check_durability(durability)
+        self._secrets = check_secrets(secrets)
         self._serializer = serializer or Serializer()
         self._mutex = Mutex()
         self._threads: dict[str, _Thread] = {}

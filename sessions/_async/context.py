@@ -321,10 +321,14 @@ class AsyncContextStore:
 
 
 class AsyncMemoryContextStore(AsyncContextStore):
-    """The shared context in the memory of this process: the same calls and answers, for tests and what may go."""
+    """The shared context in the memory of this process: the same calls and answers, for tests and what may go.
 
-    def __init__(self) -> None:
+    ``secrets`` is the option of ``AsyncContextStore``.
+    """
+
+    def __init__(self, *, secrets: AsyncSecretsOption = None) -> None:
         self._user = SHARED
+        self._secrets = check_secrets(secrets)
         self._name = None
         self._backend = AsyncMemoryContext()
 

@@ -322,10 +322,14 @@ class ContextStore:
 
 
 class MemoryContextStore(ContextStore):
-    """The shared context in the memory of this process: the same calls and answers, for tests and what may go."""
+    """The shared context in the memory of this process: the same calls and answers, for tests and what may go.
 
-    def __init__(self) -> None:
+    ``secrets`` is the option of ``ContextStore``.
+    """
+
+    def __init__(self, *, secrets: SecretsOption = None) -> None:
         self._user = SHARED
+        self._secrets = check_secrets(secrets)
         self._name = None
         self._backend = MemoryContext()
 

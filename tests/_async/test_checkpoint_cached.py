@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ from persistence import (
 )
 from tests._async import test_checkpoint_history, test_checkpoint_retention, test_checkpointer
 from tests._async.checkpoints import refs_in
+from tests._async.side import together
 from tests.servers import TestServers
 
 pytestmark = pytest.mark.tables("checkpoint")
@@ -104,6 +106,24 @@ async def without_blocks(database: AsyncDatabase) -> None:
 
 
 # What comes from where
+
+
+async def test_saves_that_share_a_commit_are_cached_without_their_secrets(
+    manager: AsyncDatabaseManager, checkpointer: Forgetful, main: AsyncDatabase
+) -> None:
+    options: dict[str, Any] = {"group_commit": True, "secrets": "redact"}
+    async with AsyncCachedCheckpointer(manager, "main", "cache", **options) as grouped:
+        for n in range(24):
+            await grouped.save_checkpoint(Checkpoint(f"t{n}", STATE))
+        before = manager.stats()["main"].requests
+        saves = [Checkpoint(f"t{n}", {**STATE, "n": n, "login": "password=Hunter-77"}) for n in range(24)]
+        await together(*[partial(grouped.save_checkpoint, each) for each in saves])
+        assert manager.stats()["main"].requests - before < 24
+        assert grouped.stats().stores == 48
+    await without_blocks(main)
+    for n in range(24):
+        found = await checkpointer.load_checkpoint(f"t{n}")
+        assert found.state == {**STATE, "n": n, "login": "password=[REDACTED password]"}
 
 
 async def test_a_process_that_has_not_seen_the_thread_gets_its_blocks_from_redis(

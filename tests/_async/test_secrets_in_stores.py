@@ -6,12 +6,19 @@ import io
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from checkpoint import AsyncDatabaseCheckpointer, AsyncMemoryCheckpointer, Checkpoint
+from checkpoint import (
+    AsyncCheckpointer,
+    AsyncDatabaseCheckpointer,
+    AsyncFileCheckpointer,
+    AsyncMemoryCheckpointer,
+    Checkpoint,
+)
 from persistence import (
     AsyncDatabase,
     AsyncDatabaseManager,
@@ -23,7 +30,16 @@ from persistence import (
     ValidationError,
 )
 from persistence._async.guards import AsyncSecretsOption
-from sessions import AsyncContextStore, AsyncEventLog, AsyncMemoryGraph, AsyncUserData, Edge, Event, Node
+from sessions import (
+    AsyncContextStore,
+    AsyncEventLog,
+    AsyncMemoryContextStore,
+    AsyncMemoryGraph,
+    AsyncUserData,
+    Edge,
+    Event,
+    Node,
+)
 
 pytestmark = pytest.mark.tables("checkpoint", "sessions")
 
@@ -280,6 +296,35 @@ async def test_on_redis_contexts_and_checkpoints_are_guarded_alike(
     with pytest.raises(ValidationError, match="holds a secret"):
         await AsyncDatabaseCheckpointer(manager, "cache", secrets="refuse").save_checkpoint(Checkpoint("t", VALUE))
     assert (await AsyncMemoryCheckpointer().save_checkpoint(Checkpoint("t", VALUE))).state == VALUE
+
+
+async def test_stores_that_need_no_manager_are_guarded_alike(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    await manager.add_sqlite("vault", "sqlite://")
+    vault = AsyncSecretVault(manager, "vault", CIPHER)
+    file = tmp_path / "checkpoints.db"
+    makers: list[Callable[[AsyncSecretsOption], AsyncCheckpointer]] = [
+        lambda option: AsyncFileCheckpointer(file, secrets=option),
+        lambda option: AsyncMemoryCheckpointer(secrets=option),
+    ]
+    for make in makers:
+        async with make(vault) as checkpointer:
+            await checkpointer.save_checkpoint(Checkpoint("t", {"v": VALUE}, key="k"))
+            await checkpointer.put_writes("t", "k", "task", [("password", CANARY)])
+            found = await checkpointer.load_checkpoint("t", writes=True)
+            for value in (found.state["v"], {**found.state["v"], "password": found.writes[0].value}):
+                assert CANARY not in repr(value)
+                assert await vault.restore(value, context="checkpoints", actor="test") == VALUE
+        async with make("refuse") as checkpointer:
+            with pytest.raises(ValidationError, match=r"holds a secret \(password\)"):
+                await checkpointer.save_checkpoint(Checkpoint("t", VALUE))
+    assert CANARY.encode() not in b"".join(each.read_bytes() for each in tmp_path.iterdir())
+    context = AsyncMemoryContextStore(secrets=vault).for_user("ada")
+    value = (await context.push("k", VALUE)).value
+    assert CANARY not in repr(await context.get("k"))
+    assert await vault.restore(value, context="context/ada", actor="test") == VALUE
+    for wrong in (*makers, lambda option: AsyncMemoryContextStore(secrets=option)):
+        with pytest.raises(ValidationError, match="secrets is no vault"):
+            wrong("hide")  # type: ignore[arg-type]
 
 
 async def test_the_canary_is_in_no_log_repr_error_or_table(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,7 @@ from persistence import (
 )
 from tests._sync import test_checkpoint_history, test_checkpoint_retention, test_checkpointer
 from tests._sync.checkpoints import refs_in
+from tests._sync.side import together
 from tests.servers import TestServers
 
 pytestmark = pytest.mark.tables("checkpoint")
@@ -105,6 +107,24 @@ def without_blocks(database: Database) -> None:
 
 
 # What comes from where
+
+
+def test_saves_that_share_a_commit_are_cached_without_their_secrets(
+    manager: DatabaseManager, checkpointer: Forgetful, main: Database
+) -> None:
+    options: dict[str, Any] = {"group_commit": True, "secrets": "redact"}
+    with CachedCheckpointer(manager, "main", "cache", **options) as grouped:
+        for n in range(24):
+            grouped.save_checkpoint(Checkpoint(f"t{n}", STATE))
+        before = manager.stats()["main"].requests
+        saves = [Checkpoint(f"t{n}", {**STATE, "n": n, "login": "password=Hunter-77"}) for n in range(24)]
+        together(*[partial(grouped.save_checkpoint, each) for each in saves])
+        assert manager.stats()["main"].requests - before < 24
+        assert grouped.stats().stores == 48
+    without_blocks(main)
+    for n in range(24):
+        found = checkpointer.load_checkpoint(f"t{n}")
+        assert found.state == {**STATE, "n": n, "login": "password=[REDACTED password]"}
 
 
 def test_a_process_that_has_not_seen_the_thread_gets_its_blocks_from_redis(

@@ -7,12 +7,19 @@ import io
 import logging
 import traceback
 from collections.abc import Iterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest
 
-from checkpoint import DatabaseCheckpointer, MemoryCheckpointer, Checkpoint
+from checkpoint import (
+    Checkpointer,
+    DatabaseCheckpointer,
+    FileCheckpointer,
+    MemoryCheckpointer,
+    Checkpoint,
+)
 from persistence import (
     Database,
     DatabaseManager,
@@ -24,7 +31,16 @@ from persistence import (
     ValidationError,
 )
 from persistence._sync.guards import SecretsOption
-from sessions import ContextStore, EventLog, MemoryGraph, UserData, Edge, Event, Node
+from sessions import (
+    ContextStore,
+    EventLog,
+    MemoryContextStore,
+    MemoryGraph,
+    UserData,
+    Edge,
+    Event,
+    Node,
+)
 
 pytestmark = pytest.mark.tables("checkpoint", "sessions")
 
@@ -281,6 +297,35 @@ def test_on_redis_contexts_and_checkpoints_are_guarded_alike(
     with pytest.raises(ValidationError, match="holds a secret"):
         DatabaseCheckpointer(manager, "cache", secrets="refuse").save_checkpoint(Checkpoint("t", VALUE))
     assert (MemoryCheckpointer().save_checkpoint(Checkpoint("t", VALUE))).state == VALUE
+
+
+def test_stores_that_need_no_manager_are_guarded_alike(manager: DatabaseManager, tmp_path: Path) -> None:
+    manager.add_sqlite("vault", "sqlite://")
+    vault = SecretVault(manager, "vault", CIPHER)
+    file = tmp_path / "checkpoints.db"
+    makers: list[Callable[[SecretsOption], Checkpointer]] = [
+        lambda option: FileCheckpointer(file, secrets=option),
+        lambda option: MemoryCheckpointer(secrets=option),
+    ]
+    for make in makers:
+        with make(vault) as checkpointer:
+            checkpointer.save_checkpoint(Checkpoint("t", {"v": VALUE}, key="k"))
+            checkpointer.put_writes("t", "k", "task", [("password", CANARY)])
+            found = checkpointer.load_checkpoint("t", writes=True)
+            for value in (found.state["v"], {**found.state["v"], "password": found.writes[0].value}):
+                assert CANARY not in repr(value)
+                assert vault.restore(value, context="checkpoints", actor="test") == VALUE
+        with make("refuse") as checkpointer:
+            with pytest.raises(ValidationError, match=r"holds a secret \(password\)"):
+                checkpointer.save_checkpoint(Checkpoint("t", VALUE))
+    assert CANARY.encode() not in b"".join(each.read_bytes() for each in tmp_path.iterdir())
+    context = MemoryContextStore(secrets=vault).for_user("ada")
+    value = (context.push("k", VALUE)).value
+    assert CANARY not in repr(context.get("k"))
+    assert vault.restore(value, context="context/ada", actor="test") == VALUE
+    for wrong in (*makers, lambda option: MemoryContextStore(secrets=option)):
+        with pytest.raises(ValidationError, match="secrets is no vault"):
+            wrong("hide")  # type: ignore[arg-type]
 
 
 def test_the_canary_is_in_no_log_repr_error_or_table(
