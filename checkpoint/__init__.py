@@ -23,7 +23,8 @@ PostgreSQL, and counts in ``CacheStats``.
 
 **Retention.** ``prune`` (a ``PruneReport``), ``set_ttl``, ``delete_expired``, ``delete_threads``.
 
-**Durability.** ``durability="sync"``, ``"async"`` or ``"exit"``, of a checkpointer or a save; ``flush``.
+**Durability.** ``durability="sync"``, ``"async"`` or ``"exit"``, of a checkpointer or a save; ``flush``,
+``discard_held``.
 
 **Values.** A state may hold what ``Serializer`` knows, and the classes registered with it.
 

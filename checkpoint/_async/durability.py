@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Self
 
+from checkpoint.held import HeldBack
 from checkpoint.records import Checkpoint, Durability
 from checkpoint.serializer import Serializer
 from checkpoint.states import serialize_state
@@ -17,11 +18,13 @@ class AsyncHeld(ABC):
 
     _serializer: Serializer
     _durability: Durability = "sync"
+    _place: str | None
 
     async def flush(self) -> list[Checkpoint]:
         """Save what ``durability="exit"`` held back, and return it as saved, in the order of the first saves.
 
-        After a failure what was not saved is still held, and a next flush tries again.
+        After a failure what was not saved is still held, and a next flush tries again. What is held when the
+        checkpointer is dropped, or the program ends, is lost, which a ``ResourceWarning`` tells.
         """
         saved = []
         for place in list(self._held()):
@@ -29,6 +32,13 @@ class AsyncHeld(ABC):
             if checkpoint is not None:
                 saved.append(await self.save_checkpoint(checkpoint, durability="sync"))
         return saved
+
+    def discard_held(self) -> int:
+        """Drop what ``durability="exit"`` held back, unsaved, and return how many checkpoints that were."""
+        held = self._held()
+        count = len(held)
+        held.clear()
+        return count
 
     async def aclose(self) -> None:
         """Save what is held back. The connection is the manager's, and stays open."""
@@ -45,10 +55,10 @@ class AsyncHeld(ABC):
         self, checkpoint: Checkpoint, *, expected_version: int | None = None, durability: Durability | None = None
     ) -> Checkpoint: ...
 
-    def _held(self) -> dict[tuple[str, str], Checkpoint]:
+    def _held(self) -> HeldBack:
         """Return what is held back, by thread and namespace; made on first use."""
-        held: dict[tuple[str, str], Checkpoint] = self.__dict__.setdefault("_held_back", {})
-        return held
+        held: HeldBack | None = self.__dict__.get("_held_back")
+        return self.__dict__.setdefault("_held_back", HeldBack(self._place)) if held is None else held
 
     def _hold(self, checkpoint: Checkpoint, expected_version: int | None) -> Checkpoint:
         """Keep a copy of a checkpoint in place of the one held before, and return the checkpoint as it was given."""

@@ -68,8 +68,8 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
             self.save_checkpoint(held, durability="sync")
         kept = self._guarded(checkpoint)
         saved = self._save_or_find(kept, metadata, moment, expected_version, chosen == "sync")
-        if held is not None and self._held().get(place) is held:
-            del self._held()[place]
+        if held is not None:
+            self._held().release(place, held)
         return saved
 
     def _guarded(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -216,9 +216,15 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
         return self._delete(thread_id, version, namespace)
 
     def delete_thread(self, thread_id: str) -> int:
-        """Delete a thread with all its namespaces and pending writes; return how many checkpoints it had."""
-        check_id("the thread id", thread_id)
-        return self._delete_thread(thread_id)
+        """Delete a thread with all its namespaces and pending writes; return how many checkpoints it had.
+
+        What ``durability="exit"`` held back of it by then is dropped.
+        """
+        held = self._held().of_thread(check_id("the thread id", thread_id))
+        count = self._delete_thread(thread_id)
+        for place, checkpoint in held.items():
+            self._held().release(place, checkpoint)
+        return count
 
     def erase_user(self, user_id: str) -> dict[str, int]:
         """Delete the threads of a user, and return under ``checkpoints`` how many checkpoints they had.

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Self
 
+from checkpoint.held import HeldBack
 from checkpoint.records import Checkpoint, Durability
 from checkpoint.serializer import Serializer
 from checkpoint.states import serialize_state
@@ -18,11 +19,13 @@ class Held(ABC):
 
     _serializer: Serializer
     _durability: Durability = "sync"
+    _place: str | None
 
     def flush(self) -> list[Checkpoint]:
         """Save what ``durability="exit"`` held back, and return it as saved, in the order of the first saves.
 
-        After a failure what was not saved is still held, and a next flush tries again.
+        After a failure what was not saved is still held, and a next flush tries again. What is held when the
+        checkpointer is dropped, or the program ends, is lost, which a ``ResourceWarning`` tells.
         """
         saved = []
         for place in list(self._held()):
@@ -30,6 +33,13 @@ class Held(ABC):
             if checkpoint is not None:
                 saved.append(self.save_checkpoint(checkpoint, durability="sync"))
         return saved
+
+    def discard_held(self) -> int:
+        """Drop what ``durability="exit"`` held back, unsaved, and return how many checkpoints that were."""
+        held = self._held()
+        count = len(held)
+        held.clear()
+        return count
 
     def close(self) -> None:
         """Save what is held back. The connection is the manager's, and stays open."""
@@ -46,10 +56,10 @@ class Held(ABC):
         self, checkpoint: Checkpoint, *, expected_version: int | None = None, durability: Durability | None = None
     ) -> Checkpoint: ...
 
-    def _held(self) -> dict[tuple[str, str], Checkpoint]:
+    def _held(self) -> HeldBack:
         """Return what is held back, by thread and namespace; made on first use."""
-        held: dict[tuple[str, str], Checkpoint] = self.__dict__.setdefault("_held_back", {})
-        return held
+        held: HeldBack | None = self.__dict__.get("_held_back")
+        return self.__dict__.setdefault("_held_back", HeldBack(self._place)) if held is None else held
 
     def _hold(self, checkpoint: Checkpoint, expected_version: int | None) -> Checkpoint:
         """Keep a copy of a checkpoint in place of the one held before, and return the checkpoint as it was given."""

@@ -123,6 +123,7 @@ async def test_the_file_is_closed_also_when_what_is_held_back_cannot_be_saved(tm
         await draft.aclose()
     with pytest.raises(ClosedError):
         await draft.latest("t")
+    assert draft.discard_held() == 1  # which would be told as lost otherwise
 
 
 async def test_a_closed_one_says_so_and_closing_twice_is_once(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from checkpoint import Checkpointer, DatabaseCheckpointer, MemoryCheckpointer, Checkpoint
+from checkpoint.langgraph import HoldfastSaver
 from persistence import (
     DatabaseManager,
     ClosedError,
@@ -113,6 +116,48 @@ def test_what_could_not_be_flushed_stays_held(manager: DatabaseManager, tmp_path
     manager.add_sqlite("main", config, replace=True)
     assert [one.version for one in checkpointer.flush()] == [1]
     assert (checkpointer.load_checkpoint("t")).state == {"n": 1}
+
+
+def drop(held: list[Any]) -> None:
+    held.clear()
+    gc.collect()
+
+
+def test_what_is_dropped_unsaved_is_told_by_its_threads_and_not_by_its_state(
+    manager: DatabaseManager,
+) -> None:
+    manager.add_sqlite("main", SQLiteConfig(path=":memory:"))
+    checkpointer = DatabaseCheckpointer(manager, "main", durability="exit")
+    for n in range(3):
+        checkpointer.save_checkpoint(Checkpoint("t", {"n": n, "text": "of the state"}))
+    checkpointer.save_checkpoint(Checkpoint("t", {}, namespace="sub"))
+    alike, wrapped = [copy.copy(checkpointer)], [HoldfastSaver(checkpointer)]
+    del checkpointer
+    drop(alike)  # which warns of nothing: the saver has it still
+    with pytest.warns(ResourceWarning) as told:
+        drop(wrapped)
+    assert [str(one.message) for one in told] == [
+        "main: 2 saves with durability=\"exit\" never flushed: thread 't'; thread 't', namespace 'sub'"
+        " (flush(), close() or `with` saves them, discard_held() drops them)"
+    ]
+    many = [MemoryCheckpointer(durability="exit")]
+    for n in range(7):
+        many[0].save_checkpoint(Checkpoint(f"t{n}", {}))
+    with pytest.warns(ResourceWarning, match=r"7 saves .*: thread 't0'; .*; thread 't4'; and 2 more \(flush"):
+        drop(many)
+
+
+def test_what_was_flushed_discarded_or_deleted_is_told_by_nothing(checkpointer: Checkpointer) -> None:
+    checkpointer.save_checkpoint(Checkpoint("t", {"n": 1}), durability="exit")
+    checkpointer.save_checkpoint(Checkpoint("t", {}, namespace="sub"), durability="exit")
+    checkpointer.save_checkpoint(Checkpoint("kept", {"n": 2}), durability="exit")
+    assert checkpointer.delete_thread("t") == 0
+    assert [one.thread_id for one in checkpointer.flush()] == ["kept"]
+    checkpointer.save_checkpoint(Checkpoint("t", {"n": 3}), durability="exit")
+    checkpointer.save_checkpoint(Checkpoint("u", {"n": 4}), durability="exit")
+    assert (checkpointer.discard_held(), checkpointer.discard_held()) == (2, 0)
+    assert checkpointer.flush() == []
+    assert [one.thread_id for one in checkpointer.list_threads()] == ["kept"]
 
 
 SPY = """

@@ -124,6 +124,7 @@ def test_the_file_is_closed_also_when_what_is_held_back_cannot_be_saved(tmp_path
         draft.close()
     with pytest.raises(ClosedError):
         draft.latest("t")
+    assert draft.discard_held() == 1  # which would be told as lost otherwise
 
 
 def test_a_closed_one_says_so_and_closing_twice_is_once(tmp_path: Path) -> None:
