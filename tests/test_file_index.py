@@ -85,11 +85,19 @@ def test_what_was_saved_and_what_was_added_since_is_loaded(index: FileVectorInde
     assert ("a" in again, "x" in again, again.get("x")) == (True, False, None)
 
 
-def test_nothing_saved_is_no_error(root: Path) -> None:
-    index = FileVectorIndex(root)
-    assert index.load("nothing") is False
-    assert (index.search(X), len(index), index.ids, index.versions("nothing")) == ([], 0, [], [])
+@pytest.mark.parametrize("dimensions", [None, 3])
+def test_nothing_saved_is_no_error_until_it_is_searched(root: Path, dimensions: int | None) -> None:
+    index = FileVectorIndex(root, dimensions=dimensions)
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="nothing was loaded, and nothing added"):
+            index.search(X)
+        assert index.load("nothing") is False
+    assert (len(index), index.ids, index.versions("nothing")) == (0, [], [])
     assert not root.exists()
+    index.add(["a"], [X])
+    assert ids(index.search(X)) == ["a"]
+    index.remove(["a"])
+    assert index.search(X) == []
 
 
 def test_what_is_removed_and_replaced_stays_so(index: FileVectorIndex, root: Path) -> None:

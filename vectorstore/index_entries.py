@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from persistence.config import Metric
-from persistence.errors import ValidationError
+from persistence.errors import NotFoundError, ValidationError
 from persistence.validation import check_id, check_whole, shown
 from vectorstore.distance import (
     Matrix,
@@ -138,6 +138,7 @@ class IndexEntries:
 
         Raises:
             ValidationError: the query is no such vector, ``k`` is below 1, or the filter is wrong.
+            NotFoundError: nothing was loaded, and nothing added. One that was emptied gives an empty list.
         """
         k = check_whole("k", k)
         least = check_min_score(min_score)
@@ -145,7 +146,11 @@ class IndexEntries:
         with self._mutex:
             matrix = self._matrix
             if matrix is None:
-                return []
+                raise NotFoundError(
+                    "there is no index to search: nothing was loaded, and nothing added",
+                    hint="load(name) first, which says False where nothing was saved, or add(ids, vectors)",
+                    operation="search",
+                )
             vector = as_vector(query, matrix.vectors.shape[1], self.metric, "the query")
             ids, text = self._ids, self._texts()
             among: Positions | None = None

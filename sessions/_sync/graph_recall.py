@@ -74,6 +74,7 @@ class GraphRecall(GraphBase):
 
         Raises:
             CapabilityError: the PostgreSQL server has no pgvector, nor may it be created.
+            ValidationError: it has another length than all embeddings that it could be compared with.
         """
         vector = as_embedding(embedding, "the embedding")
         values: dict[str, Any] = {"type": type_name(type), "limit": check_limit(limit)}
@@ -84,10 +85,14 @@ class GraphRecall(GraphBase):
         self._ensure_vector(database)
         values |= {"vector": "[" + ",".join(map(str, vector.tolist())) + "]", "dimensions": len(vector)}
         rows = database.fetch_all(*self._prepared(database, "graph_recall", values))
+        if not rows:
+            found = database.fetch_all(*self._prepared(database, "graph_vector_lengths", values))
+            self._check_length(len(vector), [row["length"] for row in found])
         return [Found(node_from_row(row, database.dialect), float(row["score"])) for row in rows]
 
     def _recall_here(self, vector: np.ndarray[Any, Any], values: dict[str, Any]) -> list[Found]:
         rows = self._read_all(_vector_from_row, "graph_vectors", {"type": values["type"]})
+        self._check_length(len(vector), sorted({len(embedding) // 4 for _, embedding in rows}))
         near = scores("cosine", vector.tolist(), [embedding for _, embedding in rows])
         ranked = [(-score, id) for (id, _), score in zip(rows, near, strict=True) if score is not None]
         best = {id: -score for score, id in sorted(ranked)[: values["limit"]]}
@@ -96,6 +101,17 @@ class GraphRecall(GraphBase):
         found = self._read_all(node_from_row, "graph_get_nodes", {"ids": json.dumps(list(best))})
         by_id = {node.id: node for node in found}
         return [Found(by_id[id], score) for id, score in best.items() if id in by_id]
+
+    def _check_length(self, length: int, stored: list[int]) -> None:
+        """Refuse an embedding that none of those stored can be compared with; where there are none, nothing is found."""
+        if stored and length not in stored:
+            raise ValidationError(
+                f"the embedding has {length:,} numbers, those of the scope {self._scope} have "
+                + " or ".join(f"{each:,}" for each in stored[:5]),
+                hint="ask with an embedding of the model that the nodes were embedded by",
+                operation="recall",
+                connection=self._name,
+            )
 
     def _unknown(self, message: str, code: str | None = None) -> ForeignKeyError:
         return ForeignKeyError(

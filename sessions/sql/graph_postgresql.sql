@@ -525,6 +525,14 @@ JOIN holdfast_graph_nodes AS n ON n.tenant_id = :tenant AND n.scope = :scope AND
 WHERE f.score IS NOT NULL
 ORDER BY f.score DESC, f.id LIMIT :limit;
 
+-- name: graph_vector_lengths
+-- What a recall that found nothing could have been compared with: the lengths of the embeddings that it looked at.
+SELECT cardinality(v.embedding) AS length
+FROM holdfast_graph_vectors AS v
+JOIN holdfast_graph_nodes AS t ON t.tenant_id = :tenant AND t.scope = :scope AND t.id = v.id
+WHERE v.tenant_id = :tenant AND v.scope = :scope AND (CAST(:type AS text) IS NULL OR t.type = CAST(:type AS text))
+GROUP BY length ORDER BY length LIMIT 1000;
+
 -- name: graph_erase_history
 -- hot: versions of nodes that were a user's, and that these were deleted, of some nodes at a time, whatever became of them.
 DELETE FROM holdfast_graph_history AS h

@@ -40,7 +40,6 @@ async def test_nodes_are_recalled_by_direction(
     assert await recalled(elsewhere, [5, 0, 0]) == everything
     assert await recalled(elsewhere, [5, 0, 0], limit=2) == everything[:2]
     assert await recalled(elsewhere, [5, 0, 0], type="USER") == everything[3:]
-    assert await recalled(elsewhere, [5, 0]) == []
     assert await recalled(elsewhere, [0, 0, 0]) == []
     assert await recalled(elsewhere.in_scope("COMMUNITY"), [5, 0, 0]) == []
     assert (await elsewhere.recall([5, 0, 0]))[0].node == await graph.get_node("east")
@@ -50,6 +49,19 @@ async def test_nodes_are_recalled_by_direction(
     assert await recalled(elsewhere, [5, 0, 0]) == [("north", 1.0), ("between", 0.70711), ("far", -1.0)]
     stored = await database.fetch_value("SELECT count(*) FROM holdfast_graph_vectors")
     assert stored == 3
+
+
+async def test_an_embedding_of_another_length_is_refused_with_both_lengths(graph: AsyncMemoryGraph) -> None:
+    for options in ({}, {"type": "USER"}):
+        with pytest.raises(ValidationError, match="has 2 numbers, those of the scope LOCAL have 3") as raised:
+            await recalled(graph, [5, 0], **options)
+        assert (raised.value.connection, raised.value.operation) == ("main", "recall")
+    assert await recalled(graph, [5, 0], type="NOBODY") == []
+    await graph.set_embeddings({"north": [1, 2]})  # of another model
+    assert await recalled(graph, [1, 2]) == [("north", 1.0)]
+    assert [name for name, _ in await recalled(graph, [5, 0, 0])] == ["east", "between", "far"]
+    with pytest.raises(ValidationError, match="has 4 numbers, those of the scope LOCAL have 2 or 3"):
+        await recalled(graph, [1, 2, 3, 4])
 
 
 async def test_a_score_is_a_cosine_and_never_beyond_one(graph: AsyncMemoryGraph) -> None:
