@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError, WatchError
 
 from persistence._async.compat import bounded, check_home, current_home, sleep
 from persistence._async.pool import AsyncDedicated
+from persistence._async.redis_link import AsyncRedisLink
 from persistence._async.redis_pool import make_pool
 from persistence._async.redis_replicas import UNCHANGING, AsyncReplicaWait, ReplicasMissing
 from persistence.capabilities import Capabilities, version_numbers
@@ -166,12 +167,14 @@ class AsyncRedisConnection:
         self.dedicated: WeakSet[AsyncDedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._version: str | None = None
+        self._is_silent = False
+        """Whether the server would not say which version it is."""
         self._home = current_home()
         self._prepare()
 
     def _prepare(self) -> None:
         """Make the pool and the client, which connect when they are used."""
-        self._lending = make_pool(self.name, self.config)
+        self._lending = make_pool(self.name, self.config, self._learn_version)
         self._links = self._lending.links
         self._client = AsyncRedisClient(connection_pool=self._lending)
         self._client.owner = self
@@ -191,16 +194,25 @@ class AsyncRedisConnection:
         try:
             for _ in range(max(1, min(self.config.min_idle_connections, self.config.pool_size))):
                 links.append(await self._links.acquire(self._lending.deadline()))
-            answer = await links[0].ask(pack(("INFO", "server")))
-            read: Any = self.client.response_callbacks["INFO"]
-            self._version = read(answer)["redis_version"]
         except RedisError as exc:
-            if _is_denied(str(exc)):
-                return  # we are in, but INFO is not ours to run
             raise self._connect_error(exc) from exc
         finally:
             for link in links:
                 self._links.release(link, broken=link.is_broken)
+
+    async def _learn_version(self, link: AsyncRedisLink) -> None:
+        """Ask the server of a new connection for its version, unless one has told it, or it is not ours to ask."""
+        if self._version is not None or self._is_silent:
+            return
+        try:
+            answer = await link.ask(pack(("INFO", "server")))
+        except RedisError as exc:
+            if not is_denied(str(exc)):
+                raise
+            self._is_silent = True
+        else:
+            read: Any = self.client.response_callbacks["INFO"]
+            self._version = read(answer)["redis_version"]
 
     def _connect_error(self, exc: Exception) -> ConnectError:
         message = scrub(str(exc), self.config.password)
@@ -342,7 +354,7 @@ class AsyncRedisConnection:
 
     @property
     def server_version(self) -> str | None:
-        """The server's version, None where it would not say."""
+        """The server's version, None where it would not say, or before the first connection."""
         return self._version
 
     def stats(self) -> PoolStats:
@@ -365,8 +377,9 @@ class AsyncRedisConnection:
         await self._lending.forget()
 
 
-def _is_denied(message: str) -> bool:
-    return "NOPERM" in message or "no permissions" in message
+def is_denied(message: str) -> bool:
+    """Tell whether the server refused a command because it isn't ours to run."""
+    return any(part in message for part in ("NOPERM", "no permissions", "unknown command"))
 
 
 def _connect_hint(message: str) -> str:

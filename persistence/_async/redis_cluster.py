@@ -21,9 +21,9 @@ from redis.exceptions import RedisClusterException, RedisError, WatchError
 
 from persistence._async.compat import Mutex, sleep
 from persistence._async.pool import AsyncPool
-from persistence._async.redis import READS, AsyncRedisClient, AsyncRedisConnection
+from persistence._async.redis import READS, AsyncRedisClient, AsyncRedisConnection, is_denied
 from persistence._async.redis_pool import connection_class, link_options
-from persistence.errors import ConnectError, PersistenceError
+from persistence.errors import PersistenceError
 from persistence.fields import seconds
 from persistence.health import PoolStats
 
@@ -127,14 +127,22 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
         self.check_usable()
         try:
             await cast(Any, self.client).initialize()  # async-only
-            found = await cast(Any, self.client).info("server", target_nodes=driver.RedisCluster.RANDOM)
+            await self._ask_version()
         except (RedisError, RedisClusterException) as exc:
             raise self._connect_error(exc) from exc
-        except ConnectError as exc:
-            if "NOPERM" in exc.message or "no permissions" in exc.message:
-                return  # we are in, but INFO is not ours to run
-            raise
-        self._version = found["redis_version"]
+
+    async def _ask_version(self) -> None:
+        """Ask a node for its version, unless one has told it, or it is not ours to ask."""
+        if self._version is not None or self._is_silent:
+            return
+        try:
+            found = await cast(Any, self.client).info("server", target_nodes=driver.RedisCluster.RANDOM)
+        except PersistenceError as exc:
+            if not is_denied(exc.message):
+                raise
+            self._is_silent = True
+        else:
+            self._version = found["redis_version"]
 
     async def dial(self) -> Any:
         """Return a connection of redis-py's to any node, outside the pools, in RESP 2; the caller disconnects it.
@@ -196,6 +204,7 @@ class AsyncRedisClusterConnection(AsyncRedisConnection):
             self._turns.release(turn)
 
     async def _ping(self) -> None:
+        await self._ask_version()
         await cast(Any, self.client).ping(target_nodes=driver.RedisCluster.PRIMARIES)
 
     def stats(self) -> PoolStats:

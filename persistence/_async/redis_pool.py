@@ -7,6 +7,7 @@ pool that every command uses: ``pool_size`` is one limit for both.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Awaitable, Callable
 from inspect import signature
 from time import monotonic
 from typing import Any
@@ -168,8 +169,8 @@ class SentinelPool(LendingPool):
             await each.aclose()
 
 
-def make_pool(name: str, config: RedisConfig) -> LendingPool:
-    """Return the pool of a connection of that name, with no connection in it."""
+def make_pool(name: str, config: RedisConfig, greet: Callable[[AsyncRedisLink], Awaitable[None]]) -> LendingPool:
+    """Return the pool of a connection of that name, with no connection in it; ``greet`` gets each one that is made."""
     options = link_options(config)
     made: type[LendingPool] = LendingPool
     kind = connection_class(config)
@@ -185,7 +186,13 @@ def make_pool(name: str, config: RedisConfig) -> LendingPool:
 
     async def connect(deadline: float) -> AsyncRedisLink:
         connection = await pool.dial()
-        return AsyncRedisLink(connection, timeout=config.answer_timeout, only_master=bool(config.sentinel))
+        link = AsyncRedisLink(connection, timeout=config.answer_timeout, only_master=bool(config.sentinel))
+        try:
+            await greet(link)
+        except BaseException:
+            link.discard()
+            raise
+        return link
 
     pool.links = AsyncPool(
         name,

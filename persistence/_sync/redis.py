@@ -22,6 +22,7 @@ from redis.exceptions import NoScriptError, RedisError, WatchError
 
 from persistence._sync.compat import bounded, check_home, current_home, sleep
 from persistence._sync.pool import Dedicated
+from persistence._sync.redis_link import RedisLink
 from persistence._sync.redis_pool import make_pool
 from persistence._sync.redis_replicas import UNCHANGING, ReplicaWait, ReplicasMissing
 from persistence.capabilities import Capabilities, version_numbers
@@ -167,12 +168,14 @@ class RedisConnection:
         self.dedicated: WeakSet[Dedicated] = WeakSet()
         """Who holds a connection outside the pool."""
         self._version: str | None = None
+        self._is_silent = False
+        """Whether the server would not say which version it is."""
         self._home = current_home()
         self._prepare()
 
     def _prepare(self) -> None:
         """Make the pool and the client, which connect when they are used."""
-        self._lending = make_pool(self.name, self.config)
+        self._lending = make_pool(self.name, self.config, self._learn_version)
         self._links = self._lending.links
         self._client = RedisClient(connection_pool=self._lending)
         self._client.owner = self
@@ -192,16 +195,25 @@ class RedisConnection:
         try:
             for _ in range(max(1, min(self.config.min_idle_connections, self.config.pool_size))):
                 links.append(self._links.acquire(self._lending.deadline()))
-            answer = links[0].ask(pack(("INFO", "server")))
-            read: Any = self.client.response_callbacks["INFO"]
-            self._version = read(answer)["redis_version"]
         except RedisError as exc:
-            if _is_denied(str(exc)):
-                return  # we are in, but INFO is not ours to run
             raise self._connect_error(exc) from exc
         finally:
             for link in links:
                 self._links.release(link, broken=link.is_broken)
+
+    def _learn_version(self, link: RedisLink) -> None:
+        """Ask the server of a new connection for its version, unless one has told it, or it is not ours to ask."""
+        if self._version is not None or self._is_silent:
+            return
+        try:
+            answer = link.ask(pack(("INFO", "server")))
+        except RedisError as exc:
+            if not is_denied(str(exc)):
+                raise
+            self._is_silent = True
+        else:
+            read: Any = self.client.response_callbacks["INFO"]
+            self._version = read(answer)["redis_version"]
 
     def _connect_error(self, exc: Exception) -> ConnectError:
         message = scrub(str(exc), self.config.password)
@@ -343,7 +355,7 @@ class RedisConnection:
 
     @property
     def server_version(self) -> str | None:
-        """The server's version, None where it would not say."""
+        """The server's version, None where it would not say, or before the first connection."""
         return self._version
 
     def stats(self) -> PoolStats:
@@ -366,8 +378,9 @@ class RedisConnection:
         self._lending.forget()
 
 
-def _is_denied(message: str) -> bool:
-    return "NOPERM" in message or "no permissions" in message
+def is_denied(message: str) -> bool:
+    """Tell whether the server refused a command because it isn't ours to run."""
+    return any(part in message for part in ("NOPERM", "no permissions", "unknown command"))
 
 
 def _connect_hint(message: str) -> str:

@@ -8,6 +8,7 @@ pool that every command uses: ``pool_size`` is one limit for both.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from inspect import signature
 from time import monotonic
 from typing import Any
@@ -169,8 +170,8 @@ class SentinelPool(LendingPool):
             each.close()
 
 
-def make_pool(name: str, config: RedisConfig) -> LendingPool:
-    """Return the pool of a connection of that name, with no connection in it."""
+def make_pool(name: str, config: RedisConfig, greet: Callable[[RedisLink], None]) -> LendingPool:
+    """Return the pool of a connection of that name, with no connection in it; ``greet`` gets each one that is made."""
     options = link_options(config)
     made: type[LendingPool] = LendingPool
     kind = connection_class(config)
@@ -186,7 +187,13 @@ def make_pool(name: str, config: RedisConfig) -> LendingPool:
 
     def connect(deadline: float) -> RedisLink:
         connection = pool.dial()
-        return RedisLink(connection, timeout=config.answer_timeout, only_master=bool(config.sentinel))
+        link = RedisLink(connection, timeout=config.answer_timeout, only_master=bool(config.sentinel))
+        try:
+            greet(link)
+        except BaseException:
+            link.discard()
+            raise
+        return link
 
     pool.links = Pool(
         name,

@@ -102,7 +102,7 @@ class AsyncGraphRecall(AsyncGraphBase):
         return [Found(by_id[id], score) for id, score in best.items() if id in by_id]
 
     def _check_length(self, length: int, stored: list[int]) -> None:
-        """Refuse an embedding that none of those stored can be compared with; where there are none, nothing is found."""
+        """Refuse an embedding that none of those stored can be compared with; with none stored, nothing is found."""
         if stored and length not in stored:
             raise ValidationError(
                 f"the embedding has {length:,} numbers, those of the scope {self._scope} have "

@@ -39,6 +39,31 @@ async def test_commands_and_pipelines_work_and_are_counted(
     assert (found.kind, found.version_text) == ("redis", cache.server_version)
 
 
+async def test_a_lazy_connection_knows_the_server_once_it_is_made_and_asks_no_more(
+    manager: AsyncDatabaseManager, redis_config: RedisConfig
+) -> None:
+    known = await manager.add_redis("known", redis_config)
+    client = known.client
+    cache = await manager.add_redis("cache", redis_config, lazy=True)
+    assert cache.server_version is None
+    await cache.client.get("k")
+    assert cache.server_version == known.server_version is not None
+    before = (await client.info("commandstats"))["cmdstat_info"]["calls"]
+    for _ in range(3):
+        status = (await manager.health_check())["cache"]
+        assert (status.healthy, status.server_version) == (True, cache.server_version)
+    assert (await client.info("commandstats"))["cmdstat_info"]["calls"] == before + 1  # the first of these two
+
+    await client.execute_command("ACL", "SETUSER", "mute", "on", ">p", "~*", "+@all", "-info")
+    try:
+        for name, lazy in (("mute", False), ("lazy", True)):
+            mute = await manager.add_redis(name, replace(redis_config, username="mute", password="p"), lazy=lazy)
+            assert await mute.client.get("k") is None
+            assert (mute.server_version, mute.errors) == (None, 0)
+    finally:
+        await client.execute_command("ACL", "DELUSER", "mute")
+
+
 async def test_scripts_and_locks_of_redis_py_work(manager: AsyncDatabaseManager, redis_config: RedisConfig) -> None:
     client = (await manager.add_redis("cache", redis_config)).client
     new = uuid4().hex  # so that no server knows it

@@ -32,7 +32,10 @@ async def test_keys_of_every_slot_are_found(manager: AsyncDatabaseManager, redis
     stats = cache.stats()
     assert (stats.requests >= 80, stats.errors, stats.in_use, stats.max_open) == (True, 0, 0, redis_config.pool_size)
     assert (await cache.capabilities()).version_text == cache.server_version
-    assert (await manager.health_check())["cache"].healthy
+    await manager.add_redis("lazy", redis_config, lazy=True)
+    statuses = await manager.health_check()
+    assert statuses["cache"].healthy
+    assert statuses["lazy"].server_version == cache.server_version
 
 
 async def test_a_pipeline_is_atomic_on_one_slot_and_goes_to_many_otherwise(
