@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("checkpoint.demo_cli:Demo", "kill a workflow half way, and see it go on"),
     "doctor": ("persistence.operations_cli:Doctor", "look for what loses data, service, time or room"),
     "erase-tenant": ("persistence.tenant_cli:EraseTenant", "delete all of a tenant, and nothing of others"),
+    "erase-user": ("sessions.erase_cli:EraseUser", "delete everything of a user, in every store"),
     "export": ("sessions.transfer_cli:Export", "write all of a tenant or a user, or one thing, to a file"),
     "health": ("persistence.operations_cli:Health", "poll every connection"),
     "import": ("sessions.transfer_cli:Import", "store what export wrote, in this database or another kind"),

@@ -54,18 +54,25 @@ def _messages(manager: DatabaseManager, name: str, arguments: argparse.Namespace
 
 def _users(manager: DatabaseManager, name: str, arguments: argparse.Namespace) -> UserData:
     """Return the data of users in every store of a connection that has tables there."""
-    tenant, further = arguments.tenant, list[Any]()
+    stores = stores_of_users(manager, name, arguments.tenant)
+    return UserData(manager, name, tenant=arguments.tenant, migrate=False, stores=stores)
+
+
+def stores_of_users(manager: DatabaseManager, name: str, tenant: str) -> list[Any]:
+    """Return the stores of every package that keep something of users, beside UserData's own."""
+    found = list[Any]()
     for package, attribute in _USER_STORES.items():
-        if find_spec(package) is not None and _is_there(manager, name, package):
+        if find_spec(package) is not None and has_tables(manager, name, package):
             module, _, function = attribute.partition(":")
-            further += getattr(import_module(module), function)(manager, name, tenant)
-    return UserData(manager, name, tenant=tenant, migrate=False, stores=further)
+            found += getattr(import_module(module), function)(manager, name, tenant)
+    return found
 
 
-def _is_there(manager: DatabaseManager, name: str, package: str) -> bool:
+def has_tables(manager: DatabaseManager, name: str, package: str) -> bool:
+    """Tell whether a package keeps anything on a connection."""
     connection = manager.get(name)
     if connection.kind == "redis":
-        return package != "vectorstore"
+        return package not in ("persistence", "vectorstore")
     line = MigrationLine.of_package(package)
     return Migrator(manager.get_database(name)).status(line).current > 0
 

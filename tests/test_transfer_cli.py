@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,15 @@ from typing import Any
 import pytest
 
 from checkpoint import Checkpoint, DatabaseCheckpointer
-from persistence import CapabilityError, DatabaseManager, KeyValueStore, RedisConfig, TenantArchive
+from persistence import (
+    CapabilityError,
+    Cipher,
+    DatabaseManager,
+    KeyValueStore,
+    RedisConfig,
+    SecretVault,
+    TenantArchive,
+)
 from persistence.cli import main
 from persistence.fields import reveal
 from sessions import (
@@ -229,3 +239,46 @@ def test_a_copy_is_counted_made_and_compared(urls: tuple[str, str], capsys: pyte
     assert [(each["key"], each["what"]) for each in found["differences"]] == [
         (["default", "default", "own"], "is only in the target")
     ]
+
+
+def test_all_of_a_user_is_counted_and_erased_in_every_store(
+    urls: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DatabaseManager() as manager:
+        manager.add("main", urls[0])
+        vault = SecretVault(manager, "main", Cipher({"k": bytes(32)}, "k"))
+        for number, user in enumerate(("ada", "bob")):
+            named = {"user_id": user}
+            ContextStore(manager, "main", secrets=vault).for_user(user).push("login", {"password": "hunter2-hunter2"})
+            flow = Checkpoint(f"flow of {user}", {"n": 1}, metadata=named)
+            DatabaseCheckpointer(manager, "main").save_checkpoint(flow)
+            for namespace in ("one", "two"):
+                store = SQLiteVectorStore(manager, "main", dimensions=2, namespace=namespace)
+                store.store_documents([Document(f"of {user}", "text", named, [1, 0])])
+            MemoryGraph(manager, "main").in_scope("COMMUNITY").add_node(Node(f"note {number}", "thing", named))
+            graph = MemoryGraph(manager, "main").in_scope("IDENTITY")
+            graph.add_node(Node(f"who {number} is", "thing", named), approved_by="wise")
+            EventLog(manager, "main").append(Event(kind="seen", tags=named))
+            TaskStore(manager, "main").for_owner("o").add(Task(kind="mail", metadata=named))
+    command = ("erase-user", "--user", "ada", "--url", urls[0])
+    with pytest.raises(SystemExit) as raised:
+        main(command)
+    assert raised.value.code == 2
+    capsys.readouterr()
+    found = {"thread": 1, "item": 2, "node": 2, "event": 1, "task": 1, "secret": 1, "checkpoint": 1, "document": 2}
+    code, told = run(capsys, *command, "--dry-run")
+    assert (code, told["dry_run"]) == (0, True)
+    assert told["counts"].items() >= found.items()
+    code, refused = run(capsys, *command, "--yes")  # IDENTITY wants an approval
+    assert code == 1
+    assert "approv" in refused
+    assert run(capsys, *command, "--dry-run")[1] == told  # all or nothing
+    code, gone = run(capsys, *command, "--approved-by", "wise", "--yes")
+    assert (code, gone["user"], gone["dry_run"]) == (0, "ada", False)
+    plural = {"threads": 1, "items": 2, "nodes": 2, "events": 1, "tasks": 1, "secrets": 1, "checkpoints": 1}
+    assert gone["counts"].items() >= {**plural, "documents": 2}.items()
+    assert run(capsys, *command, "--dry-run")[1]["counts"] == {}
+    assert run(capsys, "erase-user", "--user", "bob", "--url", urls[0], "--dry-run")[1]["counts"]["document"] == 2
+    with sqlite3.connect(urls[0].removeprefix("sqlite:///")) as connection:
+        assert re.findall(r".*\bada\b.*", "\n".join(connection.iterdump())) == []
+    connection.close()
