@@ -30,7 +30,7 @@ from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.guards import AsyncSecretsOption
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError, PersistenceError
 from persistence.fields import Duration
@@ -58,6 +58,7 @@ class AsyncCachedCheckpointer(AsyncDatabaseCheckpointer):
         ValidationError: a number is out of bounds.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -15,7 +15,7 @@ from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED
 from checkpoint.serializer import Serializer
 from persistence._async.guards import AsyncSecretsOption
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError
 from persistence.secrets import Cipher
@@ -27,6 +27,7 @@ _MANY = 100
 class AsyncCheckpointKeys(AsyncRemembering):
     """A store on the keys of checkpoints in Redis, bound to one tenant."""
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

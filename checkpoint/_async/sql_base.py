@@ -18,7 +18,7 @@ from checkpoint.states import Base, Written
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Row
 from persistence._async.guards import AsyncSecretsOption
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import from_json, to_micros
 from persistence.errors import CorruptError
@@ -55,6 +55,7 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
 
     line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -31,7 +31,7 @@ from persistence._sync.compat import Mutex
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence._sync.guards import SecretsOption
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError, PersistenceError
 from persistence.fields import Duration
@@ -59,6 +59,7 @@ class CachedCheckpointer(DatabaseCheckpointer):
         ValidationError: a number is out of bounds.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

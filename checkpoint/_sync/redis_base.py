@@ -16,7 +16,7 @@ from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED
 from checkpoint.serializer import Serializer
 from persistence._sync.guards import SecretsOption
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError
 from persistence.secrets import Cipher
@@ -28,6 +28,7 @@ _MANY = 100
 class CheckpointKeys(Remembering):
     """A store on the keys of checkpoints in Redis, bound to one tenant."""
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -19,7 +19,7 @@ from checkpoint.states import Base, Written
 from persistence._sync.database import Database
 from persistence._sync.executor import Row
 from persistence._sync.guards import SecretsOption
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.store import SQLStore
 from persistence.dialect import from_json, to_micros
 from persistence.errors import CorruptError
@@ -56,6 +56,7 @@ class CheckpointTables(Remembering, SQLStore):
 
     line: ClassVar[MigrationLine] = MigrationLine.of_package("checkpoint")
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -8,7 +8,7 @@ from typing import Any
 
 from persistence._async.keyvalue_backends import AsyncRedisValues, AsyncSQLValues, AsyncValues
 from persistence._async.locks import AsyncLeaseLock
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
@@ -28,6 +28,7 @@ class AsyncKeyValueStore:
     ``delete_expired``.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

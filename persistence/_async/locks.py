@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from persistence._async.compat import sleep, undone_if_interrupted
 from persistence._async.keyvalue_backends import AsyncSQLValues
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
 from persistence.fields import Duration, milliseconds
@@ -37,6 +37,7 @@ class AsyncAdvisoryLock:
     It is for short critical sections: the transaction stays open meanwhile. Who has it may take it again.
     """
 
+    @named_connection
     def __init__(self, manager: AsyncDatabaseManager, name: str, lock: str, *, tenant: str = "default") -> None:
         """Raise CapabilityError on SQLite, where a transaction that writes is alone anyway."""
         check_manager(manager)
@@ -90,6 +91,7 @@ class AsyncLeaseLock:
     lease is as safe as that server's memory: one that forgets gives the lock away twice, with tokens that begin anew.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

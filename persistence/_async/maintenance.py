@@ -10,7 +10,7 @@ from typing import Any
 
 from persistence._async.compat import check_callback, finish
 from persistence._async.locks import AsyncLeaseLock
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.recurring import GRACE, AsyncRecurring
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
 from persistence.fields import Duration
@@ -35,6 +35,7 @@ class AsyncMaintenance(AsyncRecurring):
     that fails is reported and logged (``persistence.maintenance``), and the others run.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

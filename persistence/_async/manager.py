@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from persistence._async.compat import Mutex, Parallel, in_background
 from persistence._async.database import AsyncDatabase
@@ -34,6 +36,7 @@ from persistence.validation import check_timeout, wrong_manager
 AsyncConnection = AsyncDatabase | AsyncRedisConnection
 Server = EmbeddedPostgreSQL | EmbeddedRedis
 K = TypeVar("K")
+P = ParamSpec("P")
 S = TypeVar("S", bound=Config)
 
 SCHEMES = (
@@ -208,8 +211,10 @@ class AsyncDatabaseManager:
         found = self._connections.get(name)
         if found is None:
             self._check_open()
+            given: object = name
             names = ", ".join(sorted(self._connections)) or "none"
-            raise UnknownConnectionError(f"no connection is named {name!r}", hint=f"there are: {names}")
+            what = "the name of a connection is missing" if given is None else f"no connection is named {given!r}"
+            raise UnknownConnectionError(what, hint=f"there are: {names}")
         return found
 
     def _get(self, name: str, wanted: type[K]) -> K:
@@ -367,3 +372,20 @@ def check_manager(manager: object) -> None:
     """
     if not isinstance(manager, AsyncDatabaseManager):
         raise wrong_manager(manager, AsyncDatabaseManager.__name__)
+
+
+def named_connection(init: Callable[P, None]) -> Callable[P, None]:
+    """Have the ``__init__`` of a store, which takes a manager and a name, say which names there are when it has none.
+
+    Python would name the parameter, and a class that its caller may never have heard of.
+    """
+
+    @wraps(init)
+    def checked(*given: P.args, **options: P.kwargs) -> None:
+        if len(given) == 2 and "name" not in options:
+            manager: Any = given[1]
+            check_manager(manager)
+            manager.get(None)
+        init(*given, **options)
+
+    return checked

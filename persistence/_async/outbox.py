@@ -9,7 +9,7 @@ from typing import Any
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import Call, Row
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import to_micros
 from persistence.errors import NotFoundError
@@ -42,6 +42,7 @@ class AsyncOutbox(AsyncSQLStore):
 
     line = MigrationLine.of_package("persistence")
 
+    @named_connection
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, topic: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence.dialect import chunked, quote_identifier
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
@@ -29,6 +29,7 @@ class Untouched(Exception):
 class AsyncRepositoryTable(Generic[T]):
     """What a repository knows of its table, and the statements that it makes of that."""
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

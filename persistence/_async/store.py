@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence.migrations import MigrationLine
@@ -21,6 +21,7 @@ class AsyncSQLStore:
 
     line: ClassVar[MigrationLine]
 
+    @named_connection
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:

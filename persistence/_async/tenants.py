@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from persistence._async.copy_rows import SCAN_SECONDS, check_sees_all, copy_tables_of, is_made, read_tables
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import AsyncExecutor
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.archives import TENANT
 from persistence.archiving import archiving_plan
@@ -40,6 +40,7 @@ PAGE = 1000
 class AsyncTenantData:
     """What the packages keep of ``tenant`` on a PostgreSQL, SQLite or Redis connection of a manager."""
 
+    @named_connection
     def __init__(self, manager: AsyncDatabaseManager, name: str, *, tenant: str) -> None:
         """No tenant is meant by default."""
         self._manager = manager

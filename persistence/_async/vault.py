@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from persistence._async.compat import Mutex
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.store import AsyncSQLStore
 from persistence.dialect import to_json, to_micros
 from persistence.errors import ConfigError, CorruptError, NotFoundError, PersistenceError
@@ -61,6 +61,7 @@ class AsyncSecretVault(AsyncSQLStore):
 
     line = MigrationLine.of_package("persistence")
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -9,7 +9,7 @@ from typing import Any
 
 from persistence._sync.keyvalue_backends import RedisValues, SQLValues, Values
 from persistence._sync.locks import LeaseLock
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
@@ -29,6 +29,7 @@ class KeyValueStore:
     ``delete_expired``.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

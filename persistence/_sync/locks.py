@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from persistence._sync.compat import sleep, undone_if_interrupted
 from persistence._sync.keyvalue_backends import SQLValues
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
 from persistence.fields import Duration, milliseconds
@@ -38,6 +38,7 @@ class AdvisoryLock:
     It is for short critical sections: the transaction stays open meanwhile. Who has it may take it again.
     """
 
+    @named_connection
     def __init__(self, manager: DatabaseManager, name: str, lock: str, *, tenant: str = "default") -> None:
         """Raise CapabilityError on SQLite, where a transaction that writes is alone anyway."""
         check_manager(manager)
@@ -91,6 +92,7 @@ class LeaseLock:
     lease is as safe as that server's memory: one that forgets gives the lock away twice, with tokens that begin anew.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -11,7 +11,7 @@ from typing import Any
 
 from persistence._sync.compat import check_callback, finish
 from persistence._sync.locks import LeaseLock
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.recurring import GRACE, Recurring
 from persistence.errors import ClosedError, LockTimeoutError, PersistenceError, ValidationError
 from persistence.fields import Duration
@@ -36,6 +36,7 @@ class Maintenance(Recurring):
     that fails is reported and logged (``persistence.maintenance``), and the others run.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

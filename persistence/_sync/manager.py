@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from persistence._sync.compat import Mutex, Parallel, in_background
 from persistence._sync.database import Database
@@ -35,6 +37,7 @@ from persistence.validation import check_timeout, wrong_manager
 Connection = Database | RedisConnection
 Server = EmbeddedPostgreSQL | EmbeddedRedis
 K = TypeVar("K")
+P = ParamSpec("P")
 S = TypeVar("S", bound=Config)
 
 SCHEMES = (
@@ -209,8 +212,10 @@ class DatabaseManager:
         found = self._connections.get(name)
         if found is None:
             self._check_open()
+            given: object = name
             names = ", ".join(sorted(self._connections)) or "none"
-            raise UnknownConnectionError(f"no connection is named {name!r}", hint=f"there are: {names}")
+            what = "the name of a connection is missing" if given is None else f"no connection is named {given!r}"
+            raise UnknownConnectionError(what, hint=f"there are: {names}")
         return found
 
     def _get(self, name: str, wanted: type[K]) -> K:
@@ -368,3 +373,20 @@ def check_manager(manager: object) -> None:
     """
     if not isinstance(manager, DatabaseManager):
         raise wrong_manager(manager, DatabaseManager.__name__)
+
+
+def named_connection(init: Callable[P, None]) -> Callable[P, None]:
+    """Have the ``__init__`` of a store, which takes a manager and a name, say which names there are when it has none.
+
+    Python would name the parameter, and a class that its caller may never have heard of.
+    """
+
+    @wraps(init)
+    def checked(*given: P.args, **options: P.kwargs) -> None:
+        if len(given) == 2 and "name" not in options:
+            manager: Any = given[1]
+            check_manager(manager)
+            manager.get(None)
+        init(*given, **options)
+
+    return checked

@@ -10,7 +10,7 @@ from typing import Any
 
 from persistence._sync.database import Database
 from persistence._sync.executor import Call, Row
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.store import SQLStore
 from persistence.dialect import to_micros
 from persistence.errors import NotFoundError
@@ -43,6 +43,7 @@ class Outbox(SQLStore):
 
     line = MigrationLine.of_package("persistence")
 
+    @named_connection
     def __init__(
         self, manager: DatabaseManager, name: str, topic: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from persistence._sync.compat import Mutex, current_home, sleep, when_free
 from persistence._sync.feeds import FEED_ERRORS, Feed, PostgreSQLFeed, RedisFeed
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
@@ -49,6 +49,7 @@ class PubSub:
     programs use.
     """
 
+    @named_connection
     def __init__(self, manager: DatabaseManager, name: str, *, prefix: str = "holdfast:") -> None:
         """Raise CapabilityError on SQLite, which has no notices, and what ``manager.get`` does."""
         check_manager(manager)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence.dialect import chunked, quote_identifier
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
@@ -30,6 +30,7 @@ class Untouched(Exception):
 class RepositoryTable(Generic[T]):
     """What a repository knows of its table, and the statements that it makes of that."""
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

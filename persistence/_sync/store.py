@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.migrator import Migrator
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence.migrations import MigrationLine
@@ -22,6 +22,7 @@ class SQLStore:
 
     line: ClassVar[MigrationLine]
 
+    @named_connection
     def __init__(
         self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from persistence._sync.copy_rows import SCAN_SECONDS, check_sees_all, copy_tables_of, is_made, read_tables
 from persistence._sync.database import Database
 from persistence._sync.executor import Executor
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.archives import TENANT
 from persistence.archiving import archiving_plan
@@ -41,6 +41,7 @@ PAGE = 1000
 class TenantData:
     """What the packages keep of ``tenant`` on a PostgreSQL, SQLite or Redis connection of a manager."""
 
+    @named_connection
     def __init__(self, manager: DatabaseManager, name: str, *, tenant: str) -> None:
         """No tenant is meant by default."""
         self._manager = manager

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from persistence._sync.compat import Mutex
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.store import SQLStore
 from persistence.dialect import to_json, to_micros
 from persistence.errors import ConfigError, CorruptError, NotFoundError, PersistenceError
@@ -62,6 +62,7 @@ class SecretVault(SQLStore):
 
     line = MigrationLine.of_package("persistence")
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from persistence import AsyncDatabaseManager
 from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
-from persistence._async.manager import check_manager
+from persistence._async.manager import check_manager, named_connection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_tenant, shown
@@ -63,6 +63,7 @@ class AsyncContextStore:
     _backend: AsyncContextBackend
     _secrets: AsyncSecretsOption = None
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

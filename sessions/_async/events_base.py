@@ -10,6 +10,7 @@ from typing import Any
 
 from persistence import AsyncDatabase, AsyncDatabaseManager
 from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
+from persistence._async.manager import named_connection
 from persistence.dialect import compile_statement
 from persistence.errors import ConstraintError
 from persistence.fields import Duration
@@ -35,6 +36,7 @@ class AsyncEventsBase(AsyncSessionsStore):
     ``notify`` (PostgreSQL) has an append wake followers of the log, at most once in so many seconds for this store.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

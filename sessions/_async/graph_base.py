@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from persistence import AsyncDatabase, AsyncDatabaseManager
 from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
+from persistence._async.manager import named_connection
 from persistence.errors import ConflictError, DuplicateError, NotFoundError
 from persistence.validation import check_id, shown
 from sessions._async.store import AsyncSessionsStore
@@ -37,6 +38,7 @@ class AsyncGraphBase(AsyncSessionsStore):
     _scope = "LOCAL"
     _actor: str | None = None
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

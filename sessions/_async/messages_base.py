@@ -6,6 +6,7 @@ import copy
 from typing import Any, Self
 
 from persistence import AsyncDatabase, AsyncDatabaseManager
+from persistence._async.manager import named_connection
 from persistence.errors import CapabilityError, ConflictError, DuplicateError, NotFoundError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, shown
@@ -44,6 +45,7 @@ class AsyncMessagesBase(AsyncSessionsStore):
     on_redis = True
     _user: str | None = None
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from persistence import AsyncDatabaseManager
+from persistence._async.manager import named_connection
 from persistence.validation import check_id
 from sessions._async.store import AsyncSessionsStore
 from sessions.contents import decoded, to_text
@@ -22,6 +23,7 @@ class AsyncStateStore(AsyncSessionsStore):
 
     on_redis = True
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -14,7 +14,7 @@ from persistence import (
     MigrationLine,
     Row,
 )
-from persistence._async.manager import check_manager
+from persistence._async.manager import check_manager, named_connection
 from persistence.dialect import Dialect, compile_statement
 from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
@@ -32,6 +32,7 @@ class AsyncSessionsStore(AsyncSQLStore):
     on_redis: ClassVar[bool] = False
     """Whether a Redis connection will do."""
 
+    @named_connection
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:

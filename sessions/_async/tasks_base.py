@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, AsyncPubSub, AsyncRedisConnection, Row
+from persistence._async.manager import named_connection
 from persistence.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
 from persistence.fields import Duration
 from persistence.retry import Backoff
@@ -53,6 +54,7 @@ class AsyncTasksBase(AsyncSessionsStore):
     _owner: str | None = None
     _view: str | None = SHARED
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

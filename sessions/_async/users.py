@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from persistence import AsyncDatabase, AsyncDatabaseManager, AsyncSecretVault, Row
 from persistence._async.compat import finish
+from persistence._async.manager import named_connection
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
@@ -52,6 +53,7 @@ class AsyncUserData(AsyncSessionsStore):
 
     on_redis = True
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from persistence import DatabaseManager
 from persistence._sync.guards import SecretsOption, check_secrets, guarded
-from persistence._sync.manager import check_manager
+from persistence._sync.manager import check_manager, named_connection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_tenant, shown
@@ -64,6 +64,7 @@ class ContextStore:
     _backend: ContextBackend
     _secrets: SecretsOption = None
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -11,6 +11,7 @@ from typing import Any
 
 from persistence import Database, DatabaseManager
 from persistence._sync.guards import SecretsOption, check_secrets, guarded
+from persistence._sync.manager import named_connection
 from persistence.dialect import compile_statement
 from persistence.errors import ConstraintError
 from persistence.fields import Duration
@@ -36,6 +37,7 @@ class EventsBase(SessionsStore):
     ``notify`` (PostgreSQL) has an append wake followers of the log, at most once in so many seconds for this store.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

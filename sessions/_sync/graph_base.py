@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from persistence import Database, DatabaseManager
 from persistence._sync.guards import SecretsOption, check_secrets, guarded
+from persistence._sync.manager import named_connection
 from persistence.errors import ConflictError, DuplicateError, NotFoundError
 from persistence.validation import check_id, shown
 from sessions._sync.store import SessionsStore
@@ -38,6 +39,7 @@ class GraphBase(SessionsStore):
     _scope = "LOCAL"
     _actor: str | None = None
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

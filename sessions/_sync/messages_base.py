@@ -7,6 +7,7 @@ import copy
 from typing import Any, Self
 
 from persistence import Database, DatabaseManager
+from persistence._sync.manager import named_connection
 from persistence.errors import CapabilityError, ConflictError, DuplicateError, NotFoundError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, shown
@@ -45,6 +46,7 @@ class MessagesBase(SessionsStore):
     on_redis = True
     _user: str | None = None
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

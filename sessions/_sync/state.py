@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from persistence import DatabaseManager
+from persistence._sync.manager import named_connection
 from persistence.validation import check_id
 from sessions._sync.store import SessionsStore
 from sessions.contents import decoded, to_text
@@ -23,6 +24,7 @@ class StateStore(SessionsStore):
 
     on_redis = True
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -15,7 +15,7 @@ from persistence import (
     MigrationLine,
     Row,
 )
-from persistence._sync.manager import check_manager
+from persistence._sync.manager import check_manager, named_connection
 from persistence.dialect import Dialect, compile_statement
 from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
@@ -33,6 +33,7 @@ class SessionsStore(SQLStore):
     on_redis: ClassVar[bool] = False
     """Whether a Redis connection will do."""
 
+    @named_connection
     def __init__(
         self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from persistence import Database, DatabaseManager, PubSub, RedisConnection, Row
+from persistence._sync.manager import named_connection
 from persistence.errors import ConflictError, NotFoundError, UnavailableError, ValidationError
 from persistence.fields import Duration
 from persistence.retry import Backoff
@@ -54,6 +55,7 @@ class TasksBase(SessionsStore):
     _owner: str | None = None
     _view: str | None = SHARED
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

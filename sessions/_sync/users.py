@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from persistence import Database, DatabaseManager, SecretVault, Row
 from persistence._sync.compat import finish
+from persistence._sync.manager import named_connection
 from persistence.dialect import Dialect, from_json
 from persistence.errors import ValidationError
 from persistence.validation import check_id
@@ -53,6 +54,7 @@ class UserData(SessionsStore):
 
     on_redis = True
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

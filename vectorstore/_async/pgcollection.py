@@ -13,7 +13,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.postgresql import AsyncPgVectorDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
@@ -58,6 +58,7 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
     line = schema.LINE
     metrics = (*METRICS, *BIT_METRICS)
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import CapabilityError, ConflictError
@@ -56,6 +56,7 @@ class AsyncRedisVectorStore(AsyncVectorStore):
         CapabilityError: a text search is asked for; each call raises it on a server without vector sets.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

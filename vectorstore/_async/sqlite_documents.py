@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from persistence._async.executor import Row
-from persistence._async.manager import AsyncDatabaseManager, check_manager
+from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
@@ -38,6 +38,7 @@ class AsyncSQLiteDocuments(AsyncVectorStore, AsyncSQLStore):
 
     line = schema.LINE
 
+    @named_connection
     def __init__(
         self,
         manager: AsyncDatabaseManager,

@@ -14,7 +14,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.postgresql import PgVectorDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
@@ -59,6 +59,7 @@ class PgCollection(VectorStore, SQLStore):
     line = schema.LINE
     metrics = (*METRICS, *BIT_METRICS)
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import CapabilityError, ConflictError
@@ -57,6 +57,7 @@ class RedisVectorStore(VectorStore):
         CapabilityError: a text search is asked for; each call raises it on a server without vector sets.
     """
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from persistence._sync.executor import Row
-from persistence._sync.manager import DatabaseManager, check_manager
+from persistence._sync.manager import DatabaseManager, check_manager, named_connection
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
@@ -39,6 +39,7 @@ class SQLiteDocuments(VectorStore, SQLStore):
 
     line = schema.LINE
 
+    @named_connection
     def __init__(
         self,
         manager: DatabaseManager,
