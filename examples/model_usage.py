@@ -1,6 +1,7 @@
 """How much each model was used, and how long it took: events of a week, summed in the database and drawn.
 
 ``python examples/model_usage.py [--days 7]``. On a SQLite file of its own; a PostgreSQL connection does the same.
+It draws with rich: ``pip install "holdfast[examples]"``.
 """
 
 import argparse
@@ -9,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.bar import Bar
-from rich.console import Console
-from rich.table import Table
-
 from persistence import DatabaseManager
+from persistence.extras import extra
 from sessions import Event, EventBucket, EventLog, EventPolicy
+
+with extra("examples"):
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
 
 MODELS = {"small": (0.3, 400), "large": (1.9, 900), "coder": (1.1, 1500)}
 MONDAY = datetime(2026, 3, 9, tzinfo=UTC)

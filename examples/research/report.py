@@ -9,17 +9,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from checkpoint import CheckpointInfo
 from persistence import HealthStatus
+from persistence.extras import extra
 from research.debian import Quality, Question
 from research.health import HealthWatch
 from research.process import Run
 from research.stores import Stores
 from sessions import Session, Thread
+
+with extra("examples"):
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 Advance = Callable[[int], object]
 
