@@ -53,7 +53,6 @@ __all__ = ["HoldfastStore"]
 
 _ROOT = "langgraph"
 _METRICS: tuple[Metric, ...] = ("cosine", "l2", "inner_product")
-_SWEEP = 1000
 _AT_ONCE = 4
 """How many calls of one async store run at the same time."""
 
@@ -205,21 +204,13 @@ class HoldfastStore(BaseStore):
         """Remove every expired item of the tenant and return how many; it takes room only, since nothing sees one."""
         if self._sync is None:
             raise _missing("sync", "with", "DatabaseManager")
-        removed = found = self._sync.delete_expired(_SWEEP)
-        while found == _SWEEP:
-            found = self._sync.delete_expired(_SWEEP)
-            removed += found
-        return removed
+        return self._sync.delete_expired()
 
     async def asweep_ttl(self) -> int:
         """Remove expired items as ``sweep_ttl`` does."""
         if self._async is None:
             raise _missing("async", "async with", "AsyncDatabaseManager")
-        removed = found = await self._async.delete_expired(_SWEEP)
-        while found == _SWEEP:
-            found = await self._async.delete_expired(_SWEEP)
-            removed += found
-        return removed
+        return await self._async.delete_expired()
 
 
 class _Plan:

@@ -253,7 +253,7 @@ class AsyncContextStore:
         if all_users and self._user:
             raise ValidationError("all_users is not for the store of one user", hint="call it on the tenant's store")
         size = check_limit(batch, "batch")
-        removed = found = await self._backend.delete_expired(None if all_users else self._user, size)
+        removed, found = 0, size
         while found == size:
             found = await self._backend.delete_expired(None if all_users else self._user, size)
             removed += found

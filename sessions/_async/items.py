@@ -32,7 +32,7 @@ from sessions.item_batches import (
 from sessions.items import SHARED
 
 PAGE = 1000
-"""How many items are read at a time where the program filters them."""
+"""How many items are read at a time where the program filters them, and deleted at a time."""
 
 
 class AsyncItemStore(AsyncSQLStore):
@@ -80,13 +80,17 @@ class AsyncItemStore(AsyncSQLStore):
             await self._write(database, batch, answers)
         return answers
 
-    async def delete_expired(self, limit: int) -> int:
-        """Remove at most ``limit`` expired items of the tenant and return how many."""
+    async def delete_expired(self) -> int:
+        """Remove every expired item of the tenant, so many at a time, and return how many there were."""
         database = await self._database()
-        return await database.execute(*self._prepared(database, "item_delete_expired", {"limit": limit}))
+        removed, found = 0, PAGE
+        while found == PAGE:
+            found = await database.execute(*self._prepared(database, "item_delete_expired", {"limit": PAGE}))
+            removed += found
+        return removed
 
     async def _run_at_once(self, database: AsyncDatabase, batch: Batch) -> Answers:
-        """Choose the leanest statement: most batches are all of one kind, and item_batch takes longer to start."""
+        """Choose the leanest statements, one round trip: most batches are all of one kind."""
         alone: dict[int, list[Row]] = {}
         together: list[int] = []
         for place, search in enumerate(batch.searches):
@@ -105,23 +109,27 @@ class AsyncItemStore(AsyncSQLStore):
             name, values = ("item_get", one) if len(batch.gets) == 1 else ("item_get_many", _get_values(batch))
             rows = await database.fetch_all(*self._prepared(database, name, values))
         elif writes and not (together or batch.listings or batch.gets):
-            await self._write_at_once(database, batch)
+            await database.execute(*self._writing(database, batch))
         elif together or batch.listings or writes:
-            values = {**_get_values(batch), **_list_values(batch, together), **_write_values(batch)}
-            rows = await database.fetch_all(*self._prepared(database, "item_batch", values))
+            values = {**_get_values(batch), **_list_values(batch, together)}
+            reading = self._prepared(database, "item_read_many", values)
+            if writes:
+                rows, _ = await database.fetch_batch([reading, self._writing(database, batch)])
+            else:
+                rows = await database.fetch_all(*reading)
         answers = _answers(batch, together, rows, database.dialect)
         for place, found in alone.items():
             answers.searches[place] = [_found(row, database.dialect) for row in found]
         return answers
 
-    async def _write_at_once(self, database: AsyncDatabase, batch: Batch) -> None:
-        if len(batch.puts) == 1 and not (batch.deletes or batch.puts[0].vectors):
-            put = batch.puts[0]
-            place = {"namespace": put.namespace, "key": put.key}
-            values = {**place, "value": put.value, "fields": filterable(put.value), "ttl": put.ttl}
-            await database.execute(*self._prepared(database, "item_put", values))
-        else:
-            await database.fetch_all(*self._prepared(database, "item_write_many", _write_values(batch)))
+    def _writing(self, database: AsyncDatabase, batch: Batch) -> tuple[str, dict[str, Any]]:
+        """Return the statement that does all writes of a batch."""
+        if len(batch.puts) > 1 or batch.deletes or batch.puts[0].vectors:
+            return self._prepared(database, "item_write_many", _write_values(batch))
+        put = batch.puts[0]
+        place = {"namespace": put.namespace, "key": put.key}
+        values = {**place, "value": put.value, "fields": filterable(put.value), "ttl": put.ttl}
+        return self._prepared(database, "item_put", values)
 
     async def _nearest(self, database: AsyncDatabase, batch: Batch, search: Search) -> list[Row]:
         vector = search.vector or []

@@ -102,9 +102,9 @@ FROM (
 WHERE i.tenant_id = :tenant AND i.user_id = :user_id AND i.namespace = due.namespace AND i.key = due.key
     AND i.expires_at > statement_timestamp();
 
--- name: item_batch
--- hot: reads and writes of one batch in one round trip. All parts see the same snapshot, so a read never sees a write of
--- its own batch.
+-- name: item_read_many
+-- hot: the reads of a batch, which all see one state. Its writes come behind it, in the same round trip and transaction,
+-- so that no read sees any of them.
 WITH got AS (
     SELECT g.place, i.namespace, i.key, CAST(i.value AS text) AS value, i.created_at, i.updated_at, i.ttl_micros,
         i.expires_at
@@ -155,36 +155,6 @@ WITH got AS (
         ORDER BY namespace
         LIMIT CAST(l.spec ->> 'limit' AS bigint) OFFSET CAST(l.spec ->> 'offset' AS bigint)
     ) AS f
-), written AS (
-    INSERT INTO holdfast_items AS i
-        (tenant_id, user_id, namespace, key, value, fields, topics, subscribers, version, ttl_micros, expires_at,
-         created_at, updated_at)
-    SELECT :tenant, :user_id, p.namespace, p.key, CAST(p.value AS json), CAST(p.fields AS jsonb), '{}', '{}', 1, p.ttl,
-        statement_timestamp() + p.ttl * INTERVAL '1 microsecond', statement_timestamp(), statement_timestamp()
-    FROM unnest(CAST(:put_namespaces AS text[]), CAST(:put_keys AS text[]), CAST(:put_values AS text[]),
-        CAST(:put_fields AS text[]), CAST(:put_ttls AS bigint[])) AS p (namespace, key, value, fields, ttl)
-    ON CONFLICT (tenant_id, user_id, namespace, key) DO UPDATE SET
-        value = excluded.value, fields = excluded.fields,
-        version = CASE WHEN i.expires_at <= statement_timestamp() THEN 1 ELSE i.version + 1 END,
-        ttl_micros = excluded.ttl_micros, expires_at = excluded.expires_at,
-        created_at = CASE WHEN i.expires_at <= statement_timestamp() THEN excluded.created_at ELSE i.created_at END,
-        updated_at = greatest(i.updated_at, excluded.updated_at)
-), deleted AS (
-    DELETE FROM holdfast_items AS i
-    USING unnest(CAST(:delete_namespaces AS text[]), CAST(:delete_keys AS text[])) AS d (namespace, key)
-    WHERE i.tenant_id = :tenant AND i.user_id = :user_id AND i.namespace = d.namespace AND i.key = d.key
-), shortened AS (
-    DELETE FROM holdfast_item_vectors AS v
-    USING unnest(CAST(:put_namespaces AS text[]), CAST(:put_keys AS text[]), CAST(:put_vectors AS integer[]))
-        AS p (namespace, key, vectors)
-    WHERE v.tenant_id = :tenant AND v.user_id = :user_id AND v.namespace = p.namespace AND v.key = p.key
-        AND v.place >= p.vectors
-), embedded AS (
-    INSERT INTO holdfast_item_vectors (tenant_id, user_id, namespace, key, place, embedding)
-    SELECT :tenant, :user_id, e.namespace, e.key, e.place, CAST(e.embedding AS real[])
-    FROM unnest(CAST(:vector_namespaces AS text[]), CAST(:vector_keys AS text[]), CAST(:vector_places AS integer[]),
-        CAST(:vectors AS text[])) AS e (namespace, key, place, embedding)
-    ON CONFLICT (tenant_id, user_id, namespace, key, place) DO UPDATE SET embedding = excluded.embedding
 )
 SELECT 'get' AS kind, place, namespace, key, value, created_at, updated_at, ttl_micros, expires_at,
     statement_timestamp() AS now FROM got
