@@ -49,6 +49,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psycopg
 
+UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23505", "23503"
+"""PostgreSQL's codes of what is there already, and of what refers to nothing; also where a store found it itself."""
+
 
 class PersistenceError(Exception):
     """The root of every error that holdfast raises."""
@@ -226,8 +229,8 @@ class QueryError(PersistenceError):
 
 
 _BY_SQLSTATE: dict[str, type[PersistenceError]] = {
-    "23505": DuplicateError,
-    "23503": ForeignKeyError,
+    UNIQUE_VIOLATION: DuplicateError,
+    FOREIGN_KEY_VIOLATION: ForeignKeyError,
     "40001": SerializationError,
     "40P01": DeadlockError,
     "55P03": LockTimeoutError,

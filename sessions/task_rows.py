@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from persistence.dialect import to_micros
-from persistence.errors import ForeignKeyError
+from persistence.errors import FOREIGN_KEY_VIOLATION, ForeignKeyError
 from sessions.contents import to_text
 
 _NUMBERS = frozenset(
@@ -49,7 +49,7 @@ def task_rows(answer: Any) -> list[dict[str, Any]]:
         ForeignKeyError: the parent of a new task isn't there.
     """
     if answer == b"no parent":
-        raise ForeignKeyError("the parent of a task isn't there")
+        raise ForeignKeyError("the parent of a task isn't there", code=FOREIGN_KEY_VIOLATION)
     return [_row([part.decode() for part in flat]) for flat in answer]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from checkpoint.records import Checkpoint, CheckpointInfo, Durability, StateDiff, describe
 from checkpoint.serializer import Serializer
 from checkpoint.validation import MAX_VERSION, check_fork, check_thread
-from persistence.errors import DuplicateError, NotFoundError, ValidationError
+from persistence.errors import UNIQUE_VIOLATION, DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
 
@@ -157,6 +157,7 @@ class AsyncTimeTravel(ABC):
             hint="give a new thread id, or delete that thread first",
             operation=operation,
             connection=self._place,
+            code=UNIQUE_VIOLATION,
         )
 
     @abstractmethod

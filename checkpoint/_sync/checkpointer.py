@@ -20,7 +20,14 @@ from checkpoint.exporting import export_line
 from checkpoint.records import Checkpoint, CheckpointInfo, Durability, ThreadInfo, describe
 from checkpoint.validation import MAX_VERSION, check_checkpoint, check_durability, check_filter, check_key, check_thread
 from persistence._sync.guards import guarded
-from persistence.errors import ConflictError, DuplicateError, NotFoundError, PersistenceError, ValidationError
+from persistence.errors import (
+    UNIQUE_VIOLATION,
+    ConflictError,
+    DuplicateError,
+    NotFoundError,
+    PersistenceError,
+    ValidationError,
+)
 from persistence.validation import check_id, check_limit, check_whole
 
 _TRIES = 10
@@ -314,6 +321,7 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
                 hint="leave the version out to get the next one",
                 operation="save_checkpoint",
                 connection=self._place,
+                code=UNIQUE_VIOLATION,
             )
         if held:
             return DuplicateError(
@@ -321,5 +329,6 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
                 hint="leave the version out to get the next one",
                 operation="save_checkpoint",
                 connection=self._place,
+                code=UNIQUE_VIOLATION,
             )
         return None

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from checkpoint.records import Checkpoint, CheckpointInfo, Durability, StateDiff, describe
 from checkpoint.serializer import Serializer
 from checkpoint.validation import MAX_VERSION, check_fork, check_thread
-from persistence.errors import DuplicateError, NotFoundError, ValidationError
+from persistence.errors import UNIQUE_VIOLATION, DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_limit, check_whole
 
 
@@ -158,6 +158,7 @@ class TimeTravel(ABC):
             hint="give a new thread id, or delete that thread first",
             operation=operation,
             connection=self._place,
+            code=UNIQUE_VIOLATION,
         )
 
     @abstractmethod

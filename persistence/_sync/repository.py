@@ -10,7 +10,7 @@ from persistence._sync.database import Database
 from persistence._sync.repository_table import RepositoryTable, Untouched
 from persistence.dialect import quote_identifier
 from persistence.entities import EntityMap, like, slug_of
-from persistence.errors import ConflictError, DuplicateError, ValidationError
+from persistence.errors import UNIQUE_VIOLATION, ConflictError, DuplicateError, ValidationError
 from persistence.validation import check_limit, check_text, check_whole, shown
 
 T = TypeVar("T")
@@ -351,6 +351,7 @@ class Repository(RepositoryTable[T]):
                     f"{self._entity.__name__} with the slug {slug!r} is refused by another unique index",
                     hint="its key, or another column, is there already",
                     connection=self._name,
+                    code=UNIQUE_VIOLATION,
                 )
             numbers = [each["slug"].removeprefix(f"{base}-") for each in taken if each["slug"] != base]
             slug = f"{base}-{max([1, *(int(n) for n in numbers if n.isdecimal() and len(n) < 10)]) + 1}"

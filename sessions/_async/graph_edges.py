@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from persistence.errors import ForeignKeyError
+from persistence.errors import FOREIGN_KEY_VIOLATION, ForeignKeyError
 from persistence.validation import shown
 from sessions._async.graph_base import TRIES, AsyncGraphBase
 from sessions.contents import to_text
@@ -95,7 +95,7 @@ class AsyncGraphEdges(AsyncGraphBase):
             # Somebody added the missing node after the statement had looked for it.
         raise self._no_node("one of its nodes comes and goes", operation)
 
-    def _no_node(self, message: str, operation: str, code: str | None = None) -> ForeignKeyError:
+    def _no_node(self, message: str, operation: str, code: str | None = FOREIGN_KEY_VIOLATION) -> ForeignKeyError:
         return ForeignKeyError(
             f"{message} in the scope {self._scope}",
             hint="add_node() first",

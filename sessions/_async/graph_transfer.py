@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from persistence.errors import ForeignKeyError, ValidationError
+from persistence.errors import FOREIGN_KEY_VIOLATION, ForeignKeyError, ValidationError
 from sessions._async.graph_base import AsyncGraphBase
 from sessions.contents import to_text
 from sessions.graph import Edge, Node
@@ -83,6 +83,7 @@ class AsyncGraphTransfer(AsyncGraphBase):
                 hint="an export has every node before the first edge",
                 operation="import_graph",
                 connection=self._name,
+                code=FOREIGN_KEY_VIOLATION,
             )
 
 

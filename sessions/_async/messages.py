@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from persistence import AsyncDatabase
-from persistence.errors import DuplicateError, NotFoundError, ValidationError
+from persistence.errors import UNIQUE_VIOLATION, DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_limit, check_text, check_whole, shown
 from sessions._async.messages_base import TRIES, append_values, as_stored, rows_json
 from sessions._async.messages_history import AsyncMessageHistory
@@ -291,4 +291,5 @@ class AsyncMessageStore(AsyncMessageHistory, AsyncMessageTransfer):
             hint="leave new_thread_id out to have one generated",
             operation="fork",
             connection=self._name,
+            code=UNIQUE_VIOLATION,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from persistence.errors import DuplicateError
+from persistence.errors import UNIQUE_VIOLATION, DuplicateError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, shown
 from sessions._async.store import AsyncSessionsStore
@@ -50,6 +50,7 @@ class AsyncSessionManager(AsyncSessionsStore):
                 hint="leave id out to have one generated, or update_session()",
                 operation="create_session",
                 connection=self._name,
+                code=UNIQUE_VIOLATION,
             )
         return stored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from persistence.errors import ConflictError, DuplicateError, ForeignKeyError, ValidationError
+from persistence.errors import UNIQUE_VIOLATION, ConflictError, DuplicateError, ForeignKeyError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, shown
 from sessions._async.erasing import erase_tasks, export_tasks
@@ -102,6 +102,7 @@ class AsyncTaskStore(AsyncTaskClaims):
                     hint="leave id out to have one generated, or take a key: keys of owners are apart",
                     operation="add",
                     connection=self._name,
+                    code=UNIQUE_VIOLATION,
                 )
         return [found[row["id"]] for row in rows]
 

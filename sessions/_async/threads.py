@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from persistence.errors import DuplicateError, ForeignKeyError, NotFoundError, ValidationError
+from persistence.errors import (
+    FOREIGN_KEY_VIOLATION,
+    UNIQUE_VIOLATION,
+    DuplicateError,
+    ForeignKeyError,
+    NotFoundError,
+    ValidationError,
+)
 from persistence.validation import check_id, shown
 from sessions._async.store import AsyncSessionsStore
 from sessions.records import (
@@ -52,6 +59,7 @@ class AsyncThreadManager(AsyncSessionsStore):
             hint="leave id out to have one generated, or update_thread()",
             operation="create_thread",
             connection=self._name,
+            code=UNIQUE_VIOLATION,
         )
 
     async def get_thread(self, thread_id: str) -> Thread:
@@ -162,7 +170,7 @@ class AsyncThreadManager(AsyncSessionsStore):
         if await self._read_one(session_from_row, "get_session", {"id": session_id}) is None:
             raise self._no_session(session_id, operation)
 
-    def _no_session(self, session_id: str, operation: str, code: str | None = None) -> ForeignKeyError:
+    def _no_session(self, session_id: str, operation: str, code: str | None = FOREIGN_KEY_VIOLATION) -> ForeignKeyError:
         return ForeignKeyError(
             f"there is no session {shown(session_id)} for the thread",
             hint="create it first; it was never created, was deleted, or has expired",

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from persistence import Database
-from persistence.errors import ForeignKeyError, ValidationError
+from persistence.errors import FOREIGN_KEY_VIOLATION, ForeignKeyError, ValidationError
 from persistence.validation import check_limit, shown
 from sessions._sync.graph_base import GraphBase
 from sessions.embeddings import as_embedding
@@ -113,7 +113,7 @@ class GraphRecall(GraphBase):
                 connection=self._name,
             )
 
-    def _unknown(self, message: str, code: str | None = None) -> ForeignKeyError:
+    def _unknown(self, message: str, code: str | None = FOREIGN_KEY_VIOLATION) -> ForeignKeyError:
         return ForeignKeyError(
             f"{message} in the scope {self._scope}",
             hint="add_node() first",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Iterable
 from itertools import islice
 from typing import Any
 
-from persistence.errors import ForeignKeyError, ValidationError
+from persistence.errors import FOREIGN_KEY_VIOLATION, ForeignKeyError, ValidationError
 from sessions._sync.graph_base import GraphBase
 from sessions.contents import to_text
 from sessions.graph import Edge, Node
@@ -84,6 +84,7 @@ class GraphTransfer(GraphBase):
                 hint="an export has every node before the first edge",
                 operation="import_graph",
                 connection=self._name,
+                code=FOREIGN_KEY_VIOLATION,
             )
 
 

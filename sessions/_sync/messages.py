@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from persistence import Database
-from persistence.errors import DuplicateError, NotFoundError, ValidationError
+from persistence.errors import UNIQUE_VIOLATION, DuplicateError, NotFoundError, ValidationError
 from persistence.validation import check_id, check_limit, check_text, check_whole, shown
 from sessions._sync.messages_base import TRIES, append_values, as_stored, rows_json
 from sessions._sync.messages_history import MessageHistory
@@ -292,4 +292,5 @@ class MessageStore(MessageHistory, MessageTransfer):
             hint="leave new_thread_id out to have one generated",
             operation="fork",
             connection=self._name,
+            code=UNIQUE_VIOLATION,
         )

@@ -148,8 +148,9 @@ async def test_an_explicit_version_that_exists_is_a_duplicate_and_changes_nothin
 ) -> None:
     for n in (1, 2, 3):
         await checkpointer.save_checkpoint(Checkpoint("t", {"n": n}))
-    with pytest.raises(DuplicateError, match="checkpoint 3 of thread 't' already exists"):
+    with pytest.raises(DuplicateError, match="checkpoint 3 of thread 't' already exists") as taken:
         await checkpointer.save_checkpoint(Checkpoint("t", {"n": "other"}, version=3))
+    assert taken.value.code == "23505"
     with pytest.raises(DuplicateError, match="checkpoint 1 of thread 't'"):
         await checkpointer.save_checkpoint(Checkpoint("t", {"n": "other"}, version=1))
     assert (await checkpointer.load_checkpoint("t", 3)).state == {"n": 3}

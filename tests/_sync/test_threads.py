@@ -127,7 +127,7 @@ def test_an_unknown_session_is_named(threads: ThreadManager, elsewhere: ThreadMa
     for thread in (Thread(id="t1", session_id="s2"), Thread(id="t1", session_id="s2", user_id="ada")):
         with pytest.raises(ForeignKeyError, match="no session 's2'") as caught:
             threads.create_thread(thread)
-        assert caught.value.connection == "main"
+        assert (caught.value.connection, caught.value.code) == ("main", "23503")
     with pytest.raises(NotFoundError):
         elsewhere.get_thread("t1")
 
