@@ -9,8 +9,11 @@ import pytest
 from checkpoint import AsyncDatabaseCheckpointer, Checkpoint
 from persistence import (
     AsyncDatabaseManager,
+    AsyncKeyValueStore,
+    AsyncTenantData,
     ClosedError,
     ConnectError,
+    ErasedTable,
     PoolTimeoutError,
     QueryError,
     RedisConfig,
@@ -36,6 +39,25 @@ async def test_keys_of_every_slot_are_found(manager: AsyncDatabaseManager, redis
     statuses = await manager.health_check()
     assert statuses["cache"].healthy
     assert statuses["lazy"].server_version == cache.server_version
+
+
+async def test_the_keys_of_a_tenant_go_from_every_node(
+    manager: AsyncDatabaseManager, redis_config: RedisConfig
+) -> None:
+    await manager.add_redis("cache", redis_config)
+    values = {
+        tenant: [AsyncKeyValueStore(manager, "cache", namespace=f"n{number}", tenant=tenant) for number in range(20)]
+        for tenant in ("acme", "other")
+    }
+    for number in range(20):
+        for tenant in values:
+            await values[tenant][number].put("k", number)
+    erasing = AsyncTenantData(manager, "cache", tenant="acme")
+    gone = (ErasedTable("kv", 40),)
+    assert [await erasing.erase_tenant(dry_run=True), await erasing.erase_tenant()] == [gone, gone]
+    assert await erasing.erase_tenant() == ()
+    assert [await each.get("k") for each in values["acme"]] == [None] * 20
+    assert [await each.get("k") for each in values["other"]] == [*range(20)]
 
 
 async def test_a_pipeline_is_atomic_on_one_slot_and_goes_to_many_otherwise(

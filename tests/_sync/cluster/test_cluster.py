@@ -10,8 +10,11 @@ import pytest
 from checkpoint import DatabaseCheckpointer, Checkpoint
 from persistence import (
     DatabaseManager,
+    KeyValueStore,
+    TenantData,
     ClosedError,
     ConnectError,
+    ErasedTable,
     PoolTimeoutError,
     QueryError,
     RedisConfig,
@@ -37,6 +40,25 @@ def test_keys_of_every_slot_are_found(manager: DatabaseManager, redis_config: Re
     statuses = manager.health_check()
     assert statuses["cache"].healthy
     assert statuses["lazy"].server_version == cache.server_version
+
+
+def test_the_keys_of_a_tenant_go_from_every_node(
+    manager: DatabaseManager, redis_config: RedisConfig
+) -> None:
+    manager.add_redis("cache", redis_config)
+    values = {
+        tenant: [KeyValueStore(manager, "cache", namespace=f"n{number}", tenant=tenant) for number in range(20)]
+        for tenant in ("acme", "other")
+    }
+    for number in range(20):
+        for tenant in values:
+            values[tenant][number].put("k", number)
+    erasing = TenantData(manager, "cache", tenant="acme")
+    gone = (ErasedTable("kv", 40),)
+    assert [erasing.erase_tenant(dry_run=True), erasing.erase_tenant()] == [gone, gone]
+    assert erasing.erase_tenant() == ()
+    assert [each.get("k") for each in values["acme"]] == [None] * 20
+    assert [each.get("k") for each in values["other"]] == [*range(20)]
 
 
 def test_a_pipeline_is_atomic_on_one_slot_and_goes_to_many_otherwise(
