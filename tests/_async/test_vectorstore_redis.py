@@ -253,6 +253,7 @@ async def test_calls_cost_one_script_each(store: AsyncRedisVectorStore, manager:
     await store.store_documents([doc(f"{n}", [1, n, 0], metadata={"n": n}) for n in range(300)])
     await store.search(X, filter={"n": 3})
     await store.update_document("1", content="new")
+    await store.patch_document("1", {"flag": True})
     await store.delete(["2"])
     await store.get("1")
     await store.count()

@@ -254,6 +254,7 @@ def test_calls_cost_one_script_each(store: RedisVectorStore, manager: DatabaseMa
     store.store_documents([doc(f"{n}", [1, n, 0], metadata={"n": n}) for n in range(300)])
     store.search(X, filter={"n": 3})
     store.update_document("1", content="new")
+    store.patch_document("1", {"flag": True})
     store.delete(["2"])
     store.get("1")
     store.count()
