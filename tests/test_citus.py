@@ -26,6 +26,7 @@ ELSEWHERE = frozenset(
         "import_rows",
         "upsert_adopted",
         "update_adopted",
+        "patch_adopted",
         "selected_refused",  # a query of your own, whose rows are stored
         "store_selected",
         "sample",  # what the server's statistics are asked for: docs/scaling.md says what that means on Citus

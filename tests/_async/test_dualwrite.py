@@ -30,7 +30,7 @@ from tests._async.side import Started, sleep, together
 
 pytestmark = pytest.mark.tables("persistence")
 
-QUICK = 0.05
+QUICK = 0.08
 """How long the phase is known in these tests, in seconds."""
 AT_ONCE = Backoff(retries=50, base=0.001, cap=0.01)
 
