@@ -99,6 +99,11 @@ class HoldfastSaver(BaseCheckpointSaver[Any]):
                     f"a {type(checkpointer).__name__} can't be used here",
                     hint="HoldfastSaver takes a Checkpointer, an AsyncCheckpointer, or one of each",
                 )
+            if checkpointer._durability == "exit":
+                raise ValidationError(
+                    'a checkpointer with durability="exit" would hold back what the graph reads again',
+                    hint='graph.invoke(…, durability="exit") saves at the end alone',
+                )
             register_classes(_serializer_of(checkpointer), classes)
         register_classes(self._serializer, classes)
 

@@ -734,3 +734,9 @@ def test_an_item_changed_in_place_goes_unnoticed_only_where_a_channel_is_said_to
 def test_the_channels_that_are_only_appended_to_are_no_single_text() -> None:
     with pytest.raises(ValidationError, match="append_only"):
         HoldfastSaver(append_only="messages")
+
+
+async def test_a_checkpointer_that_holds_saves_back_is_refused() -> None:
+    for checkpointer in (MemoryCheckpointer(durability="exit"), AsyncMemoryCheckpointer(durability="exit")):
+        with pytest.raises(ValidationError, match=r'durability="exit" would hold back.*invoke'):
+            HoldfastSaver(checkpointer)
