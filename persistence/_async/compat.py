@@ -36,6 +36,9 @@ class Mutex:
         return None
 
 
+ReentrantMutex = Mutex
+
+
 class Waiter(Generic[T]):
     """A one-shot hand-over of a value from one task to another."""
 

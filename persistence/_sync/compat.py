@@ -22,6 +22,7 @@ Ts = TypeVarTuple("Ts")
 
 Lock = threading.Lock
 Mutex = threading.Lock
+ReentrantMutex = threading.RLock
 sleep = time.sleep
 current_owner = threading.get_ident
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from persistence._async.compat import (
     Background,
     Mutex,
     Parallel,
+    ReentrantMutex,
     Waiter,
     check_callback,
     finish,
@@ -54,7 +56,7 @@ class AsyncBell:
     """Wakes those who wait; who looked before it rang doesn't wait at all."""
 
     def __init__(self) -> None:
-        self._guard = Mutex()
+        self._guard = ReentrantMutex()  # a signal may come to who has it, and rings from within
         self._waiters: set[Waiter[bool]] = set()
         self.rung = 0
 
@@ -62,19 +64,18 @@ class AsyncBell:
         """Wake all."""
         with self._guard:
             self.rung += 1
-            waiters, self._waiters = self._waiters, set()  # each is woken once
-        for waiter in waiters:
-            waiter.hand_over(True)
+            with suppress(KeyError):  # none is left; each is woken once
+                while True:
+                    self._waiters.pop().hand_over(True)
 
     async def wait(self, seen: int, timeout: float) -> None:
         """Wait until it rings after it had rung ``seen`` times, but no longer than ``timeout`` seconds."""
         waiter: Waiter[bool] = Waiter()
         with self._guard:
-            if self.rung != seen:
-                return
-            self._waiters.add(waiter)
+            self._waiters.add(waiter)  # first, or who rings from within would wake all but this one
         try:
-            await waiter.wait(timeout)
+            if self.rung == seen:
+                await waiter.wait(timeout)
         finally:
             with self._guard:
                 self._waiters.discard(waiter)

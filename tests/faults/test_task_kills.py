@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import Any
@@ -64,10 +64,14 @@ class Program:
         self.has_ended = True
         self.said.release()
 
-    def hear(self, lines: int) -> None:
-        """Wait until it has said so many lines, or has ended."""
+    def hear(self, lines: int, has_enough: Callable[[], bool] = lambda: True) -> None:
+        """Wait until it has said so many lines, or has ended, or is silent and doesn't have enough to do."""
+        until = monotonic() + 60
         while len(self.lines) < lines and not self.has_ended:
-            assert self.said.acquire(timeout=60)
+            if not self.said.acquire(timeout=1):
+                if not has_enough():
+                    return
+                assert monotonic() < until
 
     def begin(self) -> None:
         """Have it begin, once it is ready."""
@@ -136,7 +140,8 @@ def test_each_task_is_done_once_although_every_tenth_program_is_killed(
         # Every tenth, and at least two, are killed after a number of their answers that is drawn; others follow.
         for _ in range(max(2, PROCESSES // 10)):
             victim = running.pop(chance.randrange(1, len(running)))
-            victim.hear(len(victim.lines) + chance.randint(1, 19))
+            # On a busy machine the others may have done everything, but for what the paused one holds.
+            victim.hear(len(victim.lines) + chance.randint(1, 19), lambda: tasks.counts()["pending"] > 0)
             victim.process.kill()
             running.append(start())
             running[-1].begin()
