@@ -113,7 +113,7 @@ class Relay(Recurring):
         """Deliver until nothing waits, and say how it went: everything put before the call is delivered or dead then.
 
         It waits for tries that are to be repeated, and for what other relays have in hand. After ``timeout`` seconds it
-        returns all the same; ``left`` of the report says how many items wait still.
+        returns all the same, once the sink has ended; ``left`` of the report says how many items wait still.
         """
         until = monotonic() + check_timeout("timeout", timeout)
         total = RelayReport()
