@@ -396,6 +396,22 @@ def test_a_version_that_is_deleted_while_another_loads_it_is_no_damage(root: Pat
     assert (reader.version, reader.verify().version, writer.version) == (3, 24, 24)
 
 
+def test_a_version_that_is_deleted_half_read_is_no_damage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, loads = FileVectorIndex(root, keep=1), json.loads
+    writer.add(["a"], [X], [{"n": 1}])
+    writer.save()
+
+    def saved_after_the_ids(text: Any) -> Any:
+        if text[:1] == b"[":
+            monkeypatch.undo()
+            writer.save()
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", saved_after_the_ids)
+    reader = opened(root)
+    assert (reader.version, content(reader)) == (2, content(writer))
+
+
 def test_a_reader_keeps_what_it_loaded_while_versions_go(index: FileVectorIndex, root: Path) -> None:
     reader = opened(root)
     for _ in range(5):

@@ -313,11 +313,11 @@ def read_version(path: Path, *, verify: bool) -> Snapshot:
     try:
         vectors = np.load(path / "vectors.npy", mmap_mode="r" if told["count"] else None, allow_pickle=False)
         ids = json.loads((path / "ids.json").read_bytes())
+        stored = (path / "metadata.bin").read_bytes()
     except (OSError, ValueError) as exc:
         raise damaged(path, f"it can't be read: {exc}") from exc
     if vectors.shape != (told["count"], told["dimensions"]) or len(ids) != told["count"]:
         raise damaged(path, "its vectors and its ids are not of one count")
-    stored = (path / "metadata.bin").read_bytes()
     size = 8 * told["count"]
     ends = np.frombuffer(stored[:size], "<i8").tolist()
     return Snapshot(np.asarray(vectors), ids, Texts(memoryview(stored)[size:], ends))
