@@ -188,6 +188,8 @@ def test_collections_whose_long_names_begin_alike_have_indexes_of_their_own(back
     old = "holdfast_documents_customer_documents_20_k5d72e217f8dd5af7"
     backend.database.execute(f'ALTER INDEX "{names[0][0]}" RENAME TO "{old}"')
     backend.database.execute(f'DROP INDEX "{names[1][0]}"')
+    bound = backend.beside(collection=second, keys={"year": int}, migrate=False)
+    assert (bound.count(), key_indexes(backend, second)) == (1, [])
     for collection in (first, second):
         later = backend.beside(collection=collection, keys={"year": int, "month": int})
         assert ids(later.search(X, filter={"year": 1})) == ["a"]

@@ -217,8 +217,9 @@ class PgCollection(VectorStore, SQLStore):
             return self._registered(database) or {}
 
     def _has_key(self, row: dict[str, Any], key: str, kind: KeyType) -> bool:
-        """Tell whether a key is declared as this type, and has its index."""
-        return row["keys"].get(key) == kind and schema.has_key(row["indexes"], self.collection, key, kind)
+        """Tell whether a key is declared as this type, and has its index, where this store may make one."""
+        is_there = not self._migrate or schema.has_key(row["indexes"], self.collection, key, kind)
+        return row["keys"].get(key) == kind and is_there
 
     def _no_language(self, exc: PersistenceError) -> PersistenceError:
         if exc.code != "42704":
