@@ -233,6 +233,8 @@ def test_documents_are_searched_by_words_and_by_a_vector(
     monkeypatch.setattr("sys.stdin", io.StringIO("[0, 1, 0]"))
     code, told = run(capsys, "search", *own, "-k", "1")
     assert [(each["id"], each["score"]) for each in told["results"]] == [("n1", 1.0)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("[0, 1, 0]"))
+    assert [each["id"] for each in run(capsys, "search", *own, "--offset", "1")[1]["results"]] == ["n0", "n2"]
     code, told = run(capsys, "search", "x", "--url", url, "--collection", "none")
     assert code == 1
     assert "there is no collection 'none'" in told

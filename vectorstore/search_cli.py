@@ -28,6 +28,7 @@ class Search:
         parser.add_argument("--tenant", default="default", help="(default: %(default)s)")
         parser.add_argument("--filter", metavar="JSON", help="what the metadata must pass")
         parser.add_argument("-k", type=whole(), default=10, metavar="N", help="how many (default: %(default)s)")
+        parser.add_argument("--offset", type=whole(0), default=0, metavar="N", help="behind so many: the next page")
         parser.add_argument("--min-score", type=float, metavar="S", help="at least this score")
 
     def run(self, arguments: argparse.Namespace, output: Output) -> int:
@@ -39,6 +40,7 @@ class Search:
             found = store.search(
                 query,
                 arguments.k,
+                offset=arguments.offset,
                 filter=wanted,
                 min_score=arguments.min_score,
                 mode="text" if arguments.text is not None else "vector",

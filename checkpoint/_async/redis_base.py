@@ -9,7 +9,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from checkpoint._async.remembering import AsyncRemembering
 from checkpoint.blocks import LAST_ORDINAL
-from checkpoint.records import Durability, describe
+from checkpoint.records import Durability
 from checkpoint.redis_format import Record, tenant_keys, thread_keys, unpack_record
 from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED
@@ -120,12 +120,3 @@ class AsyncCheckpointKeys(AsyncRemembering):
             for ref, data in zip(record.refs, stored, strict=True)
         ]
         return manifest, blocks
-
-    def _damaged(self, exc: CorruptError, version: object, thread_id: str, namespace: str) -> CorruptError:
-        """Return an error that says which checkpoint is damaged."""
-        return CorruptError(
-            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
-            hint=exc.hint or "load an earlier version, or restore a backup",
-            operation="load_checkpoint",
-            connection=self._place,
-        )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from checkpoint._async.group import AsyncGroupCommit
 from checkpoint._async.remembering import AsyncRemembering
 from checkpoint.matching import contains
-from checkpoint.records import Durability, describe
+from checkpoint.records import Durability
 from checkpoint.refs import ReadingRefs, read_refs
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Written
@@ -86,16 +86,7 @@ class AsyncCheckpointTables(AsyncRemembering, AsyncSQLStore):
         try:
             return read_refs(row["refs"])
         except CorruptError as exc:
-            raise self._damaged(exc, thread_id, namespace, row["version"]) from exc
-
-    def _damaged(self, exc: CorruptError, thread_id: str, namespace: str, version: int) -> CorruptError:
-        """Return the error with the checkpoint that it is about."""
-        return CorruptError(
-            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
-            hint=exc.hint or "load an earlier version, or restore a backup",
-            operation="load_checkpoint",
-            connection=self._place,
-        )
+            raise self._damaged(exc, row["version"], thread_id, namespace) from exc
 
     async def _delete_thread(
         self, thread_id: str, *, expired: bool = False, cutoff: datetime | None = None, wanted: str | None = None

@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from checkpoint._sync.remembering import Remembering
 from checkpoint.blocks import LAST_ORDINAL
-from checkpoint.records import Durability, describe
+from checkpoint.records import Durability
 from checkpoint.redis_format import Record, tenant_keys, thread_keys, unpack_record
 from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED
@@ -121,12 +121,3 @@ class CheckpointKeys(Remembering):
             for ref, data in zip(record.refs, stored, strict=True)
         ]
         return manifest, blocks
-
-    def _damaged(self, exc: CorruptError, version: object, thread_id: str, namespace: str) -> CorruptError:
-        """Return an error that says which checkpoint is damaged."""
-        return CorruptError(
-            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
-            hint=exc.hint or "load an earlier version, or restore a backup",
-            operation="load_checkpoint",
-            connection=self._place,
-        )

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from checkpoint.records import Durability
+from checkpoint.records import Durability, describe
 from checkpoint.sealing import Sealing
 from checkpoint.serializer import Serializer
 from checkpoint.states import Base, Bases
 from checkpoint.validation import check_durability
 from persistence._sync.compat import Mutex
 from persistence._sync.guards import SecretsOption, check_secrets
+from persistence.errors import CorruptError
 from persistence.secrets import Cipher
 
 BASE_THREADS = 1024
@@ -37,6 +38,15 @@ class Remembering:
         self._sealing = Sealing(cipher, tenant)
         self._mutex = Mutex()
         self._bases = Bases(BASE_THREADS, BASE_BYTES)
+
+    def _damaged(self, exc: CorruptError, version: object, thread_id: str, namespace: str) -> CorruptError:
+        """Return an error that says which checkpoint is damaged."""
+        return CorruptError(
+            f"checkpoint {version} of {describe(thread_id, namespace)}: {exc.message}",
+            hint=exc.hint or "load an earlier version, or restore a backup",
+            operation="load_checkpoint",
+            connection=self._place,
+        )
 
     def _recall(self, thread_id: str, namespace: str) -> Base | None:
         with self._mutex:

@@ -358,7 +358,7 @@ class DatabaseCheckpointer(SQLTimeTravel, SQLRetention, Checkpointer):
             manifest, stored = self._unsealed(thread_id, namespace, row, refs, stored)
             decoded = decode_state(row["version"], manifest, refs, stored, self._serializer, shared)
         except CorruptError as exc:
-            raise self._damaged(exc, thread_id, namespace, row["version"]) from exc
+            raise self._damaged(exc, row["version"], thread_id, namespace) from exc
         if row["stamp"] is not None:
             base = self._recall(thread_id, namespace)
             if base is None or not base.is_of(row["stamp"], row["version"]):
