@@ -33,6 +33,7 @@ OTHERS: dict[str, Any] = {
     "cache": "main",
     "cipher": Cipher({"k": bytes(32)}, "k"),
     "session_id": "s",
+    "tenant": "t",
 }
 
 

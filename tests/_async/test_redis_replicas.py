@@ -37,7 +37,7 @@ def pair(tmp_path: Path) -> Iterator[RedisPair]:
 
 
 async def test_a_write_is_acknowledged_once_the_replica_has_it(manager: AsyncDatabaseManager, pair: RedisPair) -> None:
-    cache = await manager.add_redis("cache", pair.config(min_replicas=1))
+    cache = await manager.add_redis("cache", pair.config(min_replicas=1, replica_timeout=20, read_timeout=30))
     client, writes = cache.client, script_of("return redis.call('INCR', KEYS[1])")
 
     async def count(number: int) -> None:

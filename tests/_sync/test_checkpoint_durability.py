@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from checkpoint import Checkpointer, DatabaseCheckpointer, MemoryCheckpointer, Checkpoint
-from checkpoint.langgraph import HoldfastSaver
 from persistence import (
     DatabaseManager,
     ClosedError,
@@ -131,11 +130,11 @@ def test_what_is_dropped_unsaved_is_told_by_its_threads_and_not_by_its_state(
     for n in range(3):
         checkpointer.save_checkpoint(Checkpoint("t", {"n": n, "text": "of the state"}))
     checkpointer.save_checkpoint(Checkpoint("t", {}, namespace="sub"))
-    alike, wrapped = [copy.copy(checkpointer)], [HoldfastSaver(checkpointer)]
+    alike, other = [copy.copy(checkpointer)], [copy.copy(checkpointer)]
     del checkpointer
-    drop(alike)  # which warns of nothing: the saver has it still
+    drop(alike)  # which warns of nothing: another copy has it still
     with pytest.warns(ResourceWarning) as told:
-        drop(wrapped)
+        drop(other)
     assert [str(one.message) for one in told] == [
         "main: 2 saves with durability=\"exit\" never flushed: thread 't'; thread 't', namespace 'sub'"
         " (flush(), close() or `with` saves them, discard_held() drops them)"

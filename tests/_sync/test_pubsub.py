@@ -208,7 +208,12 @@ def test_more_than_the_queue_holds_is_dropped_and_the_reader_told(pubsub: PubSub
         assert 3 <= len(found) < 10
         pubsub.publish("a", "next")
         while (notice := subscription.get(timeout=5)) != Notice("a", "next"):
-            assert notice in [Notice("a", str(number)) for number in range(10)]  # the server was late with it
+            assert notice in [
+                MISSED,
+                *(Notice("a", str(number)) for number in range(10)),
+            ]  # the server was late with it
+            if notice == MISSED:  # what is late may not have fitted either, nor what came behind it
+                pubsub.publish("a", "next")
 
 
 def test_a_burst_arrives_whole_and_in_order(pubsub: PubSub) -> None:
