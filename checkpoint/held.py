@@ -33,6 +33,15 @@ class HeldBack(dict[Place, Checkpoint]):
         """Return what is held of a thread now."""
         return {place: checkpoint for place, checkpoint in list(self.items()) if place[0] == thread_id}
 
+    def of_user(self, user_id: str) -> list[str]:
+        """Return the threads of which a checkpoint is held that is this user's."""
+        held = list(self.items())
+        return [
+            thread_id
+            for (thread_id, namespace), checkpoint in held
+            if not namespace and (checkpoint.metadata or {}).get("user_id") == user_id
+        ]
+
     def release(self, place: Place, checkpoint: Checkpoint) -> None:
         """Let go of a checkpoint, unless another one has taken its place."""
         if self.get(place) is checkpoint:

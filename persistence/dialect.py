@@ -134,7 +134,7 @@ def _has_write(said: Sequence[Token], verb: str) -> bool:
             continue
         # Behind the last table expression of WITH, SEARCH and CYCLE may stand, which end in a name.
         begins = before.text in _BEFORE or (verb == "WITH" and before.kind in ("word", "quoted"))
-        if begins and after.kind in ("word", "quoted"):
+        if begins and (after.kind in ("word", "quoted", "literal") or after.text == "["):
             return True
         if token.text == "UPDATE" and before.text in ("FOR", "KEY"):
             return True

@@ -35,7 +35,7 @@ def shown(text: str) -> str:
 
 def storable(text: str, limit: int) -> str:
     """Return what every database holds of a text that nobody chose: ``limit`` characters, NUL and surrogates spelt."""
-    return text[:limit].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    return text[:limit].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()[:limit]
 
 
 def check_text(what: str, value: object, *, limit: int | None = None, may_be_empty: bool = True) -> str:

@@ -300,9 +300,9 @@ def cursor_values(after: object) -> dict[str, Any]:
     return {"after_time": moment, "after_id": check_id("the cursor's id", id)}
 
 
-def beyond_doubles(where: dict[str, Any] | None) -> dict[str, int]:
-    """Return what a filter asks of whole numbers that a double doesn't hold exactly."""
-    return {key: value for key, value in (where or {}).items() if type(value) is int and abs(value) > 2**53}
+def beyond_doubles(where: dict[str, Any] | None) -> dict[str, int | float]:
+    """Return what a filter asks of numbers that a double doesn't tell from their neighbours."""
+    return {key: value for key, value in (where or {}).items() if type(value) in (int, float) and abs(value) >= 2**53}
 
 
 def task_from_row(row: dict[str, Any], dialect: Dialect) -> Task:

@@ -197,6 +197,8 @@ WRITE = (
     "EXPLAIN ANALYZE DELETE FROM t",
     "SELECT 1; DELETE FROM t",
     "REPLACE INTO t VALUES (1)",
+    "WITH x AS (SELECT 1) UPDATE [t] SET n = 1",
+    "WITH x AS (SELECT 1) UPDATE 't' SET n = 1",
 )
 
 

@@ -237,7 +237,8 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
         """Delete the threads of a user, and return under ``checkpoints`` how many checkpoints they had.
 
         A thread is the user's whose latest checkpoint in the namespace ``""`` has the id as ``user_id`` in its
-        metadata. What has expired is found no more, and goes with ``delete_expired``.
+        metadata, or what ``durability="exit"`` holds back of it. What has expired is found no more, and goes with
+        ``delete_expired``.
         """
         user, after = check_id("user_id", user_id), ""
         count = 0
@@ -245,6 +246,8 @@ class Checkpointer(TimeTravel, PendingWrites, Retention, Held):
             for thread in page:
                 count += self.delete_thread(thread.thread_id)
             after = page[-1].thread_id
+        for thread_id in self._held().of_user(user):
+            count += self.delete_thread(thread_id)
         return {"checkpoints": count}
 
     def export_user(self, user_id: str) -> Iterator[str]:

@@ -415,10 +415,11 @@ class Background:
         """Tell it to stop, and wait for its end, at most ``timeout`` seconds; raise what ended it early.
 
         False where it had not ended by then, and was cancelled; ``is_running`` says whether it goes on all the same.
+        What calls this itself ends once it returns.
         """
         self._told.set()
         task = self._task
-        if task is None:
+        if task is None or task is asyncio.current_task():
             return True
         try:
             await asyncio.wait((task,), timeout=timeout)

@@ -207,9 +207,9 @@ class AsyncRedisConnection:
         try:
             answer = await link.ask(pack(("INFO", "server")))
         except RedisError as exc:
-            if not is_denied(str(exc)):
+            if not (is_denied(str(exc)) or str(exc).startswith("BUSY")):
                 raise
-            self._is_silent = True
+            self._is_silent = is_denied(str(exc))  # a server that is busy is asked by the next connection
         else:
             read: Any = self.client.response_callbacks["INFO"]
             self._version = read(answer)["redis_version"]

@@ -252,7 +252,8 @@ class AsyncRepository(AsyncRepositoryTable[T]):
             if self._check_column(known, name) in (self._key, self._version):
                 raise ValidationError(f"{name!r} is not for patch to change")
         ordered = {name: changes[name] for name in sorted(changes)}
-        values = self._seal({name: known.value(name, value) for name, value in ordered.items()}, ordered, key)
+        stored = {name: known.value(name, value) for name, value in ordered.items()}
+        values = self._seal(stored, ordered, self._key_as_read(known, key))
         return await self._update(database, known, known.value(self._key, key), values, expected_version)
 
     async def increment(self, key: Any, field: str, by: int = 1) -> int:
@@ -295,6 +296,8 @@ class AsyncRepository(AsyncRepositoryTable[T]):
         what = f"{field!r} of {self._entity.__name__} {shown(str(key))}"
         if row[field] is None:
             raise ValidationError(f"{what} is NULL, to which nothing can be added", hint="patch() it to 0 first")
+        if -(2**63) <= row[field] + by < 2**63:
+            raise ConflictError(f"{what} was changed meanwhile", hint="repeat it", connection=self._name)
         raise ValidationError(f"{what} is {row[field]}, and {by} more would be beyond 64 bits")
 
     async def delete(self, key: Any) -> bool:

@@ -7,11 +7,12 @@ quoted. Texts of statements depend on names only, never on values, so they are p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from persistence._async.database import AsyncDatabase
 from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
-from persistence.dialect import chunked, quote_identifier
+from persistence.dialect import chunked, quote_identifier, to_micros
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
 from persistence.keyvalues import pack, unpack
@@ -127,6 +128,12 @@ class AsyncRepositoryTable(Generic[T]):
         parts = [str(each) for each in (*self._scope.values(), key)]
         return Cipher.associate("repository", self._table, column, *parts)
 
+    def _key_as_read(self, known: EntityMap[T], key: Any) -> Any:
+        """Return a key as a row has it, by which its fields are opened."""
+        value = known.value(self._key, key)
+        is_number = isinstance(value, datetime) and self._on is not None and self._on.kind == "sqlite"
+        return to_micros(value) if is_number else value
+
     def _seal(self, values: dict[str, Any], entity: Mapping[str, Any], key: Any) -> dict[str, Any]:
         if self._cipher is not None:
             for name in self._encrypted & values.keys():
@@ -141,7 +148,8 @@ class AsyncRepositoryTable(Generic[T]):
         key = getattr(entity, self._key)
         if self._encrypted and key is None:
             raise ValidationError("an entity with encrypted fields needs its key before it is stored")
-        return self._seal(values, {name: getattr(entity, name) for name in self._encrypted}, key)
+        own = {name: getattr(entity, name) for name in self._encrypted}
+        return self._seal(values, own, self._key_as_read(known, key)) if own else values
 
     def _filter(self, known: EntityMap[T], filters: Mapping[str, Any] | None) -> tuple[list[str], dict[str, Any]]:
         conditions: list[str] = []

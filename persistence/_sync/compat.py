@@ -175,11 +175,11 @@ class _Crew:
     def hand_over(self, call: _Call[Any]) -> None:
         """Have a thread make a call."""
         with self._guard:
-            self._under_way += 1
-            if self._started < min(self._under_way, _THREADS):
-                self._started += 1
-                name = f"holdfast-parallel_{self._started}"
+            if self._started < min(self._under_way + 1, _THREADS):
+                name = f"holdfast-parallel_{self._started + 1}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._started += 1
+            self._under_way += 1
         self._calls.put(call)
 
     def _work(self) -> None:
@@ -212,15 +212,17 @@ class Parallel:
         try:
             # The caller's own thread takes the last call: one thread less to wake.
             others = [_Call(call) for call in calls[:-1]]
-            with self._guard:
-                if self._crew is None or self._crew.process != os.getpid():  # a fork has no threads
-                    self._crew = _Crew()
-                for each in others:
-                    self._crew.hand_over(each)
+            handed: list[_Call[T]] = []
             try:
+                with self._guard:
+                    if self._crew is None or self._crew.process != os.getpid():  # a fork has no threads
+                        self._crew = _Crew()
+                    for each in others:
+                        self._crew.hand_over(each)
+                        handed.append(each)
                 last = calls[-1]()
             finally:
-                for each in others:
+                for each in handed:
                     each.wait()
         finally:
             with _waits.guard:
@@ -385,10 +387,11 @@ class Background:
         """Tell it to stop, and wait for its end, at most ``timeout`` seconds; raise what ended it early.
 
         False where it had not ended by then: it goes on, as ``is_running`` says, and ends with the program at last.
+        What calls this itself ends once it returns.
         """
         self._told.set()
         thread = self._thread
-        if thread is None:
+        if thread is None or thread is threading.current_thread():
             return True
         thread.join(min(timeout + _LEEWAY, threading.TIMEOUT_MAX))
         if thread.is_alive():

@@ -7,7 +7,8 @@ WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND (expires
 
 -- name: get_value_left
 -- By the clock that its end was set by, which need not be the caller's.
-SELECT CAST(extract(epoch FROM expires_at - clock_timestamp()) AS float8) AS seconds_left FROM holdfast_key_values
+SELECT CAST(greatest(0, extract(epoch FROM expires_at - clock_timestamp())) AS float8) AS seconds_left
+FROM holdfast_key_values
 WHERE tenant_id = :tenant AND namespace = :namespace AND key = :key AND expires_at > clock_timestamp();
 
 -- name: get_key_value

@@ -156,6 +156,11 @@ async def test_what_was_flushed_discarded_or_deleted_is_told_by_nothing(checkpoi
     assert (checkpointer.discard_held(), checkpointer.discard_held()) == (2, 0)
     assert await checkpointer.flush() == []
     assert [one.thread_id for one in await checkpointer.list_threads()] == ["kept"]
+    for user in ("ada", "bob"):
+        own = Checkpoint(f"of {user}", {"n": 5}, metadata={"user_id": user})
+        await checkpointer.save_checkpoint(own, durability="exit")
+    assert await checkpointer.erase_user("ada") == {"checkpoints": 0}
+    assert [one.thread_id for one in await checkpointer.flush()] == ["of bob"]
 
 
 SPY = """

@@ -331,6 +331,33 @@ class Sealed:
     size: int | None = None
 
 
+@dataclass
+class Painted:
+    id: Color
+    body: str
+
+
+@dataclass
+class Timed:
+    id: datetime
+    body: str
+
+
+async def test_encrypted_fields_open_under_any_key(
+    manager: AsyncDatabaseManager, debates: AsyncRepository[Debate], database: AsyncDatabase
+) -> None:
+    moment = "timestamptz" if database.kind == "postgresql" else "TIMESTAMP"
+    await database.execute(f"CREATE TABLE moments (id {moment} PRIMARY KEY, body BYTEA)")
+    cipher = Cipher({"k1": Cipher.generate_key()}, current="k1")
+    options: dict[str, Any] = {"encrypted": ("body",), "cipher": cipher}
+    painted = AsyncRepository(manager, "main", "secrets", Painted, **options)
+    timed = AsyncRepository(manager, "main", "moments", Timed, **options)
+    assert await painted.save(Painted(Color.RED, "a")) == Painted(Color.RED, "a")
+    assert await timed.save(Timed(NOON, "b")) == Timed(NOON, "b")
+    assert await painted.patch(Color.RED, {"body": "c"}) == await painted.get(Color.RED) == Painted(Color.RED, "c")
+    assert await timed.patch(NOON, {"body": "d"}) == await timed.get(NOON) == Timed(NOON, "d")
+
+
 async def test_encrypted_fields_lie_sealed_and_open_in_their_own_row_only(
     manager: AsyncDatabaseManager, debates: AsyncRepository[Debate], database: AsyncDatabase
 ) -> None:

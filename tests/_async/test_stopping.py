@@ -125,6 +125,21 @@ async def test_a_monitor_whose_callback_hangs_stops_and_names_the_connection(mai
     await monitor.stop()
 
 
+async def test_what_is_stopped_from_within_its_own_call_ends_after_it(main: AsyncDatabaseManager) -> None:
+    await main.add_redis("gone", RedisConfig(host="127.0.0.1", port=1), lazy=True)
+    told: list[str] = []
+
+    async def on_change(change: HealthChange) -> None:
+        await monitor.stop()
+        told.append(change.name)
+
+    monitor = AsyncHealthMonitor(main, interval=0.01, on_change=on_change, grace=60)
+    monitor.start()
+    await until(lambda: not monitor.is_running)
+    assert told == ["gone"]
+    await monitor.stop()
+
+
 async def test_a_writer_whose_write_hangs_is_closed_and_has_what_is_left() -> None:
     hanging = Hanging()
     writer = AsyncWriteBehind[int](hanging, size=2, age=0.01, timeout=0.05)

@@ -243,6 +243,8 @@ async def test_large_whole_numbers_are_told_apart_in_a_filter(tasks: AsyncTaskSt
     assert await tasks.find(where={"chat": chat}, limit=2, after=wanted[1].cursor) == wanted[2:4]
     assert await tasks.find(where={"chat": chat, "n": 8}) == wanted[:1]
     assert await tasks.find(where={"chat": -chat}) == []
+    edge = await tasks.add_many([Task(kind="k", metadata={"edge": 2**53 + n}) for n in range(2)])
+    assert await tasks.find(where={"edge": 2**53}) == edge[:1]
 
 
 async def test_another_end_than_the_one_before_is_no_repeat(tasks: AsyncTaskStore) -> None:

@@ -157,6 +157,11 @@ def test_what_was_flushed_discarded_or_deleted_is_told_by_nothing(checkpointer: 
     assert (checkpointer.discard_held(), checkpointer.discard_held()) == (2, 0)
     assert checkpointer.flush() == []
     assert [one.thread_id for one in checkpointer.list_threads()] == ["kept"]
+    for user in ("ada", "bob"):
+        own = Checkpoint(f"of {user}", {"n": 5}, metadata={"user_id": user})
+        checkpointer.save_checkpoint(own, durability="exit")
+    assert checkpointer.erase_user("ada") == {"checkpoints": 0}
+    assert [one.thread_id for one in checkpointer.flush()] == ["of bob"]
 
 
 SPY = """

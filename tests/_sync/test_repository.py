@@ -332,6 +332,33 @@ class Sealed:
     size: int | None = None
 
 
+@dataclass
+class Painted:
+    id: Color
+    body: str
+
+
+@dataclass
+class Timed:
+    id: datetime
+    body: str
+
+
+def test_encrypted_fields_open_under_any_key(
+    manager: DatabaseManager, debates: Repository[Debate], database: Database
+) -> None:
+    moment = "timestamptz" if database.kind == "postgresql" else "TIMESTAMP"
+    database.execute(f"CREATE TABLE moments (id {moment} PRIMARY KEY, body BYTEA)")
+    cipher = Cipher({"k1": Cipher.generate_key()}, current="k1")
+    options: dict[str, Any] = {"encrypted": ("body",), "cipher": cipher}
+    painted = Repository(manager, "main", "secrets", Painted, **options)
+    timed = Repository(manager, "main", "moments", Timed, **options)
+    assert painted.save(Painted(Color.RED, "a")) == Painted(Color.RED, "a")
+    assert timed.save(Timed(NOON, "b")) == Timed(NOON, "b")
+    assert painted.patch(Color.RED, {"body": "c"}) == painted.get(Color.RED) == Painted(Color.RED, "c")
+    assert timed.patch(NOON, {"body": "d"}) == timed.get(NOON) == Timed(NOON, "d")
+
+
 def test_encrypted_fields_lie_sealed_and_open_in_their_own_row_only(
     manager: DatabaseManager, debates: Repository[Debate], database: Database
 ) -> None:

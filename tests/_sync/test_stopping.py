@@ -126,6 +126,21 @@ def test_a_monitor_whose_callback_hangs_stops_and_names_the_connection(main: Dat
     monitor.stop()
 
 
+def test_what_is_stopped_from_within_its_own_call_ends_after_it(main: DatabaseManager) -> None:
+    main.add_redis("gone", RedisConfig(host="127.0.0.1", port=1), lazy=True)
+    told: list[str] = []
+
+    def on_change(change: HealthChange) -> None:
+        monitor.stop()
+        told.append(change.name)
+
+    monitor = HealthMonitor(main, interval=0.01, on_change=on_change, grace=60)
+    monitor.start()
+    until(lambda: not monitor.is_running)
+    assert told == ["gone"]
+    monitor.stop()
+
+
 def test_a_writer_whose_write_hangs_is_closed_and_has_what_is_left() -> None:
     hanging = Hanging()
     writer = WriteBehind[int](hanging, size=2, age=0.01, timeout=0.05)
