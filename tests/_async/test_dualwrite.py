@@ -242,7 +242,7 @@ async def test_of_two_who_move_at_once_one_does(pair: Pair) -> None:
 
 
 async def test_a_program_that_has_not_seen_the_switch_yet_loses_nothing_and_one_that_has_waits(pair: Pair) -> None:
-    mover, unaware, aware = pair.dual(0.2), pair.dual(0.2), pair.dual(0.2)
+    mover, unaware, aware = pair.dual(0.4), pair.dual(0.4), pair.dual(0.4)
     await mover.start()
     await mover.compare()
     await unaware.get("k")  # it knows the phase for a while from now on
