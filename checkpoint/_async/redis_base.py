@@ -15,7 +15,7 @@ from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED
 from checkpoint.serializer import Serializer
 from persistence._async.guards import AsyncSecretsOption
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CorruptError
 from persistence.secrets import Cipher
@@ -40,7 +40,6 @@ class AsyncCheckpointKeys(AsyncRemembering):
         secrets: AsyncSecretsOption = None,
     ) -> None:
         super().__init__(name, tenant, serializer=serializer, durability=durability, cipher=cipher, secrets=secrets)
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

@@ -16,7 +16,7 @@ from checkpoint.redis_scripts import ALONE, READS, script
 from checkpoint.sealing import SEALED
 from checkpoint.serializer import Serializer
 from persistence._sync.guards import SecretsOption
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CorruptError
 from persistence.secrets import Cipher
@@ -41,7 +41,6 @@ class CheckpointKeys(Remembering):
         secrets: SecretsOption = None,
     ) -> None:
         super().__init__(name, tenant, serializer=serializer, durability=durability, cipher=cipher, secrets=secrets)
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

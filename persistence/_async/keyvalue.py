@@ -8,7 +8,7 @@ from typing import Any
 
 from persistence._async.keyvalue_backends import AsyncRedisValues, AsyncSQLValues, AsyncValues
 from persistence._async.locks import AsyncLeaseLock
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
@@ -38,7 +38,6 @@ class AsyncKeyValueStore:
         tenant: str = "default",
         migrate: bool = True,
     ) -> None:
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._namespace = check_id("the namespace", namespace, limit=512)

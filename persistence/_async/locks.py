@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from persistence._async.compat import sleep, undone_if_interrupted
 from persistence._async.keyvalue_backends import AsyncSQLValues
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
 from persistence.fields import Duration, milliseconds
@@ -40,7 +40,6 @@ class AsyncAdvisoryLock:
     @named_connection
     def __init__(self, manager: AsyncDatabaseManager, name: str, lock: str, *, tenant: str = "default") -> None:
         """Raise CapabilityError on SQLite, where a transaction that writes is alone anyway."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)
@@ -104,7 +103,6 @@ class AsyncLeaseLock:
         migrate: bool = True,
     ) -> None:
         """``timeout`` (seconds) is for ``async with``, and for an ``acquire`` that doesn't say its own."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)

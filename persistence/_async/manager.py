@@ -375,17 +375,19 @@ def check_manager(manager: object) -> None:
 
 
 def named_connection(init: Callable[P, None]) -> Callable[P, None]:
-    """Have the ``__init__`` of a store, which takes a manager and a name, say which names there are when it has none.
+    """Have the ``__init__`` of a store, which takes a manager and a name, refuse what is no manager of its side.
 
-    Python would name the parameter, and a class that its caller may never have heard of.
+    Where it has no name, it says which there are: Python would name the parameter, and a class that its caller may
+    never have heard of.
     """
 
     @wraps(init)
     def checked(*given: P.args, **options: P.kwargs) -> None:
-        if len(given) == 2 and "name" not in options:
-            manager: Any = given[1]
+        if len(given) > 1 or "manager" in options:
+            manager: Any = given[1] if len(given) > 1 else options["manager"]
             check_manager(manager)
-            manager.get(None)
+            if len(given) == 2 and "name" not in options:
+                manager.get(None)
         init(*given, **options)
 
     return checked

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from persistence._async.compat import Mutex, current_home, sleep, when_free
 from persistence._async.feeds import FEED_ERRORS, AsyncFeed, AsyncPostgreSQLFeed, AsyncRedisFeed
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence._async.redis import AsyncRedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
@@ -51,7 +51,6 @@ class AsyncPubSub:
     @named_connection
     def __init__(self, manager: AsyncDatabaseManager, name: str, *, prefix: str = "holdfast:") -> None:
         """Raise CapabilityError on SQLite, which has no notices, and what ``manager.get`` does."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._prefix = check_text("the prefix", prefix, limit=256)

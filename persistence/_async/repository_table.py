@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence.dialect import chunked, quote_identifier, to_micros
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
@@ -46,7 +46,6 @@ class AsyncRepositoryTable(Generic[T]):
         encrypted: Sequence[str] = (),
         cipher: Cipher | None = None,
     ) -> None:
-        check_manager(manager)
         manager.get_database(name)
         if bool(encrypted) != (cipher is not None):
             raise ConfigError("encrypted fields and a cipher go together")

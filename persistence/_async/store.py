@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from persistence._async.database import AsyncDatabase
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.migrator import AsyncMigrator
 from persistence._async.postgresql import AsyncPostgreSQLDatabase
 from persistence.migrations import MigrationLine
@@ -25,7 +25,6 @@ class AsyncSQLStore:
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

@@ -13,7 +13,7 @@ from typing import Any
 from persistence._async.copy_rows import SCAN_SECONDS, check_sees_all, copy_tables_of, is_made, read_tables
 from persistence._async.database import AsyncDatabase
 from persistence._async.executor import AsyncExecutor
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.archives import TENANT
 from persistence.archiving import archiving_plan
@@ -44,7 +44,6 @@ class AsyncTenantData:
     @named_connection
     def __init__(self, manager: AsyncDatabaseManager, name: str, *, tenant: str) -> None:
         """No tenant is meant by default."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

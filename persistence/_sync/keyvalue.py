@@ -9,7 +9,7 @@ from typing import Any
 
 from persistence._sync.keyvalue_backends import RedisValues, SQLValues, Values
 from persistence._sync.locks import LeaseLock
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
@@ -39,7 +39,6 @@ class KeyValueStore:
         tenant: str = "default",
         migrate: bool = True,
     ) -> None:
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._namespace = check_id("the namespace", namespace, limit=512)

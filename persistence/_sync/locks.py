@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from persistence._sync.compat import sleep, undone_if_interrupted
 from persistence._sync.keyvalue_backends import SQLValues
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ConflictError, LockTimeoutError, TransactionError, ValidationError
 from persistence.fields import Duration, milliseconds
@@ -41,7 +41,6 @@ class AdvisoryLock:
     @named_connection
     def __init__(self, manager: DatabaseManager, name: str, lock: str, *, tenant: str = "default") -> None:
         """Raise CapabilityError on SQLite, where a transaction that writes is alone anyway."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)
@@ -105,7 +104,6 @@ class LeaseLock:
         migrate: bool = True,
     ) -> None:
         """``timeout`` (seconds) is for ``with``, and for an ``acquire`` that doesn't say its own."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._lock = check_lock(lock)

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from persistence._sync.compat import Mutex, current_home, sleep, when_free
 from persistence._sync.feeds import FEED_ERRORS, Feed, PostgreSQLFeed, RedisFeed
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence._sync.redis import RedisConnection
 from persistence.errors import CapabilityError, ClosedError, PersistenceError, UnavailableError, ValidationError
@@ -52,7 +52,6 @@ class PubSub:
     @named_connection
     def __init__(self, manager: DatabaseManager, name: str, *, prefix: str = "holdfast:") -> None:
         """Raise CapabilityError on SQLite, which has no notices, and what ``manager.get`` does."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._prefix = check_text("the prefix", prefix, limit=256)

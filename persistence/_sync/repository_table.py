@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence.dialect import chunked, quote_identifier, to_micros
 from persistence.entities import EntityMap, check_operator, like
 from persistence.errors import ConfigError, NotFoundError, ValidationError
@@ -47,7 +47,6 @@ class RepositoryTable(Generic[T]):
         encrypted: Sequence[str] = (),
         cipher: Cipher | None = None,
     ) -> None:
-        check_manager(manager)
         manager.get_database(name)
         if bool(encrypted) != (cipher is not None):
             raise ConfigError("encrypted fields and a cipher go together")

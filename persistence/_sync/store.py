@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from persistence._sync.database import Database
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.migrator import Migrator
 from persistence._sync.postgresql import PostgreSQLDatabase
 from persistence.migrations import MigrationLine
@@ -26,7 +26,6 @@ class SQLStore:
     def __init__(
         self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

@@ -14,7 +14,7 @@ from typing import Any
 from persistence._sync.copy_rows import SCAN_SECONDS, check_sees_all, copy_tables_of, is_made, read_tables
 from persistence._sync.database import Database
 from persistence._sync.executor import Executor
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.archives import TENANT
 from persistence.archiving import archiving_plan
@@ -45,7 +45,6 @@ class TenantData:
     @named_connection
     def __init__(self, manager: DatabaseManager, name: str, *, tenant: str) -> None:
         """No tenant is meant by default."""
-        check_manager(manager)
         self._manager = manager
         self._name = name
         self._tenant = check_tenant(tenant)

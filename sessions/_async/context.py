@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from persistence import AsyncDatabaseManager
 from persistence._async.guards import AsyncSecretsOption, check_secrets, guarded
-from persistence._async.manager import check_manager, named_connection
+from persistence._async.manager import named_connection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_tenant, shown
@@ -74,7 +74,6 @@ class AsyncContextStore:
         row_security: bool = False,
         secrets: AsyncSecretsOption = None,
     ) -> None:
-        check_manager(manager)
         self._user = SHARED
         self._secrets = check_secrets(secrets)
         self._name: str | None = name

@@ -14,7 +14,7 @@ from persistence import (
     MigrationLine,
     Row,
 )
-from persistence._async.manager import check_manager, named_connection
+from persistence._async.manager import named_connection
 from persistence.dialect import Dialect, compile_statement
 from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
@@ -36,7 +36,6 @@ class AsyncSessionsStore(AsyncSQLStore):
     def __init__(
         self, manager: AsyncDatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
-        check_manager(manager)
         if self.on_redis and manager.get(name).kind == "redis":
             self._manager, self._name, self._tenant = manager, name, check_tenant(tenant)
         else:

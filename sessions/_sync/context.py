@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from persistence import DatabaseManager
 from persistence._sync.guards import SecretsOption, check_secrets, guarded
-from persistence._sync.manager import check_manager, named_connection
+from persistence._sync.manager import named_connection
 from persistence.errors import ConflictError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_tenant, shown
@@ -75,7 +75,6 @@ class ContextStore:
         row_security: bool = False,
         secrets: SecretsOption = None,
     ) -> None:
-        check_manager(manager)
         self._user = SHARED
         self._secrets = check_secrets(secrets)
         self._name: str | None = name

@@ -15,7 +15,7 @@ from persistence import (
     MigrationLine,
     Row,
 )
-from persistence._sync.manager import check_manager, named_connection
+from persistence._sync.manager import named_connection
 from persistence.dialect import Dialect, compile_statement
 from persistence.errors import ConflictError, NotFoundError
 from persistence.queries import load_queries
@@ -37,7 +37,6 @@ class SessionsStore(SQLStore):
     def __init__(
         self, manager: DatabaseManager, name: str, *, tenant: str = "default", migrate: bool = True
     ) -> None:
-        check_manager(manager)
         if self.on_redis and manager.get(name).kind == "redis":
             self._manager, self._name, self._tenant = manager, name, check_tenant(tenant)
         else:

@@ -13,7 +13,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.postgresql import AsyncPgVectorDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
@@ -78,7 +78,6 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
         table: AdoptedTable | None = None,
         migrate: bool = True,
     ) -> None:
-        check_manager(manager)
         config = manager.get_pgvector(name).config
         AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         embedder = as_embedder(embedder)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.redis import AsyncRedisConnection
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import CapabilityError, ConflictError
@@ -71,7 +71,6 @@ class AsyncRedisVectorStore(AsyncVectorStore):
         text_search: str | None = None,
         keys: Mapping[str, type] | None = None,
     ) -> None:
-        check_manager(manager)
         super().__init__(
             collection=collection,
             dimensions=dimensions,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from persistence._async.executor import Row
-from persistence._async.manager import AsyncDatabaseManager, check_manager, named_connection
+from persistence._async.manager import AsyncDatabaseManager, named_connection
 from persistence._async.sqlite import AsyncSQLiteDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
@@ -56,7 +56,6 @@ class AsyncSQLiteDocuments(AsyncVectorStore, AsyncSQLStore):
         keep_file: bool = True,
         migrate: bool = True,
     ) -> None:
-        check_manager(manager)
         manager.get_sqlite(name)
         AsyncSQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         AsyncVectorStore.__init__(

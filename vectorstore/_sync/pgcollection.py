@@ -14,7 +14,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.postgresql import PgVectorDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
@@ -79,7 +79,6 @@ class PgCollection(VectorStore, SQLStore):
         table: AdoptedTable | None = None,
         migrate: bool = True,
     ) -> None:
-        check_manager(manager)
         config = manager.get_pgvector(name).config
         SQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         embedder = as_embedder(embedder)

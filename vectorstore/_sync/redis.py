@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.redis import RedisConnection
 from persistence.dialect import from_micros, to_micros
 from persistence.errors import CapabilityError, ConflictError
@@ -72,7 +72,6 @@ class RedisVectorStore(VectorStore):
         text_search: str | None = None,
         keys: Mapping[str, type] | None = None,
     ) -> None:
-        check_manager(manager)
         super().__init__(
             collection=collection,
             dimensions=dimensions,

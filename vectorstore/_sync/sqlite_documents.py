@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from persistence._sync.executor import Row
-from persistence._sync.manager import DatabaseManager, check_manager, named_connection
+from persistence._sync.manager import DatabaseManager, named_connection
 from persistence._sync.sqlite import SQLiteDatabase
 from persistence._sync.store import SQLStore
 from persistence.config import Metric
@@ -57,7 +57,6 @@ class SQLiteDocuments(VectorStore, SQLStore):
         keep_file: bool = True,
         migrate: bool = True,
     ) -> None:
-        check_manager(manager)
         manager.get_sqlite(name)
         SQLStore.__init__(self, manager, name, tenant=tenant, migrate=migrate)
         VectorStore.__init__(
