@@ -8,13 +8,14 @@ the first write. Elsewhere it is carried over after the first write, under a lea
 
 Each program knows the phase for ``cache_for`` seconds. Where the direction of the second write turns, writers are held
 up until nobody can know the old phase any more and all that was written has been carried over: two directions at once
-could take newer values back. A write that comes to its end too late for that is rolled back.
+could take newer values back. A write that comes to its end too late for that is rolled back and made again.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Literal
@@ -36,6 +37,12 @@ PAGE = 1000
 """How many keys are compared at a time."""
 RECHECKED = 1000
 """How many keys may still be under way when a switch begins; each is looked at again before it ends."""
+ATTEMPTS = 3
+"""How often a write is made at most that came to its end too late and was rolled back: a pause is no reason to fail."""
+
+
+class _TooLateError(Exception):
+    """A write came to its end when the phase that it went by may have changed; it is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ class DualWrite:
         """Store a value.
 
         Raises:
-            ConflictError: the write took so long that the phase may have changed; on SQL it was rolled back.
+            ConflictError: the write took so long, three times, that the phase may have changed; each was rolled back.
             DeadlineError: a switch held it up for too long; nothing was written.
         """
         self._change(key, lambda store: store.put(key, value))
@@ -115,6 +122,16 @@ class DualWrite:
 
     def _change(self, key: str, change: Callable[[KeyedStore], Any]) -> Any:
         self._check_key(key)
+        for _ in range(ATTEMPTS):
+            with suppress(_TooLateError):
+                return self._change_once(key, change)
+        raise ConflictError(
+            f"writing {shown(key)} took longer than the phase is known for, and was rolled back",
+            hint="is cache_for too short?",
+            operation="put",
+        )
+
+    def _change_once(self, key: str, change: Callable[[KeyedStore], Any]) -> Any:
         standing = self._phase.for_writing()
         first, second = self._sides(standing)
         if second is None:
@@ -129,12 +146,7 @@ class DualWrite:
             done = change(first.store)
             first.outbox.put(key, None)
             if monotonic() > standing.read_at + 2 * self._cache_for:
-                raise ConflictError(
-                    f"writing {shown(key)} took longer than the phase is known for, and was rolled back",
-                    hint="repeat it; is cache_for too short?",
-                    operation="put",
-                    connection=name,
-                )
+                raise _TooLateError
         return done
 
     def _carry(self, key: str, first: _Side, second: _Side) -> None:

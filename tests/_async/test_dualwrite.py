@@ -30,7 +30,7 @@ from tests._async.side import Started, sleep, together
 
 pytestmark = pytest.mark.tables("persistence")
 
-QUICK = 0.08
+QUICK = 0.1
 """How long the phase is known in these tests, in seconds."""
 AT_ONCE = Backoff(retries=50, base=0.001, cap=0.01)
 
@@ -260,19 +260,30 @@ async def test_a_program_that_has_not_seen_the_switch_yet_loses_nothing_and_one_
     assert await contents(pair.new) == {"unaware": 1, "aware": 2}
 
 
-async def test_a_write_that_comes_too_late_is_rolled_back(pair: Pair) -> None:
+async def test_a_write_that_comes_too_late_is_rolled_back_and_made_again(pair: Pair) -> None:
     class Slow(AsyncKeyedValues):
+        late = 1
+        takes = 0.6
+
         async def put(self, key: str, value: Any) -> None:
             await super().put(key, value)
-            await sleep(0.3)
+            if self.late:
+                self.late -= 1
+                await sleep(self.takes)
 
-    dual = pair.dual()
+    slow = Slow(pair.old._store)
+    dual = AsyncDualWrite("models", slow, pair.new, pair.phases, cache_for=0.25, timeout=10)
     await dual.start()
-    late = AsyncDualWrite("models", Slow(pair.old._store), pair.new, pair.phases, cache_for=0.1, timeout=10)
+    await dual.put("a", 1)
+    assert await contents(pair.old) == {"a": 1}
+    assert (slow.late, (await dual.status()).pending) == (0, 1)
+    always = Slow(pair.old._store)
+    always.late, always.takes = 3, 0.1
+    late = AsyncDualWrite("models", always, pair.new, pair.phases, cache_for=0.02, timeout=10)
     with pytest.raises(ConflictError, match="rolled back"):
-        await late.put("a", 1)
-    assert await contents(pair.old) == {}
-    assert (await dual.status()).pending == 0
+        await late.put("b", 1)
+    assert await contents(pair.old) == {"a": 1}
+    assert (always.late, (await dual.status()).pending) == (0, 1)
 
 
 async def test_what_is_written_while_the_second_store_is_away_waits_for_it(
