@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,15 +70,27 @@ def test_a_killed_import_leaves_nothing_and_is_repeated(
         assert MessageStore(manager, "target").last("t", 3500) == messages.last("t", 3500)
 
 
+DYING = """
+import io, os, signal, sys
+from persistence.cli import main
+
+class Dying(io.TextIOWrapper):
+    told = 0
+
+    def write(self, text):
+        Dying.told += text.startswith(sys.argv[1])
+        if Dying.told == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().write(text)
+
+sys.stderr = Dying(sys.stderr.buffer)
+sys.exit(main(sys.argv[3:]))
+"""
+
+
 def kill_after(arguments: list[str], table: str, manager: DatabaseManager, *, told: int = 5) -> int:
-    """Kill the command once it has told of some batches of a table, and return how many of its rows are there."""
-    command = [sys.executable, "-m", "persistence", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            told -= line.startswith(f"{table}: ")
-            if not told:
-                process.kill()
-                break
+    """Have the command killed when it tells of a batch of a table, and return how many of its rows are there."""
+    command = [sys.executable, "-c", DYING, f"{table}: ", str(told), *arguments]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     return int(manager.get_database("target").fetch_value(f"SELECT count(*) FROM {table}"))
