@@ -17,7 +17,7 @@ from tests.proxy import FaultyProxy
 
 
 @pytest.fixture
-def interrupted_soon() -> Iterator[Callable[[], None]]:
+def interrupted_soon() -> Iterator[Callable[[], object]]:
     """What brings about a KeyboardInterrupt, 0.2 s after it is called."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -31,7 +31,7 @@ def interrupted_soon() -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("in_transaction", [False, True])
 def test_an_interrupted_statement_ends_and_its_connection_goes_on(
-    postgresql_config: PostgreSQLConfig, in_transaction: bool, interrupted_soon: Callable[[], None]
+    postgresql_config: PostgreSQLConfig, in_transaction: bool, interrupted_soon: Callable[[], object]
 ) -> None:
     with DatabaseManager() as manager:
         main = manager.add_postgresql("main", replace(postgresql_config, max_connections=1))
@@ -50,7 +50,7 @@ def test_an_interrupted_statement_ends_and_its_connection_goes_on(
 
 
 def test_the_answer_of_an_interrupted_redis_command_reaches_nobody(
-    redis_config: RedisConfig, interrupted_soon: Callable[[], None]
+    redis_config: RedisConfig, interrupted_soon: Callable[[], object]
 ) -> None:
     with DatabaseManager() as manager:
         cache = manager.add_redis("cache", replace(redis_config, pool_size=1))
