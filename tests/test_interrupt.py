@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from time import monotonic
+from threading import Thread, get_ident
+from time import monotonic, sleep
 from types import FrameType
 
 import pytest
@@ -47,6 +48,24 @@ def test_an_interrupted_statement_ends_and_its_connection_goes_on(
         assert monotonic() - started < 15
         assert main.fetch_value("SELECT pg_backend_pid()") == pid
         assert main.stats().in_use == 0
+
+
+def test_an_interrupt_that_comes_by_way_of_another_thread_ends_a_statement(
+    postgresql_config: PostgreSQLConfig, interrupted_soon: Callable[[], object]
+) -> None:
+    def interrupt_me() -> None:
+        sleep(0.2)
+        signal.pthread_kill(get_ident(), signal.SIGALRM)
+
+    with DatabaseManager() as manager:
+        main = manager.add_postgresql("main", postgresql_config)
+        beside = Thread(target=interrupt_me)
+        started = monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            beside.start()
+            main.fetch_value("SELECT pg_sleep(30)")
+        assert monotonic() - started < 15
+        beside.join()
 
 
 def test_the_answer_of_an_interrupted_redis_command_reaches_nobody(

@@ -240,6 +240,8 @@ class Parallel:
                 self._crew = None
 
 
+_SIGNAL_SECONDS = 1.0
+"""How long an interrupt may wait that the system told to another thread, which doesn't end the wait of this one."""
 _SPIN_SECONDS = 0.0002
 """How long a thread looks for an answer before it sleeps."""
 _let_others_run = getattr(os, "sched_yield", lambda: None)
@@ -290,7 +292,7 @@ class SocketWatch:
                     return True
                 _let_others_run()  # the server's process, when it was put on this very core
             while (left := deadline - monotonic()) > 0:
-                if self._poll.poll(min(left, 86400.0) * 1000) and self._arrived():
+                if self._poll.poll(min(left, _SIGNAL_SECONDS) * 1000) and self._arrived():
                     self._soon = _MANY_CORES and monotonic() - started < 2 * _SPIN_SECONDS
                     return True
             return False
