@@ -13,7 +13,7 @@ import pytest_asyncio
 from checkpoint import AsyncCachedCheckpointer, Checkpoint
 from persistence import AsyncDatabase, AsyncDatabaseManager, EmbeddedRedis, PostgreSQLConfig, RedisConfig
 from tests._async.side import sleep, together
-from tests._async.test_checkpoint_cached import LONG, STATE, Forgetful
+from tests._async.test_checkpoint_cached import LONG, PATIENT, STATE, Forgetful
 from tests.proxy import FaultyProxy
 
 pytestmark = pytest.mark.tables("checkpoint")
@@ -179,7 +179,7 @@ async def test_readers_never_see_an_older_state_than_was_acknowledged_while_redi
 
     async with (
         Forgetful(manager, "main", "cache") as a,
-        AsyncCachedCheckpointer(manager, "second", "second cache") as b,
+        AsyncCachedCheckpointer(manager, "second", "second cache", timeout=PATIENT) as b,
         Forgetful(manager, "second", "second cache") as c,
     ):
         results = await together(all_writes, lambda: read(a), lambda: read(c))

@@ -38,8 +38,15 @@ LONG = "word " * 3000
 STATE = {"messages": [f"message {n} " * 9 for n in range(40)], "document": LONG, "notes": "x" * 700, "n": 0}
 
 
+PATIENT = 10.0
+"""A ``timeout`` that a busy machine keeps to, in seconds."""
+
+
 class Forgetful(AsyncCachedCheckpointer):
     """Loads as a process does that has not seen the thread before."""
+
+    def __init__(self, *connections: Any, timeout: float = PATIENT, **options: Any) -> None:
+        super().__init__(*connections, timeout=timeout, **options)
 
     async def _load(self, thread_id: str, version: Any, key: Any, namespace: str, writes: bool) -> Any:
         self._bases.drop((thread_id, namespace))
@@ -87,7 +94,7 @@ def test_the_contract_is_run_here() -> None:
 @pytest_asyncio.fixture
 async def another(manager: AsyncDatabaseManager, redis: AsyncRedisConnection) -> AsyncIterator[AsyncCachedCheckpointer]:
     """A second checkpointer on the same two servers, which remembers nothing of the first one's."""
-    async with AsyncCachedCheckpointer(manager, "main", "cache") as made:
+    async with AsyncCachedCheckpointer(manager, "main", "cache", timeout=PATIENT) as made:
         yield made
 
 
@@ -112,7 +119,7 @@ async def test_saves_that_share_a_commit_are_cached_without_their_secrets(
     manager: AsyncDatabaseManager, checkpointer: Forgetful, main: AsyncDatabase
 ) -> None:
     options: dict[str, Any] = {"group_commit": True, "secrets": "redact"}
-    async with AsyncCachedCheckpointer(manager, "main", "cache", **options) as grouped:
+    async with AsyncCachedCheckpointer(manager, "main", "cache", timeout=PATIENT, **options) as grouped:
         for n in range(24):
             await grouped.save_checkpoint(Checkpoint(f"t{n}", STATE))
         before = manager.stats()["main"].requests
@@ -264,7 +271,7 @@ async def test_what_is_deleted_goes_from_redis_too(checkpointer: Forgetful, redi
 
 
 async def test_an_entry_expires(manager: AsyncDatabaseManager, redis: AsyncRedisConnection) -> None:
-    async with AsyncCachedCheckpointer(manager, "main", "cache", ttl=1000) as checkpointer:
+    async with AsyncCachedCheckpointer(manager, "main", "cache", timeout=PATIENT, ttl=1000) as checkpointer:
         await checkpointer.save_checkpoint(Checkpoint("t", STATE))
         (key,) = await redis.client.keys("*")
         assert 990_000 < await redis.client.pttl(key) <= 1_000_000

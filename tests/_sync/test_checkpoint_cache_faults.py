@@ -14,7 +14,7 @@ import pytest
 from checkpoint import CachedCheckpointer, Checkpoint
 from persistence import Database, DatabaseManager, EmbeddedRedis, PostgreSQLConfig, RedisConfig
 from tests._sync.side import sleep, together
-from tests._sync.test_checkpoint_cached import LONG, STATE, Forgetful
+from tests._sync.test_checkpoint_cached import LONG, PATIENT, STATE, Forgetful
 from tests.proxy import FaultyProxy
 
 pytestmark = pytest.mark.tables("checkpoint")
@@ -180,7 +180,7 @@ def test_readers_never_see_an_older_state_than_was_acknowledged_while_redis_come
 
     with (
         Forgetful(manager, "main", "cache") as a,
-        CachedCheckpointer(manager, "second", "second cache") as b,
+        CachedCheckpointer(manager, "second", "second cache", timeout=PATIENT) as b,
         Forgetful(manager, "second", "second cache") as c,
     ):
         results = together(all_writes, lambda: read(a), lambda: read(c))

@@ -39,8 +39,15 @@ LONG = "word " * 3000
 STATE = {"messages": [f"message {n} " * 9 for n in range(40)], "document": LONG, "notes": "x" * 700, "n": 0}
 
 
+PATIENT = 10.0
+"""A ``timeout`` that a busy machine keeps to, in seconds."""
+
+
 class Forgetful(CachedCheckpointer):
     """Loads as a process does that has not seen the thread before."""
+
+    def __init__(self, *connections: Any, timeout: float = PATIENT, **options: Any) -> None:
+        super().__init__(*connections, timeout=timeout, **options)
 
     def _load(self, thread_id: str, version: Any, key: Any, namespace: str, writes: bool) -> Any:
         self._bases.drop((thread_id, namespace))
@@ -88,7 +95,7 @@ def test_the_contract_is_run_here() -> None:
 @pytest.fixture
 def another(manager: DatabaseManager, redis: RedisConnection) -> Iterator[CachedCheckpointer]:
     """A second checkpointer on the same two servers, which remembers nothing of the first one's."""
-    with CachedCheckpointer(manager, "main", "cache") as made:
+    with CachedCheckpointer(manager, "main", "cache", timeout=PATIENT) as made:
         yield made
 
 
@@ -113,7 +120,7 @@ def test_saves_that_share_a_commit_are_cached_without_their_secrets(
     manager: DatabaseManager, checkpointer: Forgetful, main: Database
 ) -> None:
     options: dict[str, Any] = {"group_commit": True, "secrets": "redact"}
-    with CachedCheckpointer(manager, "main", "cache", **options) as grouped:
+    with CachedCheckpointer(manager, "main", "cache", timeout=PATIENT, **options) as grouped:
         for n in range(24):
             grouped.save_checkpoint(Checkpoint(f"t{n}", STATE))
         before = manager.stats()["main"].requests
@@ -265,7 +272,7 @@ def test_what_is_deleted_goes_from_redis_too(checkpointer: Forgetful, redis: Red
 
 
 def test_an_entry_expires(manager: DatabaseManager, redis: RedisConnection) -> None:
-    with CachedCheckpointer(manager, "main", "cache", ttl=1000) as checkpointer:
+    with CachedCheckpointer(manager, "main", "cache", timeout=PATIENT, ttl=1000) as checkpointer:
         checkpointer.save_checkpoint(Checkpoint("t", STATE))
         (key,) = redis.client.keys("*")
         assert 990_000 < redis.client.pttl(key) <= 1_000_000
