@@ -417,15 +417,15 @@ async def test_a_server_that_is_away_is_an_error_and_one_that_is_back_a_missed_n
 async def test_a_server_that_has_fallen_silent_is_found_out(
     manager: AsyncDatabaseManager, proxied: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persistence._async.pubsub.ASK_SECONDS", 0.2)
+    monkeypatch.setattr("persistence._async.pubsub.ASK_SECONDS", 1.0)
     monkeypatch.setattr("persistence._async.pubsub.RECONNECT_SECONDS", 0.2)
     async with AsyncPubSub(manager, "main").subscribe("a", check_after=0.1) as subscription:
         assert await subscription.get(timeout=0.25) is None  # asked twice, and answered
         proxied.mode = "black hole"
         started = monotonic()
         with pytest.raises(UnavailableError):
-            await subscription.get(timeout=0.5)
-        assert monotonic() - started < 3
+            await subscription.get(timeout=1.5)
+        assert monotonic() - started < 15
         proxied.mode = "pass"
         proxied.cut()
         assert await subscription.get(timeout=5) == MISSED

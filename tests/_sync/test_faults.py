@@ -123,7 +123,7 @@ def test_after_a_restart_no_idle_connection_causes_an_error(
     server.start()
     started = monotonic()
     assert main.fetch_value("SELECT 1") == 1
-    assert monotonic() - started < 1
+    assert monotonic() - started < 5
     for _ in range(20):
         assert main.fetch_value("SELECT 1") == 1
     stats = main.stats()

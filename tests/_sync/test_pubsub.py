@@ -397,15 +397,15 @@ def test_a_server_that_is_away_is_an_error_and_one_that_is_back_a_missed_notice(
 def test_a_server_that_has_fallen_silent_is_found_out(
     manager: DatabaseManager, proxied: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("persistence._sync.pubsub.ASK_SECONDS", 0.2)
+    monkeypatch.setattr("persistence._sync.pubsub.ASK_SECONDS", 1.0)
     monkeypatch.setattr("persistence._sync.pubsub.RECONNECT_SECONDS", 0.2)
     with PubSub(manager, "main").subscribe("a", check_after=0.1) as subscription:
         assert subscription.get(timeout=0.25) is None  # asked twice, and answered
         proxied.mode = "black hole"
         started = monotonic()
         with pytest.raises(UnavailableError):
-            subscription.get(timeout=0.5)
-        assert monotonic() - started < 3
+            subscription.get(timeout=1.5)
+        assert monotonic() - started < 15
         proxied.mode = "pass"
         proxied.cut()
         assert subscription.get(timeout=5) == MISSED
