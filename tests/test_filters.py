@@ -254,6 +254,12 @@ def test_every_example_gives_the_same_answer_on_each_database(databases: Databas
         assert agreed(databases, filter) == []
 
 
+def test_the_least_number_of_64_bits_is_one_as_a_float_too(databases: Databases) -> None:
+    databases.fill([{"n": -(2.0**63)}, {"n": -(2**63)}, {"n": 2.0**63}])
+    for filter in ({"n": -(2**63)}, {"n": -(2.0**63)}, {"n": {"$lte": -(2**63)}}):
+        assert agreed(databases, filter) == [0, 1]
+
+
 def test_a_long_list_of_values_and_a_large_filter_work_on_each_database(databases: Databases) -> None:
     databases.fill([{"n": n, "t": str(n)} for n in range(100)])
     assert agreed(databases, {"n": {"$in": list(range(50, 5000))}}) == list(range(50, 100))
@@ -264,9 +270,27 @@ def test_a_long_list_of_values_and_a_large_filter_work_on_each_database(database
     assert agreed(databases, nested(MAX_DEPTH, "$and") | {"n": 3}) == []
 
 
+def test_a_filter_as_deep_as_it_may_be_works_on_each_database(databases: Databases) -> None:
+    odd: dict[str, Any] = {'"': [1, "x"], "n": 1}
+    for _ in range(MAX_DEPTH - 1):
+        odd = {'"': odd}
+    databases.fill([odd, {'"': 1}])
+    path = ".".join(['"'] * MAX_DEPTH)
+    for leaf in ({path: {"$contains": 1}}, {path: {"$not": {"$in": [1, "x", None]}}}):
+        either: dict[str, Any] = leaf
+        for _ in range(MAX_DEPTH // 2 - 1):
+            either = {"$or": [{"missing": 1}, {"$not": either}]}
+        neither: dict[str, Any] = leaf
+        for _ in range(MAX_DEPTH - 2):
+            neither = {"$not": {**neither, "n": {"$ne": 1}}}
+        for filter in (leaf, either, neither):
+            agreed(databases, filter)
+        assert 0 in agreed(databases, leaf)
+
+
 KEYS = ["a", "b", "A", "c.d", 'q"x', "it's", "\\", "$k", "é", "", "0", "a b", ":id", "%", "\n", "$.a", "a]"]
 NUMBERS = [0, 1, 2, -1, 0.0, -0.0, 1.0, 1.5, 0.1, 1e-300, 1e300, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]
-NUMBERS += [2.0**53, 2.0**60, 2.0**63, 2.0**70, 1e16, 123456789.123456789]
+NUMBERS += [2.0**53, 2.0**60, 2.0**63, -(2.0**63), 2.0**70, 1e16, 123456789.123456789]
 TEXTS = ["", "a", "A", "aa", "ab", "b", "é", "\U0001f9f6", "%", "_", "a_b", "[a]", "*", "?", "\\", "x'y", '"', "a\nb"]
 TEXTS += ["true", "1", "null", "[]", "{}", "ﬀ", "z"]
 PATTERNS = ["%", "_", "a%", "%b", "a_%", r"\%", r"a\_b", "[a]", "*", "?", "%é%", "", r"\\", "__", "%a%b%"]

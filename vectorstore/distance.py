@@ -95,6 +95,21 @@ def as_vector(value: object, dimensions: int, metric: Metric, what: str) -> Matr
     return vector
 
 
+def check_halved(vector: Matrix, metric: Metric, what: str) -> None:
+    """Make sure that a vector is one with halved precision, too.
+
+    Raises:
+        ValidationError: a number is too large for that, or all are so small that no direction is left where the metric
+            is cosine; the message names ``what``.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        halved = vector.astype(np.float16)
+    if np.isinf(halved).any():
+        raise ValidationError(f"{what} has a number beyond 65504, the largest of a halfvec", hint="normalise it")
+    if metric == "cosine" and not halved.any():
+        raise ValidationError(f"{what} has length 0 as a halfvec, and so no cosine", hint="normalise it")
+
+
 def as_vectors(values: Sequence[Numbers], metric: Metric) -> Matrix | None:
     """Return arrays of one shape as a float32 array of its own, ``(n, dimensions)``; None where one can't be taken."""
     with np.errstate(over="ignore"):

@@ -151,6 +151,22 @@ class _PostgreSQL(_Writer):
 
 
 class _SQLite(_Writer):
+    def write(self, node: Node) -> str:
+        """Write a tree so that SQLite's parser, whose stack has 100 places, takes it as deep as a filter may be.
+
+        What is turned round is turned round at the leaves, and the deepest part comes first: a place a level.
+        """
+        match node:
+            case Not(Not(part)):
+                return self.write(part)
+            case Not(All(parts)):
+                return self.write(AnyOf(tuple(map(Not, parts))))
+            case Not(AnyOf(parts)):
+                return self.write(All(tuple(map(Not, parts))))
+            case All(parts) | AnyOf(parts):
+                return super().write(type(node)(tuple(sorted(parts, key=_depth, reverse=True))))
+        return super().write(node)
+
     def condition(self, node: Condition) -> str:
         operator, operand = node.operator, node.operand
         if operator == "$in" and not operand:
@@ -193,11 +209,22 @@ class _SQLite(_Writer):
             place = self.bind("$" + "".join(f'."{key}"' for key in path))
             return f"json_extract({self.column}, {place})", f"json_type({self.column}, {place})"
         # A JSON path has no way to write a quote, a backslash or an empty key: step by step instead.
-        inner = self.column
-        for key in path[:-1]:
-            inner = f"(SELECT value FROM json_each({inner}) WHERE key = {self.bind(key)} AND type = 'object')"
-        step = f"FROM json_each({inner}) WHERE key = {self.bind(path[-1])}"
-        return f"(SELECT value {step})", f"(SELECT type {step})"
+        each, wanted, inner = [], [], self.column
+        for number, key in enumerate(path):
+            each.append(f"json_each({inner}) AS step_{number}")
+            wanted.append(f"step_{number}.key = {self.bind(key)}")
+            inner = f"CASE step_{number}.type WHEN 'object' THEN step_{number}.value END"
+        last, steps = f"step_{len(path) - 1}", f"FROM {' CROSS JOIN '.join(each)} WHERE {' AND '.join(wanted)}"
+        return f"(SELECT {last}.value {steps})", f"(SELECT {last}.type {steps})"
+
+
+def _depth(node: Node) -> int:
+    match node:
+        case Not(part):
+            return _depth(part)
+        case All(parts) | AnyOf(parts):
+            return 1 + max(map(_depth, parts), default=0)
+    return 0
 
 
 def _fits_a_path(key: str) -> bool:

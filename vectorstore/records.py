@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -277,7 +277,7 @@ def whole_number(value: float) -> int | float:
 
     PostgreSQL's numeric would take its shortest decimal form, which is another whole number.
     """
-    return int(value) if _EXACT <= abs(value) < _INT64 else value
+    return int(value) if abs(value) >= _EXACT and -_INT64 <= value < _INT64 else value
 
 
 def metadata_value(stored: str) -> dict[str, Any]:
@@ -345,10 +345,10 @@ def check_document(document: object, dimensions: int, metric: Metric, vector: Ma
 
 
 def check_expiry(expires_at: object, what: str) -> datetime | None:
-    """Return a time with a time zone; None is never.
+    """Return a time in UTC; None is never.
 
     Raises:
-        ValidationError: it is none; the message names ``what``.
+        ValidationError: it is no time with a zone, or in UTC none of the years 1 to 9999; the message names ``what``.
     """
     if expires_at is None:
         return None
@@ -356,4 +356,7 @@ def check_expiry(expires_at: object, what: str) -> datetime | None:
         raise ValidationError(f"expires_at of {what} is a {type(expires_at).__name__}, not a datetime")
     if expires_at.tzinfo is None:
         raise ValidationError(f"expires_at of {what} has no time zone", hint="datetime.now(UTC) + timedelta(hours=1)")
-    return expires_at
+    try:
+        return expires_at.astimezone(UTC)
+    except OverflowError:
+        raise ValidationError(f"expires_at of {what} is in UTC beyond the years 1 to 9999") from None

@@ -219,3 +219,7 @@ def check_indexable(shape: Shape, kind: str) -> None:
     if kind == "ivfflat" and (shape.metric in ("l1", "jaccard") or shape.type == "sparsevec"):
         of = shape.type if shape.type == "sparsevec" else f"the metric {shape.metric}"
         raise CapabilityError(f"pgvector has no ivfflat index for {of}", hint="index_type='hnsw'")
+    if kind == "ivfflat" and shape.dimensions == 1 and shape.metric in ("cosine", "inner_product"):
+        raise CapabilityError(
+            f"pgvector has no ivfflat index for the metric {shape.metric} of one dimension", hint="index_type='hnsw'"
+        )

@@ -946,6 +946,10 @@ async def test_an_index_that_can_not_be_is_refused_and_says_why(backend: Backend
         await store.build_index(index_type="ivfflat")
     with pytest.raises(ConfigError, match="lists"):
         await store.build_index(options={"lists": 5})
+    line = backend.store(collection="line", dimensions=1)
+    assert isinstance(line, AsyncPgVectorStore)
+    with pytest.raises(CapabilityError, match="no ivfflat index for the metric cosine of one dimension"):
+        await line.build_index(index_type="ivfflat")
     large = backend.store(collection="large", dimensions=2001)
     assert isinstance(large, AsyncPgVectorStore)
     await large.store_documents([doc("a", np.ones(2001))])

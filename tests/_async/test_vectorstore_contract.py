@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
 from io import StringIO
 from typing import Any
@@ -235,11 +235,17 @@ async def test_an_expiry_may_be_moved_and_taken_away(backend: Backend) -> None:
     assert await store.get("a") == doc("a")
     await store.update_document("b", expires_at=PAST)
     assert ids(await store.search(X)) == ["a"]
-    for bad in (FUTURE.replace(tzinfo=None), 5, "soon", date(2999, 1, 1)):
+    beyond = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
+    for bad in (FUTURE.replace(tzinfo=None), 5, "soon", date(2999, 1, 1), beyond):
         with pytest.raises(ValidationError, match="expires_at"):
             await store.update_document("a", expires_at=bad)  # type: ignore[arg-type]
         with pytest.raises(ValidationError, match="expires_at"):
             await store.store_documents([Document("c", "text", {}, X, expires_at=bad)])  # type: ignore[arg-type]
+    odd = FUTURE.astimezone(timezone(timedelta(microseconds=7)))
+    await store.update_document("a", expires_at=odd)
+    found = await store.get("a")
+    assert found is not None
+    assert found.expires_at == FUTURE
 
 
 @everywhere
@@ -629,6 +635,17 @@ async def test_a_hybrid_finds_by_vectors_and_by_words(backend: Backend) -> None:
     for bad in ({"weight": 2}, {"depth": 0}, {"method": "best"}, {"constant": -1}):
         with pytest.raises(ValidationError, match=r"weight 2|depth 0|'best' is no way to fuse|constant -1"):
             Fusion(**bad)  # type: ignore[arg-type]
+
+
+@everywhere
+async def test_of_vectors_that_tie_a_hybrid_takes_no_more_than_its_depth(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    await store.store_documents([doc("c", X, "purr"), doc("b"), doc("a"), doc("d", Y)])
+    for method in ("min_max", "reciprocal_rank"):
+        fusion = Fusion(method=method, depth=1)  # type: ignore[arg-type]
+        found = await store.search(X, 1, mode="hybrid", text="purr", fusion=fusion)
+        two = await store.search(X, 2, mode="hybrid", text="purr", fusion=replace(fusion, weight=0.1))
+        assert [(each.id, each.distance) for each in (*found, *two)] == [("a", 0), ("c", None), ("a", 0)]
 
 
 @everywhere

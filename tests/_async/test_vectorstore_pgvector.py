@@ -303,6 +303,25 @@ async def test_vectors_of_other_types_are_found_alike(backend: Backend, vector_t
 
 
 @on_pgvector
+async def test_what_no_halfvec_holds_is_refused_by_name(backend: Backend) -> None:
+    store = backend.store(vector_type="halfvec")
+    await store.store_documents([doc("a", [65519, 1, 0]), doc("b", [0, 1e-7, 0])])
+    for bad, why in (([65520, 1, 0], "beyond 65504"), ([1e-8, 0, 1e-8], "length 0 as a halfvec")):
+        with pytest.raises(ValidationError, match=f"'bad' has .*{why}"):
+            await store.store_documents([doc("c"), doc("bad", np.array(bad))])
+        with pytest.raises(ValidationError, match=f"'a' has .*{why}"):
+            await store.update_document("a", embedding=bad)
+        with pytest.raises(ValidationError, match=f"the query has .*{why}"):
+            await store.search(bad)
+        with pytest.raises(ValidationError, match=f"query 1 has .*{why}"):
+            await store.search_many([X, bad])
+    assert ids(await store.search(X)) == ["a", "b"]
+    lengths = backend.store(collection="lengths", vector_type="halfvec", metric="l2")
+    await lengths.store_documents([doc("tiny", [1e-8, 0, 0])])
+    assert (await lengths.search([0, 0, 1e-8]))[0].distance == 0
+
+
+@on_pgvector
 @pytest.mark.parametrize("metric", ["hamming", "jaccard"])
 async def test_bits_are_compared_by_those_that_differ(backend: Backend, metric: Any) -> None:
     generator = np.random.default_rng(9)

@@ -935,6 +935,10 @@ def test_an_index_that_can_not_be_is_refused_and_says_why(backend: Backend) -> N
         store.build_index(index_type="ivfflat")
     with pytest.raises(ConfigError, match="lists"):
         store.build_index(options={"lists": 5})
+    line = backend.store(collection="line", dimensions=1)
+    assert isinstance(line, PgVectorStore)
+    with pytest.raises(CapabilityError, match="no ivfflat index for the metric cosine of one dimension"):
+        line.build_index(index_type="ivfflat")
     large = backend.store(collection="large", dimensions=2001)
     assert isinstance(large, PgVectorStore)
     large.store_documents([doc("a", np.ones(2001))])

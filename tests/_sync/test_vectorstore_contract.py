@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
 from io import StringIO
 from typing import Any
@@ -222,11 +222,17 @@ def test_an_expiry_may_be_moved_and_taken_away(backend: Backend) -> None:
     assert store.get("a") == doc("a")
     store.update_document("b", expires_at=PAST)
     assert ids(store.search(X)) == ["a"]
-    for bad in (FUTURE.replace(tzinfo=None), 5, "soon", date(2999, 1, 1)):
+    beyond = datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
+    for bad in (FUTURE.replace(tzinfo=None), 5, "soon", date(2999, 1, 1), beyond):
         with pytest.raises(ValidationError, match="expires_at"):
             store.update_document("a", expires_at=bad)  # type: ignore[arg-type]
         with pytest.raises(ValidationError, match="expires_at"):
             store.store_documents([Document("c", "text", {}, X, expires_at=bad)])  # type: ignore[arg-type]
+    odd = FUTURE.astimezone(timezone(timedelta(microseconds=7)))
+    store.update_document("a", expires_at=odd)
+    found = store.get("a")
+    assert found is not None
+    assert found.expires_at == FUTURE
 
 
 @everywhere
@@ -616,6 +622,17 @@ def test_a_hybrid_finds_by_vectors_and_by_words(backend: Backend) -> None:
     for bad in ({"weight": 2}, {"depth": 0}, {"method": "best"}, {"constant": -1}):
         with pytest.raises(ValidationError, match=r"weight 2|depth 0|'best' is no way to fuse|constant -1"):
             Fusion(**bad)  # type: ignore[arg-type]
+
+
+@everywhere
+def test_of_vectors_that_tie_a_hybrid_takes_no_more_than_its_depth(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    store.store_documents([doc("c", X, "purr"), doc("b"), doc("a"), doc("d", Y)])
+    for method in ("min_max", "reciprocal_rank"):
+        fusion = Fusion(method=method, depth=1)  # type: ignore[arg-type]
+        found = store.search(X, 1, mode="hybrid", text="purr", fusion=fusion)
+        two = store.search(X, 2, mode="hybrid", text="purr", fusion=replace(fusion, weight=0.1))
+        assert [(each.id, each.distance) for each in (*found, *two)] == [("a", 0), ("c", None), ("a", 0)]
 
 
 @everywhere

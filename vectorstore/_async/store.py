@@ -16,7 +16,7 @@ from persistence.validation import check_text
 from vectorstore import ranking, requests
 from vectorstore._async import embedding as calls
 from vectorstore._async.documents import AsyncDocuments
-from vectorstore.distance import Matrix, as_vector, score
+from vectorstore.distance import Matrix, score
 from vectorstore.filters import Filter, parse_filter
 from vectorstore.records import Explanation, SearchResult, SearchResults, Vector, metadata_value
 from vectorstore.requests import Diversity, Fusion, Mode, Reranker, SearchRequest
@@ -102,7 +102,7 @@ class AsyncVectorStore(AsyncDocuments):
             return SearchRequest(None, words, k, node, place, with_embeddings, exact, offset)
         if isinstance(query, str):
             query = (await calls.embed(self._embedder, [check_text("the query", query)], queries=True))[0]
-        vector = as_vector(query, self.dimensions, self.metric, "the query")
+        vector = self._as_vector(query, "the query")
         return SearchRequest(vector, words, k, node, place, with_embeddings, exact, offset)
 
     async def _ranked(
@@ -183,7 +183,7 @@ class AsyncVectorStore(AsyncDocuments):
         texts = [check_text("a query", each) for each in queries if isinstance(each, str)]
         made = iter(await calls.embed(self._embedder, texts, queries=True) if texts else [])
         vectors = [
-            as_vector(next(made) if isinstance(each, str) else each, self.dimensions, self.metric, f"query {place_of}")
+            self._as_vector(next(made) if isinstance(each, str) else each, f"query {place_of}")
             for place_of, each in enumerate(queries)
         ]
         if not vectors:

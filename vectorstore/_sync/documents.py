@@ -22,7 +22,7 @@ from persistence.validation import check_id, check_limit, check_text, check_whol
 from vectorstore import requests
 from vectorstore._sync import embedding as calls
 from vectorstore._sync.loading import Load
-from vectorstore.distance import METRICS, as_vector, check_dimensions, check_metric
+from vectorstore.distance import METRICS, Matrix, as_vector, check_dimensions, check_metric
 from vectorstore.embedders import as_embedder
 from vectorstore.filters import Filter, Node, parse_filter
 from vectorstore.records import (
@@ -123,6 +123,10 @@ class Documents(ABC):
         """Return a batch as it is sent: each id once, in their order, in which all loaders lock them."""
         checked = {each.id: each for each in check_batch(batch, self.dimensions, self.metric)}
         return [checked[id] for id in sorted(checked)]
+
+    def _as_vector(self, value: object, what: str) -> Matrix:
+        """Return a vector as it is sent; the message of an error names ``what``."""
+        return as_vector(value, self.dimensions, self.metric, what)
 
     @abstractmethod
     def _write(self, batch: list[CheckedDocument]) -> None:
@@ -249,7 +253,7 @@ class Documents(ABC):
             embedding = (calls.embed(self._embedder, [text]))[0]
         vector = None
         if embedding is not None:
-            vector = as_vector(embedding, self.dimensions, self.metric, f"the embedding of {what}")
+            vector = self._as_vector(embedding, f"the embedding of {what}")
         if not self._change(key, Change(text, stored, vector, origin, expiry, never)):
             raise self._no_document(what, "update_document")
 

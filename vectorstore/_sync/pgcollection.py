@@ -8,7 +8,7 @@ anew every ``REFRESH_SECONDS``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import SimpleNamespace
@@ -20,16 +20,16 @@ from persistence._sync.store import SQLStore
 from persistence.config import Metric
 from persistence.dialect import to_json
 from persistence.errors import CapabilityError, ConfigError, NotFoundError, PersistenceError, QueryError
-from persistence.validation import check_whole
+from persistence.validation import check_whole, shown
 from vectorstore import adoption, schema
 from vectorstore._sync.store import VectorStore
 from vectorstore.adoption import AdoptedTable
-from vectorstore.distance import BIT_METRICS, METRICS, BitMetric
+from vectorstore.distance import BIT_METRICS, METRICS, BitMetric, Matrix, check_halved
 from vectorstore.embedders import as_embedder
 from vectorstore.estimates import Estimates
 from vectorstore.filters import parse_path
 from vectorstore.index import Index, found_index
-from vectorstore.records import Embedder
+from vectorstore.records import CheckedDocument, Document, Embedder
 from vectorstore.requests import KeyType
 
 REFRESH_SECONDS = 60.0
@@ -101,6 +101,19 @@ class PgCollection(VectorStore, SQLStore):
         self._table = table
         self._known: Known | None = None
         self._estimates = Estimates()
+
+    def _as_vector(self, value: object, what: str) -> Matrix:
+        vector = super()._as_vector(value, what)
+        if self._shape.type == "halfvec":
+            check_halved(vector, self.metric, what)
+        return vector
+
+    def _checked(self, batch: Sequence[Document]) -> list[CheckedDocument]:
+        checked = super()._checked(batch)
+        if self._shape.type == "halfvec":
+            for each in checked:
+                check_halved(each.embedding, self.metric, f"the embedding of document {shown(each.id)}")
+        return checked
 
     def _ready(self) -> tuple[PgVectorDatabase, Known]:
         """Return the connection and what is known of the collection, which is there and as this store wants it."""

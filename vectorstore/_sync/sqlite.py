@@ -95,6 +95,11 @@ class SQLiteVectorStore(SQLiteDocuments):
         distances = dict(zip(positions.tolist(), apart.tolist(), strict=True))
         scores = None
         if fusion is not None:
+            if len(distances) > near:  # which of those that tie with the last, the ids say
+                half = self._found(database, copy, request._replace(k=near, offset=0), distances)
+                if half is None:
+                    return None
+                distances = {position: distances[position] for _, _, position in half}
             rows = self._matching_rows(database, request._replace(k=near))
             similar = [(position, score(distance, self.metric)) for position, distance in distances.items()]
             scores = fused_scores(similar, [(row["position"], -row["score"]) for row in rows], fusion)

@@ -17,7 +17,7 @@ from persistence.validation import check_text
 from vectorstore import ranking, requests
 from vectorstore._sync import embedding as calls
 from vectorstore._sync.documents import Documents
-from vectorstore.distance import Matrix, as_vector, score
+from vectorstore.distance import Matrix, score
 from vectorstore.filters import Filter, parse_filter
 from vectorstore.records import Explanation, SearchResult, SearchResults, Vector, metadata_value
 from vectorstore.requests import Diversity, Fusion, Mode, Reranker, SearchRequest
@@ -103,7 +103,7 @@ class VectorStore(Documents):
             return SearchRequest(None, words, k, node, place, with_embeddings, exact, offset)
         if isinstance(query, str):
             query = (calls.embed(self._embedder, [check_text("the query", query)], queries=True))[0]
-        vector = as_vector(query, self.dimensions, self.metric, "the query")
+        vector = self._as_vector(query, "the query")
         return SearchRequest(vector, words, k, node, place, with_embeddings, exact, offset)
 
     def _ranked(
@@ -184,7 +184,7 @@ class VectorStore(Documents):
         texts = [check_text("a query", each) for each in queries if isinstance(each, str)]
         made = iter(calls.embed(self._embedder, texts, queries=True) if texts else [])
         vectors = [
-            as_vector(next(made) if isinstance(each, str) else each, self.dimensions, self.metric, f"query {place_of}")
+            self._as_vector(next(made) if isinstance(each, str) else each, f"query {place_of}")
             for place_of, each in enumerate(queries)
         ]
         if not vectors:
