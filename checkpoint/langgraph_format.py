@@ -53,7 +53,12 @@ def thread_of(config: RunnableConfig) -> tuple[str, str, str | None]:
         )
     if isinstance(thread_id, int) and not isinstance(thread_id, bool):
         thread_id = str(thread_id)
-    return thread_id, named.get("checkpoint_ns") or "", named.get("checkpoint_id") or None
+    return thread_id, named.get("checkpoint_ns") or "", checkpoint_id_of(config)
+
+
+def checkpoint_id_of(config: RunnableConfig | None) -> str | None:
+    """Return the id of the checkpoint that a config names, if it names one; it need not name the thread."""
+    return (config or {}).get("configurable", {}).get("checkpoint_id") or None
 
 
 def config_of(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfig:

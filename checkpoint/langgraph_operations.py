@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from checkpoint.langgraph_format import (
     Seen,
+    checkpoint_id_of,
     config_of,
     just_before,
     numbered,
@@ -132,7 +133,7 @@ class Operations:
         limit: int | None,
     ) -> Pages:
         named = {} if config is None else config.get("configurable", {})
-        listing = Listing(filter or None, None if before is None else thread_of(before)[2], limit)
+        listing = Listing(filter or None, checkpoint_id_of(before), limit)
         if config is None or named.get("thread_id") is None:
             yield from self._pages_of_all(listing)
             return
@@ -177,20 +178,20 @@ class Operations:
     def _pages_of(self, thread_id: str, namespace: str, listing: Listing) -> Pages:
         cursor = yield from self._version(thread_id, namespace, listing.before)
         # An id that isn't here has no version, but LangGraph's ids are in the order of their times.
-        checked = cursor is not None
+        checked = cursor is not None or listing.before is None
         while listing.goes_on:
+            size = listing.size if checked else PAGE  # of what isn't checked, any number may be too late
             page: list[Checkpoint] = yield call(
                 "list_checkpoints",
                 thread_id,
                 namespace=namespace,
-                limit=listing.size,
+                limit=size,
                 before=cursor,
                 filter=listing.filter,
                 states=True,
                 writes=True,
             )
             self._note(*page)
-            size = listing.size
             yield listing.take([to_tuple(record) for record in page], checked=checked)
             if len(page) < size:
                 return

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -171,6 +171,20 @@ def test_time_travel_forks_a_thread_and_leaves_the_old_branch(saver: HoldfastSav
     assert len(list(graph.get_state_history(config))) == 10
     latest = list(graph.get_state_history(config, limit=2, before=changed))
     assert [each.values["total"] for each in latest] == [6, 3]
+
+
+def test_time_travel_before_a_subgraph_runs_it_anew_from_what_it_had_then(saver: HoldfastSaver) -> None:
+    inner = StateGraph(Counting).add_node("ask", lambda state: {"trail": [interrupt("more?")]})
+    inner.add_edge(START, "ask")
+    outer = StateGraph(Counting).add_node("inner", inner.compile(checkpointer=True))
+    graph, config = outer.add_edge(START, "inner").compile(checkpointer=saver), of_thread("t")
+    for answer in ("first", "second"):
+        graph.invoke({"total": 1}, config)
+        assert graph.invoke(Command(resume=answer), config)["trail"][-1] == answer
+    again = [each.config for each in graph.get_state_history(config) if each.next == ("inner",)]
+    assert graph.invoke(None, again[-1])["__interrupt__"][0].value == "more?"
+    assert graph.get_state(config, subgraphs=True).tasks[0].state.values == {"total": 1, "trail": []}
+    assert graph.invoke(Command(resume="another"), config)["trail"] == ["another"]
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
