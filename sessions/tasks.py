@@ -39,9 +39,10 @@ BATCH = 10_000
 """The most tasks of one ``add_many`` and of one claim."""
 ERROR_CHARACTERS = 10_000
 """How much is kept of what a failed task says."""
+MAX_INT = 2**31 - 1
+"""The highest priority, level and number of attempts."""
 
 _PERIODS: dict[Period, str] = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
-_INT32 = 2**31 - 1
 
 
 class LeaseLostError(ConflictError):
@@ -185,9 +186,9 @@ def task_row(task: object, owner: str | None) -> dict[str, Any]:
         "kind": kind,
         "key": task.key,
         "parent_id": None if task.parent_id is None else check_id("the task's parent_id", task.parent_id),
-        "priority": check_whole("priority", task.priority, least=-_INT32, most=_INT32),
-        "level": check_whole("level", task.level, least=0, most=_INT32),
-        "max_attempts": check_whole("max_attempts", task.max_attempts, most=_INT32),
+        "priority": check_whole("priority", task.priority, least=-MAX_INT, most=MAX_INT),
+        "level": check_whole("level", task.level, least=0, most=MAX_INT),
+        "max_attempts": check_whole("max_attempts", task.max_attempts, most=MAX_INT),
         "payload": json_or_none("payload", task.payload),
         "metadata": metadata_json(task.metadata),
         "wake_at": None if task.wake_at is None else to_micros(check_moment("wake_at", task.wake_at)),
@@ -274,7 +275,7 @@ def find_values(
         "kinds": None if kinds is None else names_of("kinds", kinds, check_kind),
         "statuses": None if statuses is None else names_of("statuses", statuses, check_status),
         "parent": None if parent is None else check_id("the parent's id", parent),
-        "level": check_whole("level", level, least=0, most=_INT32),
+        "level": check_whole("level", level, least=0, most=MAX_INT),
         "within": None if within is None else micros_of("within", within),
         "where": where_json(where),
         "limit": check_limit(limit),

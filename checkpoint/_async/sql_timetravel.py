@@ -100,13 +100,11 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
                 return -1
             if row is None or row["made"]:
                 return 0 if row is None else row["saved"]
-            return -1 if row["taken"] else None
+            return -1 if row["found"] else None
         async with database.transaction():
             if not await database.execute(queries.copy_heads, values):
-                taken = await database.fetch_value(
-                    queries.inspect_copy, {"tenant": self._tenant, "new_thread": new_thread}
-                )
-                return -1 if taken else None
+                source = {name: values[name] for name in ("tenant", "thread", "now")}
+                return -1 if await database.fetch_value(queries.inspect_copy, source) else None
             both = {name: values[name] for name in ("tenant", "thread", "new_thread")}
             await database.execute(queries.copy_blocks, both)
             await database.execute(queries.copy_writes, both)

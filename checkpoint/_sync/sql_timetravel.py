@@ -101,13 +101,11 @@ class SQLTimeTravel(SQLSealing, TimeTravel):
                 return -1
             if row is None or row["made"]:
                 return 0 if row is None else row["saved"]
-            return -1 if row["taken"] else None
+            return -1 if row["found"] else None
         with database.transaction():
             if not database.execute(queries.copy_heads, values):
-                taken = database.fetch_value(
-                    queries.inspect_copy, {"tenant": self._tenant, "new_thread": new_thread}
-                )
-                return -1 if taken else None
+                source = {name: values[name] for name in ("tenant", "thread", "now")}
+                return -1 if database.fetch_value(queries.inspect_copy, source) else None
             both = {name: values[name] for name in ("tenant", "thread", "new_thread")}
             database.execute(queries.copy_blocks, both)
             database.execute(queries.copy_writes, both)

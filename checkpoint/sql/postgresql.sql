@@ -586,8 +586,9 @@ WITH heads AS (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM saved) AS saved, EXISTS (SELECT FROM heads) AS made,
-       EXISTS (SELECT FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :new_thread)
-       AS taken;
+       EXISTS (SELECT FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread)
+       AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                       AND e.thread_id = :thread AND e.expires_at <= statement_timestamp()) AS found;
 
 -- name: load_manifest
 -- After lock_head: what a rewind goes back to, and the version that it will be.

@@ -522,9 +522,10 @@ FROM holdfast_checkpoints
 WHERE tenant_id = :tenant AND thread_id = :thread;
 
 -- name: inspect_copy
--- Why a copy made nothing.
-SELECT EXISTS (SELECT 1 FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant
-               AND t.thread_id = :new_thread) AS taken;
+-- Why a copy made nothing: the old thread is there, so the new one is too, or neither counts.
+SELECT EXISTS (SELECT 1 FROM holdfast_checkpoint_threads AS t WHERE t.tenant_id = :tenant AND t.thread_id = :thread)
+       AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant
+                       AND e.thread_id = :thread AND e.expires_at <= :now) AS found;
 
 -- name: load_manifest
 -- What a rewind goes back to, and the version that it will be.

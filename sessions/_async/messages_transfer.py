@@ -190,9 +190,12 @@ class AsyncMessageTransfer(AsyncMessagesBase):
             raise self._numbers_taken(thread_id)
         values = self._imported_thread(thread_id, header)
         sent = {**values, "thread": thread_id, "members": [imported_member(row) for row in rows]}
-        if await database.execute(*self._prepared(database, "import_messages", sent)) != len(rows):
+        count = await database.execute(*self._prepared(database, "import_messages", sent))
+        if count < 0:
+            raise self._missing(thread_id, "import_messages")
+        if count != len(rows):
             raise self._numbers_taken(thread_id)
-        return len(rows)
+        return count
 
     def _numbers_taken(self, thread_id: str) -> ConflictError:
         return ConflictError(

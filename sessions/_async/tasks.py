@@ -14,6 +14,7 @@ from sessions._async.tasks_claims import LEASE, AsyncTaskClaims
 from sessions.records import micros_of
 from sessions.tasks import (
     BATCH,
+    MAX_INT,
     OPEN,
     Status,
     Task,
@@ -79,7 +80,7 @@ class AsyncTaskStore(AsyncTaskClaims):
 
     async def _added(self, rows: list[dict[str, Any]]) -> list[Task]:
         distinct = list({row["id"]: row for row in reversed(rows)}.values())[::-1]
-        values = {"rows": rows_json(distinct), "owner": self._owner or SHARED}
+        values = {"rows": rows_json(distinct), "owner": self._owner or SHARED, "view": self._view}
         try:
             stored = await self._read_all(task_from_row, "task_add", values)
             await self._tell(stored)
@@ -126,7 +127,7 @@ class AsyncTaskStore(AsyncTaskClaims):
 
         Raises:
             NotFoundError: it isn't there, or is another owner's.
-            ConflictError: it was ended.
+            ConflictError: it was ended, or has the highest level, 2,147,483,647.
         """
         values = {"id": check_id("the task's id", task_id), "view": self._view}
         return await self._change_open("task_escalate", "escalate", "cancelled", values)
@@ -148,8 +149,9 @@ class AsyncTaskStore(AsyncTaskClaims):
             await self._tell([stored])
             return stored
         current = await self._refused(operation, values["id"], wanted, self._view)
+        said = f"is {current.status}" if current.level < MAX_INT else f"has the highest level, {MAX_INT:,}"
         raise ConflictError(
-            f"task {shown(values['id'])} is {current.status}: {operation} is not for it",
+            f"task {shown(values['id'])} {said}: {operation} is not for it",
             hint="read it again",
             operation=operation,
             connection=self._name,

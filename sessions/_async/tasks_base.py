@@ -153,7 +153,7 @@ class AsyncTasksBase(AsyncSessionsStore):
         """Return the tasks with these ids, by id; those that aren't there, or are another owner's, are left out."""
         if not isinstance(task_ids, list | tuple) or len(task_ids) > BATCH:
             raise ValidationError(f"task_ids are no list of at most {BATCH:,} ids")
-        ids = list(dict.fromkeys(check_id("the task's id", each) for each in task_ids))
+        ids = sorted({check_id("the task's id", each) for each in task_ids})
         return await self._by_id(ids) if ids else []
 
     async def find(

@@ -490,13 +490,13 @@ end
 function run.import_messages()
     local found = live_thread(v.thread, v.user)
     if not found then
-        if live_thread(v.thread) or not v.user_id then return {0} end
+        if live_thread(v.thread) or not v.user_id then return {-1} end
         drop_thread(v.thread)
         new_thread(v.thread, v.user_id)
         patch(key('thread', v.thread))
         found = live_thread(v.thread)
     end
-    if #rows > 0 and parts(rows[1]) <= tonumber(found.last) then return {0} end
+    if #rows == 0 or parts(rows[1]) <= tonumber(found.last) then return {0} end
     local last, version, window, summary = found.last, tonumber(found.mversion), found.window, found.summary
     local sums = {}
     for _, member in ipairs(rows) do

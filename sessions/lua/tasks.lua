@@ -200,16 +200,15 @@ end
 local run = {}
 
 function run.task_add()
-    local rows, new, answer = list('rows'), {}, {}
+    local rows, new, answer, hidden = list('rows'), {}, {}, false
     for _, given in ipairs(rows) do new[given.id] = true end
     for _, given in ipairs(rows) do
         local there = load(given.id)
         if not there and given.parent_id and not new[given.parent_id]
             and redis.call('EXISTS', root .. ':task:' .. given.parent_id) == 0 then return 'no parent' end
-        if there and (v.owner == '' and there.shared ~= '1' or v.owner ~= '' and there.owner ~= v.owner) then
-            return {}
-        end
+        hidden = hidden or there and not is_seen(there)
     end
+    if hidden then return {} end
     for _, given in ipairs(rows) do
         if redis.call('EXISTS', root .. ':task:' .. given.id) == 0 then
             local moment, wakes = text(now + given.place), given.wake_at and given.wake_at > now
@@ -385,7 +384,7 @@ end
 
 function run.task_escalate()
     local task = seen(v.id)
-    if not task or task.finished_at then return {} end
+    if not task or task.finished_at or tonumber(task.level) == 2147483647 then return {} end
     raise(task, 'level', 1)
     task.updated_at = text(now)
     return {row(save(task))}

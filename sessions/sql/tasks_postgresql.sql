@@ -364,7 +364,7 @@ RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, atte
 -- name: task_escalate
 -- hot: one level up, in whatever status of an open task; who holds it goes on.
 UPDATE holdfast_tasks SET level = level + 1, updated_at = statement_timestamp()
-WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL
+WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL AND level < 2147483647
     AND (CAST(:view AS text) IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload::text AS payload, result::text AS result, error, metadata, created_at, updated_at, finished_at;

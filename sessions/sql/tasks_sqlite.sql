@@ -232,7 +232,7 @@ RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, atte
 -- name: task_escalate
 -- hot: one level up.
 UPDATE holdfast_tasks SET level = level + 1, updated_at = :now
-WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL
+WHERE tenant_id = :tenant AND id = :id AND finished_at IS NULL AND level < 2147483647
     AND (:view IS NULL OR CASE :view WHEN '' THEN shared ELSE owner = :view END)
 RETURNING id, kind, key, parent_id, owner, shared, status, priority, level, attempts, max_attempts, token, lease_micros,
     wake_at, payload, result, error, metadata, created_at, updated_at, finished_at;

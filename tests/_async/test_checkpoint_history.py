@@ -174,6 +174,8 @@ async def test_a_copy_onto_a_thread_that_is_there_is_refused(checkpointer: Async
         await checkpointer.copy_thread("t", "other")
     with pytest.raises(ValidationError, match="onto itself"):
         await checkpointer.copy_thread("t", "t")
+    with pytest.raises(NotFoundError, match="thread 'nobody'"):  # whether the new thread is there or not
+        await checkpointer.copy_thread("nobody", "other")
     assert [found.versions for found in await checkpointer.list_threads()] == [{"sub": 1}, {"": 2}]
 
 

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from persistence import AsyncDatabaseManager, CapabilityError, ConflictError, RedisConfig, SQLiteConfig, ValidationError
+from persistence import (
+    AsyncDatabaseManager,
+    CapabilityError,
+    ConflictError,
+    NotFoundError,
+    RedisConfig,
+    SQLiteConfig,
+    ValidationError,
+)
 from sessions import (
     AsyncContextStore,
     AsyncMessageStore,
@@ -221,8 +229,12 @@ async def test_an_export_is_imported_as_it_was(manager: AsyncDatabaseManager, me
         await others.import_messages([*lines, "{}"], thread_id="new")
     assert await others.last("new") == []
     assert await messages.for_user("eve").import_messages(lines[:2], thread_id="eve's") == 1
-    with pytest.raises(ConflictError):
-        await messages.for_user("bob").import_messages(lines[:2], thread_id="eve's")
+    eve = await AsyncThreadManager(manager, "main").get_thread("eve's")
+    for given in (lines[:1], lines[:2]):
+        with pytest.raises(NotFoundError, match="eve's"):
+            await messages.for_user("bob").import_messages(given, thread_id="eve's")
+    assert await messages.for_user("eve").import_messages(lines[:1], thread_id="eve's") == 0
+    assert await AsyncThreadManager(manager, "main").get_thread("eve's") == eve
     assert (await AsyncThreadManager(manager, "main").get_thread("eve's")).user_id == "eve"
 
 

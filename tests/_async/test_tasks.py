@@ -451,6 +451,10 @@ async def test_a_thought_is_escalated_level_by_level(tasks: AsyncTaskStore) -> N
     assert [task.id for task in await tasks.find(parent=parent.id, level=3)] == [thought.id]
     assert await tasks.find(parent=parent.id, level=4) == []
     assert (await tasks.complete(thought)).level == 3
+    top = await tasks.add(Task(kind="task", level=2**31 - 1))
+    with pytest.raises(ConflictError, match="highest level"):
+        await tasks.escalate(top.id or "")
+    assert await tasks.get(top.id or "") == top
 
 
 async def test_each_call_is_one_statement(

@@ -7,7 +7,14 @@ from functools import partial
 
 import pytest
 
-from persistence import AsyncDatabase, AsyncDatabaseManager, ConflictError, NotFoundError, ValidationError
+from persistence import (
+    AsyncDatabase,
+    AsyncDatabaseManager,
+    ConflictError,
+    ForeignKeyError,
+    NotFoundError,
+    ValidationError,
+)
 from persistence._async.compat import Parallel
 from sessions import AsyncEventLog, AsyncTaskStore, LeaseLostError, Task
 from tests._async import taskstores
@@ -34,6 +41,12 @@ async def test_an_owner_sees_changes_and_counts_nothing_of_another(
     assert [(await store.counts())["pending"] for store in (mine, theirs, tasks, tasks.all_owners())] == [1, 1, 1, 3]
     assert await mine.get_many([own.id or "", other.id or "", "nobody"]) == [own]
     assert await mine.get_many([]) == []
+    ids = sorted(task.id or "" for task in (common, other, own))
+    assert [task.id for task in await tasks.all_owners().get_many(ids[::-1])] == ids
+    new = Task(kind="k", id="new")
+    with pytest.raises(ForeignKeyError):
+        await tasks.add_many([Task(kind="k", id=own.id), new, Task(kind="k", parent_id="nobody")])
+    assert [task.id for task in await tasks.all_owners().add_many([Task(kind="k", id=own.id), new])] == [own.id, "new"]
     assert await mine.latest("work") == own
     for call in (mine.get, mine.cancel, mine.escalate, mine.retry):
         with pytest.raises(NotFoundError):

@@ -175,6 +175,8 @@ def test_a_copy_onto_a_thread_that_is_there_is_refused(checkpointer: Checkpointe
         checkpointer.copy_thread("t", "other")
     with pytest.raises(ValidationError, match="onto itself"):
         checkpointer.copy_thread("t", "t")
+    with pytest.raises(NotFoundError, match="thread 'nobody'"):  # whether the new thread is there or not
+        checkpointer.copy_thread("nobody", "other")
     assert [found.versions for found in checkpointer.list_threads()] == [{"sub": 1}, {"": 2}]
 
 

@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 import pytest
 
-from persistence import DatabaseManager, CapabilityError, ConflictError, RedisConfig, SQLiteConfig, ValidationError
+from persistence import (
+    DatabaseManager,
+    CapabilityError,
+    ConflictError,
+    NotFoundError,
+    RedisConfig,
+    SQLiteConfig,
+    ValidationError,
+)
 from sessions import (
     ContextStore,
     MessageStore,
@@ -222,8 +230,12 @@ def test_an_export_is_imported_as_it_was(manager: DatabaseManager, messages: Mes
         others.import_messages([*lines, "{}"], thread_id="new")
     assert others.last("new") == []
     assert messages.for_user("eve").import_messages(lines[:2], thread_id="eve's") == 1
-    with pytest.raises(ConflictError):
-        messages.for_user("bob").import_messages(lines[:2], thread_id="eve's")
+    eve = ThreadManager(manager, "main").get_thread("eve's")
+    for given in (lines[:1], lines[:2]):
+        with pytest.raises(NotFoundError, match="eve's"):
+            messages.for_user("bob").import_messages(given, thread_id="eve's")
+    assert messages.for_user("eve").import_messages(lines[:1], thread_id="eve's") == 0
+    assert ThreadManager(manager, "main").get_thread("eve's") == eve
     assert (ThreadManager(manager, "main").get_thread("eve's")).user_id == "eve"
 
 

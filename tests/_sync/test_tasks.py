@@ -452,6 +452,10 @@ def test_a_thought_is_escalated_level_by_level(tasks: TaskStore) -> None:
     assert [task.id for task in tasks.find(parent=parent.id, level=3)] == [thought.id]
     assert tasks.find(parent=parent.id, level=4) == []
     assert (tasks.complete(thought)).level == 3
+    top = tasks.add(Task(kind="task", level=2**31 - 1))
+    with pytest.raises(ConflictError, match="highest level"):
+        tasks.escalate(top.id or "")
+    assert tasks.get(top.id or "") == top
 
 
 def test_each_call_is_one_statement(

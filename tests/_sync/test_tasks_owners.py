@@ -8,7 +8,14 @@ from functools import partial
 
 import pytest
 
-from persistence import Database, DatabaseManager, ConflictError, NotFoundError, ValidationError
+from persistence import (
+    Database,
+    DatabaseManager,
+    ConflictError,
+    ForeignKeyError,
+    NotFoundError,
+    ValidationError,
+)
 from persistence._sync.compat import Parallel
 from sessions import EventLog, TaskStore, LeaseLostError, Task
 from tests._sync import taskstores
@@ -35,6 +42,12 @@ def test_an_owner_sees_changes_and_counts_nothing_of_another(
     assert [(store.counts())["pending"] for store in (mine, theirs, tasks, tasks.all_owners())] == [1, 1, 1, 3]
     assert mine.get_many([own.id or "", other.id or "", "nobody"]) == [own]
     assert mine.get_many([]) == []
+    ids = sorted(task.id or "" for task in (common, other, own))
+    assert [task.id for task in tasks.all_owners().get_many(ids[::-1])] == ids
+    new = Task(kind="k", id="new")
+    with pytest.raises(ForeignKeyError):
+        tasks.add_many([Task(kind="k", id=own.id), new, Task(kind="k", parent_id="nobody")])
+    assert [task.id for task in tasks.all_owners().add_many([Task(kind="k", id=own.id), new])] == [own.id, "new"]
     assert mine.latest("work") == own
     for call in (mine.get, mine.cancel, mine.escalate, mine.retry):
         with pytest.raises(NotFoundError):
