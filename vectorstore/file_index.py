@@ -216,7 +216,7 @@ class FileVectorIndex(IndexEntries):
                 order += [each for each in known if current is None or each < current]
                 if self._take_first(name, order, current, verify):
                     return True
-            raise _overtaken(name)
+            raise _overtaken(name, "load")
 
     def _take_alone(self, name: str, version: int, verify: bool) -> None:
         folder = self.root / name
@@ -356,12 +356,12 @@ class FileVectorIndex(IndexEntries):
                     raise
             else:
                 return told
-        raise _overtaken(name)
+        raise _overtaken(name, "verify")
 
 
-def _overtaken(name: str) -> ConflictError:
+def _overtaken(name: str, operation: str) -> ConflictError:
     return ConflictError(
         f"the index {name!r} was saved anew each time, {_TRIES} times, while it was read",
         hint="have the program that saves it keep more versions: FileVectorIndex(…, keep=3)",
-        operation="load",
+        operation=operation,
     )

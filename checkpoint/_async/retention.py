@@ -79,7 +79,10 @@ class AsyncRetention(ABC):
             )
 
     async def delete_expired(self, limit: int = 1000) -> int:
-        """Delete at most ``limit`` threads that have expired, each in a transaction of its own; return how many."""
+        """Delete at most ``limit`` threads that have expired, each in a transaction of its own; return how many.
+
+        What ``durability="exit"`` holds back of them stays, and begins them anew when it is flushed.
+        """
         check_limit(limit)
         return await self._delete_expired(limit)
 
@@ -94,7 +97,7 @@ class AsyncRetention(ABC):
 
         Those whose last save is older than ``older_than`` (an age or a time), and whose latest checkpoint in the
         namespace ``""`` has metadata that contains ``filter``. One of the two must be given. What was saved to
-        meanwhile stays.
+        meanwhile stays, and so does what ``durability="exit"`` holds back.
         """
         check_limit(limit)
         cutoff, wanted = check_cutoff(older_than), check_filter(filter)

@@ -80,7 +80,10 @@ class Retention(ABC):
             )
 
     def delete_expired(self, limit: int = 1000) -> int:
-        """Delete at most ``limit`` threads that have expired, each in a transaction of its own; return how many."""
+        """Delete at most ``limit`` threads that have expired, each in a transaction of its own; return how many.
+
+        What ``durability="exit"`` holds back of them stays, and begins them anew when it is flushed.
+        """
         check_limit(limit)
         return self._delete_expired(limit)
 
@@ -95,7 +98,7 @@ class Retention(ABC):
 
         Those whose last save is older than ``older_than`` (an age or a time), and whose latest checkpoint in the
         namespace ``""`` has metadata that contains ``filter``. One of the two must be given. What was saved to
-        meanwhile stays.
+        meanwhile stays, and so does what ``durability="exit"`` holds back.
         """
         check_limit(limit)
         cutoff, wanted = check_cutoff(older_than), check_filter(filter)
