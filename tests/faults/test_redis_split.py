@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import sleep
@@ -25,7 +27,7 @@ from persistence import (
     ReadOnlyError,
     UnavailableError,
 )
-from tests.redis_servers import RedisPair
+from tests.redis_servers import RedisPair, wait_until
 
 FULL = os.environ.get("HOLDFAST_FAULTS") == "full"
 WRITERS = 6
@@ -33,38 +35,54 @@ ROUNDS = 10 if FULL else 1
 SECONDS = 0.5 if FULL else 0.2
 
 
-def write_on(write: Callable[[int], object], stop: Event) -> tuple[list[int], list[PersistenceError]]:
-    """Return which writes were acknowledged, and the errors of the others."""
-    acknowledged, errors, number = [], [], 0
-    while not stop.is_set():
-        number += 1
-        try:
-            write(number)
-        except PersistenceError as exc:
-            errors.append(exc)
-            sleep(0.001)  # a master that is a replica now refuses at once
-        else:
-            acknowledged.append(number)
-    return acknowledged, errors
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Which of its writes were acknowledged, and the errors of the others."""
+
+    acknowledged: list[int] = field(default_factory=list)
+    errors: list[PersistenceError] = field(default_factory=list)
+
+    def write_on(self, write: Callable[[int], object], stop: Event) -> None:
+        """Write one number after the other."""
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                write(number)
+            except PersistenceError as exc:
+                self.errors.append(exc)
+                sleep(0.001)  # a master that is a replica now refuses at once
+            else:
+                self.acknowledged.append(number)
 
 
-def split(pair: RedisPair, write: Callable[[int, int], object]) -> tuple[list[list[int]], list[PersistenceError]]:
-    """Return what each writer was acknowledged before, while and after the servers were apart."""
-    stop = Event()
+def split(pair: RedisPair, write: Callable[[int, int], object], min_replicas: int) -> list[Writer]:
+    """Return what each writer was told before, while and after the servers were apart."""
+    stop, writers = Event(), [Writer() for _ in range(WRITERS)]
+
+    def are_told_apart() -> bool:
+        if min_replicas:
+            return any(isinstance(exc, NotReplicatedError) for each in writers for exc in each.errors)
+        return all(len(each.acknowledged) > before for each, before in zip(writers, together, strict=True))
+
     with ThreadPoolExecutor(WRITERS) as threads:
-        running = [threads.submit(write_on, lambda n, w=w: write(w, n), stop) for w in range(WRITERS)]
+        running = [threads.submit(each.write_on, partial(write, n), stop) for n, each in enumerate(writers)]
         try:
             sleep(SECONDS)
+            wait_until(lambda: all(each.acknowledged for each in writers), "each writer is acknowledged a write")
             pair.between.mode = "black hole"
+            together = [len(each.acknowledged) for each in writers]
             sleep(SECONDS)
+            wait_until(are_told_apart, "the writers meet the split")
             pair.promote()
             sleep(SECONDS)
             pair.follow(0, pair.ports[1])
             sleep(SECONDS / 4)
         finally:
             stop.set()
-        found = [each.result(30) for each in running]
-    return [acknowledged for acknowledged, _ in found], [exc for _, errors in found for exc in errors]
+        for each in running:
+            each.result(30)
+    return writers
 
 
 def through_a_split(pair: RedisPair, min_replicas: int) -> tuple[int, int]:
@@ -79,12 +97,13 @@ def through_a_split(pair: RedisPair, min_replicas: int) -> tuple[int, int]:
             else:
                 checkpoints.save_checkpoint(Checkpoint(f"thread {writer}", {"n": number}, key=str(number)))
 
-        acknowledged, errors = split(pair, write)
+        writers = split(pair, write, min_replicas)
+        acknowledged = [each.acknowledged for each in writers]
+        errors = [exc for each in writers for exc in each.errors]
         assert all(isinstance(exc, UnavailableError | ReadOnlyError) for exc in errors), {repr(e) for e in errors}
         assert any(isinstance(exc, NotReplicatedError) for exc in errors) == bool(min_replicas)
         there: list[set[int]] = []
         for writer, numbers in enumerate(acknowledged):
-            assert numbers
             if writer % 2:
                 found = values.get_many([f"{writer}/{number}" for number in numbers])
                 there.append({int(name.partition("/")[2]) for name in found})
