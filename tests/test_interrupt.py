@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Thread, get_ident
 from time import monotonic, sleep
 from types import FrameType
 
 import pytest
 
-from persistence import AsyncDatabaseManager, DatabaseManager, LeaseLock, PostgreSQLConfig, RedisConfig
+from persistence import AsyncDatabaseManager, DatabaseManager, DeadlineError, LeaseLock, PostgreSQLConfig, RedisConfig
 from tests.proxy import FaultyProxy
 
 
@@ -47,6 +49,26 @@ def test_an_interrupted_statement_ends_and_its_connection_goes_on(
                 main.fetch_value("SELECT pg_sleep(30)")
         assert monotonic() - started < 15
         assert main.fetch_value("SELECT pg_backend_pid()") == pid
+        assert main.stats().in_use == 0
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_an_interrupted_statement_on_sqlite_ends_and_is_undone(
+    tmp_path: Path, in_transaction: bool, interrupted_soon: Callable[[], object]
+) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    with DatabaseManager() as manager:
+        main = manager.add_sqlite("main", f"sqlite:///{tmp_path / 'a.db'}")
+        main.execute("CREATE TABLE counts (n integer)")
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted_soon()
+                with main.transaction() if in_transaction else nullcontext():
+                    main.execute(f"INSERT INTO counts {endless}", timeout=15)
+        assert main.fetch_value("SELECT count(*) FROM counts") == 0
+        with pytest.raises(DeadlineError):
+            main.fetch_value(endless, timeout=0.05)
+        assert main.execute("INSERT INTO counts VALUES (1)") == 1
         assert main.stats().in_use == 0
 
 

@@ -57,10 +57,29 @@ class SQLiteLink(Link):
         self._in_memory = in_memory
         self._deadline = float("inf")
         self._shortened = self._interrupted = self._closed = False
-        raw.set_progress_handler(self._is_late, _PROGRESS_STEPS)
+        self._raised: BaseException | None = None
+        self._watch()
 
-    def _is_late(self) -> bool:
-        return self._interrupted or monotonic() >= self._deadline
+    def _watch(self) -> None:
+        looks = self._looks()
+        next(looks)
+        self.raw.set_progress_handler(looks.__next__, _PROGRESS_STEPS)
+
+    def _looks(self) -> Iterator[bool]:
+        """Tell at each look whether the statement is to end, and keep what the handler of a signal raises at one.
+
+        SQLite drops what its progress handler raises. A signal is handled before the first line of a function, where
+        nothing of it can catch that; of a generator that goes on, it is at the ``yield``.
+        """
+        late = False
+        while True:
+            try:
+                yield late
+                late = self._interrupted or monotonic() >= self._deadline
+            except GeneratorExit:
+                raise
+            except BaseException as exc:
+                self._raised, late = exc, True
 
     def is_alive(self) -> bool:
         return not self._closed
@@ -91,6 +110,12 @@ class SQLiteLink(Link):
     def _in_thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
         try:
             return self._threads.run(self.interrupt, call, *args)
+        except Exception:
+            if self._raised is None:
+                raise
+            raised, self._raised = self._raised, None
+            self._watch()  # a second signal may have ended the looks
+            raise raised from None
         finally:
             self._interrupted = False  # not before: an interruption may come before the thread has begun
 
