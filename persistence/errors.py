@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23505", "23503"
 """PostgreSQL's codes of what is there already, and of what refers to nothing; also where a store found it itself."""
+NO_RIGHT = "42501"
+"""PostgreSQL's code of what a role may not do."""
 
 
 class PersistenceError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,28 @@ def test_the_doctor_finds_what_was_broken(url: str, capsys: pytest.CaptureFixtur
                 database.execute("CREATE UNIQUE INDEX CONCURRENTLY twice_n ON twice (n)")
             code, told = run(capsys, "doctor", "--url", url)
             assert "index twice_n of twice is not valid" in " ".join(each["what"] for each in told["findings"])
+
+
+def test_the_doctor_goes_on_for_a_role_that_may_make_no_schema(
+    postgresql_config: PostgreSQLConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(url_of(postgresql_config))
+    name = f"reader_{postgresql_config.database[-12:]}"
+    with DatabaseManager() as manager:
+        owner = manager.add_postgresql("owner", postgresql_config)
+        owner.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'reader'")
+        owner.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{name}"')
+        try:
+            role = replace(postgresql_config, username=name, password="reader")
+            code, told = run(capsys, "doctor", "--url", url_of(role))
+        finally:
+            owner.execute(f'DROP OWNED BY "{name}"')
+            owner.execute(f'DROP ROLE "{name}"')
+    found = {each["what"]: each["severity"] for each in told["findings"]}
+    assert code == 3
+    assert "problem" in found.values()  # the tests' server runs without fsync
+    (refused,) = [what for what in found if "can't be compared" in what]
+    assert found[refused] == "advice"
 
 
 def test_the_doctor_says_what_redis_would_lose(redis_config: RedisConfig, capsys: pytest.CaptureFixture[str]) -> None:
