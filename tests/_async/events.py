@@ -10,6 +10,7 @@ import pytest
 
 from persistence import AsyncDatabaseManager, AsyncPostgreSQLDatabase, AsyncSQLiteDatabase, SQLiteConfig
 from sessions import AsyncEventLog, Event
+from tests._async.side import sleep
 
 BACKENDS = ("postgresql", "sqlite")
 DAY = datetime(2026, 3, 9, tzinfo=UTC)
@@ -46,3 +47,14 @@ def metric(value: float, at: datetime = DAY, **more: Any) -> Event:
 def stored(event: Event) -> dict[str, Any]:
     """Return what of an event is told from any other."""
     return {name: getattr(event, name) for name in ("kind", "name", "value", "time", "retention", "tags", "id")}
+
+
+async def settle(log: AsyncEventLog) -> None:
+    """Wait until no transaction of another test, which may be on the same server, holds back what is stored by now."""
+    database = database_of(log)
+    if isinstance(database, AsyncSQLiteDatabase):
+        return
+    last = await database.fetch_value("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)")
+    horizon = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
+    while await database.fetch_value(horizon) <= last:
+        await sleep(0.005)

@@ -21,7 +21,7 @@ from persistence import (
     WrongKindError,
 )
 from sessions import AsyncEventLog, Event, EventPolicy
-from tests._async.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log
+from tests._async.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log, settle
 from tests._async.side import together
 
 pytestmark = pytest.mark.tables("sessions")
@@ -178,11 +178,13 @@ async def test_occurrences_with_tenants_of_their_own_never_meet(
     assert await other.aggregate(HOUR) == []
     assert await other.list_chains() == []
     assert (await other.verify()).entries == 0
+    await settle(other)
     start = await other.position()
     await other.append(replace(ours[0], value=2))
     assert (await other.audit("y")).chain_seq == 1
     everything = EventPolicy(delete_after=timedelta(days=1))
     assert (await other.roll_up(everything)).deleted == 1
+    await settle(other)
     assert [event.name async for event in other.follow(after=start, timeout=0.05)] == ["y"]
     assert await log.query(order="oldest") == ours
 

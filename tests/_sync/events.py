@@ -11,6 +11,7 @@ import pytest
 
 from persistence import DatabaseManager, PostgreSQLDatabase, SQLiteDatabase, SQLiteConfig
 from sessions import EventLog, Event
+from tests._sync.side import sleep
 
 BACKENDS = ("postgresql", "sqlite")
 DAY = datetime(2026, 3, 9, tzinfo=UTC)
@@ -47,3 +48,14 @@ def metric(value: float, at: datetime = DAY, **more: Any) -> Event:
 def stored(event: Event) -> dict[str, Any]:
     """Return what of an event is told from any other."""
     return {name: getattr(event, name) for name in ("kind", "name", "value", "time", "retention", "tags", "id")}
+
+
+def settle(log: EventLog) -> None:
+    """Wait until no transaction of another test, which may be on the same server, holds back what is stored by now."""
+    database = database_of(log)
+    if isinstance(database, SQLiteDatabase):
+        return
+    last = database.fetch_value("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)")
+    horizon = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
+    while database.fetch_value(horizon) <= last:
+        sleep(0.005)

@@ -22,7 +22,7 @@ from persistence import (
     WrongKindError,
 )
 from sessions import EventLog, Event, EventPolicy
-from tests._sync.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log
+from tests._sync.events import BACKENDS, DAY, HOUR, MINUTE, database_of, is_postgresql, metric, open_log, settle
 from tests._sync.side import together
 
 pytestmark = pytest.mark.tables("sessions")
@@ -179,11 +179,13 @@ def test_occurrences_with_tenants_of_their_own_never_meet(
     assert other.aggregate(HOUR) == []
     assert other.list_chains() == []
     assert (other.verify()).entries == 0
+    settle(other)
     start = other.position()
     other.append(replace(ours[0], value=2))
     assert (other.audit("y")).chain_seq == 1
     everything = EventPolicy(delete_after=timedelta(days=1))
     assert (other.roll_up(everything)).deleted == 1
+    settle(other)
     assert [event.name for event in other.follow(after=start, timeout=0.05)] == ["y"]
     assert log.query(order="oldest") == ours
 
