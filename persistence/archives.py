@@ -13,6 +13,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from typing import IO, Any, Self, cast
 
 import zstandard
 
-from persistence.backups import new_file, put_in_place
+from persistence.backups import new_file, put_in_place, writing
 from persistence.copy_planning import Bound
 from persistence.errors import CapabilityError, ConflictError, CorruptError, ValidationError
 
@@ -109,10 +110,10 @@ class ArchiveWriter:
         self._path, self._draft = new_file(path)
         self._sum = _Sum()
         self._name = ""
-        raw = self._draft.open("wb")
-        self._file: IO[bytes] = raw
+        self._raw = self._draft.open("wb")
+        self._file: IO[bytes] = self._raw
         if self._path.suffix == ".zst":
-            self._file = cast("IO[bytes]", zstandard.ZstdCompressor(level=_LEVEL).stream_writer(raw))
+            self._file = cast("IO[bytes]", zstandard.ZstdCompressor(level=_LEVEL).stream_writer(self._raw))
         self._add({"holdfast": FORMAT, "version": VERSION, **_header_values(header)})
 
     def begin(self, table: ArchiveTable) -> None:
@@ -135,8 +136,9 @@ class ArchiveWriter:
     def finish(self) -> Path:
         """Write the last line, make the file durable, and return its path."""
         self._write(self._sum.end())
-        self._file.close()
-        put_in_place(self._draft, self._path)
+        with writing(self._path):
+            self._file.close()
+            put_in_place(self._draft, self._path)
         return self._path
 
     def _add(self, values: object) -> None:
@@ -144,13 +146,18 @@ class ArchiveWriter:
 
     def _write(self, values: object) -> bytes:
         line = json.dumps(values, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        self._file.write(line)
+        with writing(self._path):
+            self._file.write(line)
         return line
 
     def close(self) -> None:
         """Leave nothing of a file that wasn't finished."""
-        self._file.close()
-        self._draft.unlink(missing_ok=True)
+        try:
+            for file in (self._file, self._raw):
+                with suppress(OSError):  # what could not be written can't be now, and is not wanted
+                    file.close()
+        finally:
+            self._draft.unlink(missing_ok=True)
 
 
 class ArchiveReader:

@@ -10,12 +10,23 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persistence.errors import CapabilityError, CorruptError, DeadlineError, UnavailableError, ValidationError
+from persistence.errors import (
+    CapabilityError,
+    CorruptError,
+    DeadlineError,
+    StorageFullError,
+    UnavailableError,
+    ValidationError,
+)
+
+_NO_ROOM = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE))
+"""What SQLite says where a disk is full, or a file may not grow."""
 
 # libpq's parameters, and the variables that hand them to its programs: no list of processes shows an environment.
 _VARIABLES: Mapping[str, str] = {
@@ -154,12 +165,19 @@ def new_file(path: str | Path) -> tuple[Path, Path]:
     target = Path(path).absolute()
     if target.exists():
         raise ValidationError(f"{target} is there already", hint="a backup never overwrites a file")
-    try:
+    with writing(target):
         descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as exc:
-        raise ValidationError(f"{target} can't be written: {exc.strerror}") from exc
     os.close(descriptor)
     return target, Path(draft)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise ValidationError, by the name of the file, where the system can't write what goes there."""
+    try:
+        yield
+    except OSError as exc:
+        raise ValidationError(f"{target} can't be written: {exc.strerror}") from exc
 
 
 def existing_file(path: str | Path) -> Path:
@@ -199,10 +217,16 @@ def copy_sqlite(source: sqlite3.Connection, draft: Path) -> None:
 
     Raises:
         CorruptError: the copy isn't whole, and so the source isn't.
+        StorageFullError: the copy's disk has no room for it.
     """
     target = sqlite3.connect(draft)
     try:
-        source.backup(target)
+        try:
+            source.backup(target)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode not in _NO_ROOM:
+                raise
+            raise StorageFullError(f"the copy can't be written: {exc}", hint=f"make room in {draft.parent}") from exc
         target.execute("PRAGMA journal_mode = DELETE")
         check_sqlite(target, str(draft))
     finally:

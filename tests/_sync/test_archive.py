@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from persistence import (
     PersistenceError,
     PgVectorConfig,
     SQLiteConfig,
+    StorageFullError,
     ValidationError,
 )
 from sessions import (
@@ -340,3 +342,20 @@ def test_an_export_that_fails_leaves_no_file(manager: DatabaseManager, file: Pat
             archive.export(tmp_path / "new.jsonl", user=user)  # type: ignore[arg-type]
     assert sorted(tmp_path.iterdir()) == before
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_there_is_no_room_the_file_is_named_and_none_is_left(
+    manager: DatabaseManager, file: Path, tmp_path: Path
+) -> None:
+    origin, before = manager.get_database("origin"), sorted(tmp_path.iterdir())
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, most[1]))
+    try:
+        for name in ("new.jsonl", "new.jsonl.zst"):
+            with pytest.raises(ValidationError, match=f"/{name} can't be written: File too large"):
+                TenantArchive(origin).export(tmp_path / name)
+        with pytest.raises(StorageFullError, match=f"the copy can't be written: .*make room in {tmp_path}"):
+            origin.back_up(tmp_path / "new.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert sorted(tmp_path.iterdir()) == before
