@@ -23,6 +23,7 @@ from persistence.errors import ConfigError, ValidationError
 T = TypeVar("T")
 
 _JSON_COLUMNS = ("json", "jsonb")
+_TEXT_COLUMN = re.compile("char|clob|text")
 _OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "contains")
 
 
@@ -54,7 +55,20 @@ class EntityMap(Generic[T]):
         self._packed = frozenset(
             name for name in names if self._kinds[name] in (dict, list) or name in self.json_columns
         )
+        self._checked = {name: kind_ for name in names if (kind_ := self._written_as(name, kind)) is not None}
+        self._zoned = frozenset(name for name in names if columns[name] == "timestamp with time zone")
+        self.unordered = frozenset(
+            name for name in names if self._kinds[name] is Decimal and _TEXT_COLUMN.search(columns[name])
+        )
+        """Fields that lie as text in another order than their own."""
         self._loaders = {name: loader for name in names if (loader := self._loader(name, kind)) is not None}
+
+    def _written_as(self, name: str, kind: Kind) -> Any:
+        """Return the class by which a value is checked before it is stored; else it would fail each read."""
+        wanted = self._kinds[name]
+        if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
+            return wanted
+        return wanted if kind == "sqlite" and wanted in (UUID, Decimal) else None
 
     def _loader(self, name: str, kind: Kind) -> Callable[[Any], Any] | None:
         wanted = self._kinds[name]
@@ -62,7 +76,7 @@ class EntityMap(Generic[T]):
             return from_json
         if wanted is datetime:
             return lambda stored: from_micros(stored) if isinstance(stored, int) else stored.astimezone(UTC)
-        if kind == "sqlite" and wanted in (bool, UUID, Decimal):
+        if kind == "sqlite" and wanted in (bool, float, UUID, Decimal):
             return typing.cast("Callable[[Any], Any]", wanted)
         if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
             return wanted
@@ -72,14 +86,34 @@ class EntityMap(Generic[T]):
         """Return an entity's fields as the values of columns."""
         if type(entity) is not self._entity:
             raise ValidationError(f"a {type(entity).__name__} is no {self._entity.__name__}")
-        return {name: self.value(name, getattr(entity, name)) for name in self.names}
+        return {name: self.written(name, getattr(entity, name)) for name in self.names}
+
+    def written(self, name: str, value: Any) -> Any:
+        """Return one value that is to be stored as its column takes it.
+
+        Raises:
+            ValidationError: it is none of its field's enum, UUIDs or Decimals, or a time without a zone.
+        """
+        wanted = self._checked.get(name)
+        if wanted is not None and value is not None and not isinstance(value, wanted):
+            try:
+                value = wanted(value if issubclass(wanted, enum.Enum) else str(value))
+            except (ValueError, ArithmeticError):
+                raise ValidationError(f"{name!r} is {str(value)[:80]!r}, which is no {wanted.__name__}") from None
+        return self.value(name, value)
 
     def value(self, name: str, value: Any) -> Any:
-        """Return one value as its column takes it."""
+        """Return one value as its column takes it.
+
+        Raises:
+            ValidationError: a time has no zone.
+        """
         if value is None:
             return None
         if isinstance(value, enum.Enum):
             value = value.value
+        if name in self._zoned and isinstance(value, datetime) and value.tzinfo is None:
+            raise ValidationError(f"{value.isoformat()} has no time zone", hint="datetime.now(timezone.utc)")
         return to_json(value) if name in self._packed else value
 
     def loaded(self, name: str, stored: Any) -> Any:

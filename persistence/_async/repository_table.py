@@ -110,6 +110,12 @@ class AsyncRepositoryTable(Generic[T]):
             )
         return name
 
+    def _check_order(self, known: EntityMap[T], name: str) -> str:
+        """Return a field that has an order in this database."""
+        if name in known.unordered:
+            raise ValidationError(f"{name!r} lies as text, where 10 is less than 9", hint="a NUMERIC or INTEGER column")
+        return name
+
     def _missing(self, key: Any) -> NotFoundError:
         return NotFoundError(f"there is no {self._entity.__name__} {shown(str(key))}", connection=self._name)
 
@@ -170,6 +176,8 @@ class AsyncRepositoryTable(Generic[T]):
                 conditions.append(self._contains(column, parameter))
                 given[parameter] = like(check_text("what is looked for", value))
             else:
+                if operator not in ("=", "!="):
+                    self._check_order(known, name)
                 conditions.append(f"{column} {operator} :{parameter}")
                 given[parameter] = known.value(name, value)
         return conditions, given

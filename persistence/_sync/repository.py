@@ -95,7 +95,7 @@ class Repository(RepositoryTable[T]):
         """
         database, known = self._ready()
         conditions, given = self._filter(known, filters)
-        name = self._check_column(known, (order or self._key).removeprefix("-"))
+        name = self._check_order(known, self._check_column(known, (order or self._key).removeprefix("-")))
         descending = order is not None and order.startswith("-")
         if name not in self._required and name != self._key:
             raise ValidationError(f"{name!r} may be NULL, which has no place in an order", hint="make it NOT NULL")
@@ -147,7 +147,7 @@ class Repository(RepositoryTable[T]):
         either = " OR ".join(
             self._contains(quote_identifier(self._check_column(known, each)), "text") for each in fields
         )
-        name = self._check_column(known, (order or f"-{self._key}").removeprefix("-"))
+        name = self._check_order(known, self._check_column(known, (order or f"-{self._key}").removeprefix("-")))
         direction = "DESC" if order is None or order.startswith("-") else "ASC"
         by = f"{quote_identifier(name)} {direction}, {quote_identifier(self._key)} {direction}"
         statement = f"{self._select(known, f'({either})')} ORDER BY {by} LIMIT :page_limit"
@@ -253,7 +253,7 @@ class Repository(RepositoryTable[T]):
             if self._check_column(known, name) in (self._key, self._version):
                 raise ValidationError(f"{name!r} is not for patch to change")
         ordered = {name: changes[name] for name in sorted(changes)}
-        stored = {name: known.value(name, value) for name, value in ordered.items()}
+        stored = {name: known.written(name, value) for name, value in ordered.items()}
         values = self._seal(stored, ordered, self._key_as_read(known, key))
         return self._update(database, known, known.value(self._key, key), values, expected_version)
 

@@ -115,6 +115,8 @@ async def test_an_entity_comes_back_as_it_was_saved(debates: AsyncRepository[Deb
     changed = replace(RICH, views=4, details=None, tags=[], number=None)
     assert await debates.save(changed) == changed
     assert await debates.get("d1") == changed
+    whole = await debates.save(replace(changed, score=2.0))
+    assert (type(whole.score), whole) == (float, await debates.get("d1"))
     row = await database.fetch_one("SELECT tenant, id, task, views FROM debates")
     assert row == {"tenant": "a", "id": "d1", "task": "Rate limiter", "views": 4}
     assert await debates.delete("d1")
@@ -185,7 +187,7 @@ async def test_pages_follow_one_another_in_any_order(debates: AsyncRepository[De
         await debates.find(order="slug")
 
 
-async def test_filters_and_search_find_what_they_say(debates: AsyncRepository[Debate]) -> None:
+async def test_filters_and_search_find_what_they_say(debates: AsyncRepository[Debate], database: AsyncDatabase) -> None:
     await debates.save_many(
         [
             Debate("a", "Cache 100% of it", views=1, slug="s"),
@@ -215,6 +217,12 @@ async def test_filters_and_search_find_what_they_say(debates: AsyncRepository[De
     assert [each.id for each in await debates.search("_", ["task"])] == ["b"]
     assert await debates.find_one({"slug": "s"}) == await debates.get("a")
     assert await debates.find_one({"slug": "none"}) is None
+    await debates.patch("b", {"price": Decimal(10)})
+    if database.kind == "postgresql":
+        assert [each.id for each in await debates.find({"price": (">", Decimal(9))})] == ["b"]
+    else:
+        with pytest.raises(ValidationError, match="'price' lies as text"):
+            await debates.find({"price": (">", Decimal(9))})
 
 
 async def test_an_increment_counts_every_caller(debates: AsyncRepository[Debate]) -> None:
@@ -391,6 +399,7 @@ async def test_calls_join_the_transaction_of_their_task(
 
 async def test_what_makes_no_sense_is_refused(manager: AsyncDatabaseManager, debates: AsyncRepository[Debate]) -> None:
     await debates.save(Debate("d", "t"))
+    counters = AsyncRepository(manager, "main", "counters", Counter)
     evil = 'views" = 9; --'
     for call in (
         lambda: debates.find({evil: 1}),
@@ -409,9 +418,15 @@ async def test_what_makes_no_sense_is_refused(manager: AsyncDatabaseManager, deb
         lambda: debates.search("x", [evil]),
         lambda: debates.history("d"),
         lambda: debates.save(Note(body="x")),  # type: ignore[arg-type]
+        lambda: debates.save(Debate("e", "t", number="no UUID")),  # type: ignore[arg-type]
+        lambda: debates.save(Debate("e", "t", price="no price")),  # type: ignore[arg-type]
+        lambda: debates.patch("d", {"created_at": NOON.replace(tzinfo=None)}),
+        lambda: counters.save(Counter(UUID(int=1), "green")),  # type: ignore[arg-type]
+        lambda: counters.patch(UUID(int=1), {"color": "green"}),
     ):
         with pytest.raises(ValidationError):
             await call()
+    assert await counters.find() == []
     with pytest.raises(NotFoundError, match="there is no table 'nothing'"):
         await AsyncRepository(manager, "main", "nothing", Debate).get("d")
     for wrong in (

@@ -116,6 +116,8 @@ def test_an_entity_comes_back_as_it_was_saved(debates: Repository[Debate], datab
     changed = replace(RICH, views=4, details=None, tags=[], number=None)
     assert debates.save(changed) == changed
     assert debates.get("d1") == changed
+    whole = debates.save(replace(changed, score=2.0))
+    assert (type(whole.score), whole) == (float, debates.get("d1"))
     row = database.fetch_one("SELECT tenant, id, task, views FROM debates")
     assert row == {"tenant": "a", "id": "d1", "task": "Rate limiter", "views": 4}
     assert debates.delete("d1")
@@ -186,7 +188,7 @@ def test_pages_follow_one_another_in_any_order(debates: Repository[Debate]) -> N
         debates.find(order="slug")
 
 
-def test_filters_and_search_find_what_they_say(debates: Repository[Debate]) -> None:
+def test_filters_and_search_find_what_they_say(debates: Repository[Debate], database: Database) -> None:
     debates.save_many(
         [
             Debate("a", "Cache 100% of it", views=1, slug="s"),
@@ -216,6 +218,12 @@ def test_filters_and_search_find_what_they_say(debates: Repository[Debate]) -> N
     assert [each.id for each in debates.search("_", ["task"])] == ["b"]
     assert debates.find_one({"slug": "s"}) == debates.get("a")
     assert debates.find_one({"slug": "none"}) is None
+    debates.patch("b", {"price": Decimal(10)})
+    if database.kind == "postgresql":
+        assert [each.id for each in debates.find({"price": (">", Decimal(9))})] == ["b"]
+    else:
+        with pytest.raises(ValidationError, match="'price' lies as text"):
+            debates.find({"price": (">", Decimal(9))})
 
 
 def test_an_increment_counts_every_caller(debates: Repository[Debate]) -> None:
@@ -392,6 +400,7 @@ def test_calls_join_the_transaction_of_their_task(
 
 def test_what_makes_no_sense_is_refused(manager: DatabaseManager, debates: Repository[Debate]) -> None:
     debates.save(Debate("d", "t"))
+    counters = Repository(manager, "main", "counters", Counter)
     evil = 'views" = 9; --'
     for call in (
         lambda: debates.find({evil: 1}),
@@ -410,9 +419,15 @@ def test_what_makes_no_sense_is_refused(manager: DatabaseManager, debates: Repos
         lambda: debates.search("x", [evil]),
         lambda: debates.history("d"),
         lambda: debates.save(Note(body="x")),  # type: ignore[arg-type]
+        lambda: debates.save(Debate("e", "t", number="no UUID")),  # type: ignore[arg-type]
+        lambda: debates.save(Debate("e", "t", price="no price")),  # type: ignore[arg-type]
+        lambda: debates.patch("d", {"created_at": NOON.replace(tzinfo=None)}),
+        lambda: counters.save(Counter(UUID(int=1), "green")),  # type: ignore[arg-type]
+        lambda: counters.patch(UUID(int=1), {"color": "green"}),
     ):
         with pytest.raises(ValidationError):
             call()
+    assert counters.find() == []
     with pytest.raises(NotFoundError, match="there is no table 'nothing'"):
         Repository(manager, "main", "nothing", Debate).get("d")
     for wrong in (
