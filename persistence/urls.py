@@ -35,7 +35,9 @@ def split_url(url: str, known: Iterable[str]) -> Url:
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ConfigError("the URL has no scheme", hint="for example postgresql://user:password@host:5432/database")
+        raise ConfigError(
+            "the URL has no scheme", hint="postgresql://user:password@host:5432/database, sqlite:///file.db"
+        )
     match = _STANDARD.fullmatch(rest)
     options = _options(match["query"]) if match else None
     if match is None or options is None or not set(options) <= set(known):

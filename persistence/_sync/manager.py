@@ -130,6 +130,8 @@ class DatabaseManager:
 
     def add(self, name: str, url: str, *, replace: bool = False, lazy: bool = False) -> Connection:
         """Register whatever the URL's scheme names: PostgreSQL, Redis or SQLite."""
+        if not isinstance(url, str):
+            raise _wrong_config(url, "URL", "add_postgresql, add_redis and so on take a configuration")
         if "://" not in url:
             raise ConfigError("the URL has no scheme", hint="sqlite:///file.db, postgresql://…, redis://…")
         given = url.partition("://")[0]
@@ -145,6 +147,8 @@ class DatabaseManager:
     def _read(self, kind: type[S], given: S | str, **options: Any) -> tuple[Server | None, S]:
         """Return the settings that a URL or a configuration gives, and the server that was started for them."""
         if not isinstance(given, str):
+            if not isinstance(given, kind):
+                raise _wrong_config(given, kind.__name__, f"or give a URL, {kind.schemes[0]}://…")
             return None, dataclasses.replace(given, **options) if options else given
         if not given.startswith("embedded+"):
             return None, kind.from_url(given, **options)
@@ -190,7 +194,7 @@ class DatabaseManager:
         return made
 
     def _reserve(self, name: str, replace: bool) -> None:
-        if not name or len(name) > 200:
+        if not isinstance(name, str) or not 0 < len(name) <= 200:
             raise ConfigError("a connection's name is a text of 1 to 200 characters")
         with self._mutex:
             self._check_open()
@@ -318,6 +322,10 @@ class DatabaseManager:
         for server in servers:
             in_background(server.stop)
         self._parallel.close()
+
+
+def _wrong_config(given: object, wanted: str, way_out: str) -> ConfigError:
+    return ConfigError(f"a {type(given).__name__} is no {wanted}", hint=way_out)
 
 
 class _Poll:

@@ -173,6 +173,28 @@ async def test_one_url_chooses_the_engine(
     assert manager.names() == {"local": "sqlite", "cache": "redis"}
 
 
+async def test_what_is_no_configuration_is_refused_by_its_type(manager: AsyncDatabaseManager, tmp_path: Path) -> None:
+    calls: list[Any] = [
+        manager.add_postgresql,
+        manager.add_pgvector,
+        manager.add_redis,
+        manager.add_sqlite,
+        manager.add,
+    ]
+    for add in calls:
+        for given in (tmp_path / "x.db", None, {"path": "x.db"}, b"sqlite://", 5):
+            with pytest.raises(ConfigError, match=f"a {type(given).__name__} is no .*(URL|://)"):
+                await add("main", given)
+    with pytest.raises(ConfigError, match="a PostgreSQLConfig is no PgVectorConfig"):
+        await calls[1]("main", PostgreSQLConfig(), dimensions=3)
+    with pytest.raises(ConfigError, match=r"no scheme \(.*sqlite:///file\.db"):
+        await manager.add_sqlite("main", "x.db")
+    for name in (None, 5, "", "a" * 201):
+        with pytest.raises(ConfigError, match="a connection's name is a text"):
+            await calls[3](name, "sqlite://")
+    assert manager.names() == {}
+
+
 async def test_a_server_whose_connection_is_refused_is_given_back(
     manager: AsyncDatabaseManager, tmp_path: Path
 ) -> None:
