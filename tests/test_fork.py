@@ -12,6 +12,7 @@ import pytest
 
 from persistence import (
     AsyncDatabaseManager,
+    ClosedError,
     DatabaseManager,
     Notice,
     PostgreSQLConfig,
@@ -19,6 +20,7 @@ from persistence import (
     RedisConfig,
     SQLiteConfig,
     TransactionError,
+    WriteBehind,
     WrongLoopError,
 )
 
@@ -154,3 +156,25 @@ def test_a_subscription_of_the_child_has_a_connection_of_its_own(kind: str, requ
             assert subscription.get(timeout=5) == Notice("a", "from the child")
             pubsub.publish("a", "from the parent")
             assert subscription.get(timeout=5) == Notice("a", "from the parent")
+
+
+def test_what_a_parents_writer_holds_is_written_by_the_parent_alone(tmp_path: Path) -> None:
+    file = tmp_path / "written"
+
+    def write(items: list[str]) -> None:
+        with file.open("a") as out:
+            out.writelines(f"{item}\n" for item in items)
+
+    with WriteBehind[str](write, size=100, age=60) as writer:
+        writer.add("parent")
+
+        def child() -> None:
+            with pytest.raises(ClosedError, match="call start"):
+                writer.add("refused")
+            with writer:
+                writer.add("child")
+
+        in_child(child)
+        assert file.read_text() == "child\n"
+        assert writer.pending == ["parent"]
+    assert file.read_text() == "child\nparent\n"

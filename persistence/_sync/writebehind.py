@@ -8,12 +8,14 @@ holds the guard, and nobody waits while holding it.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
+from weakref import WeakSet
 
 from persistence._sync.compat import Background, Mutex, Signal, check_callback, finish
 from persistence.errors import ClosedError, DeadlineError, ValidationError
@@ -49,6 +51,8 @@ class WriteBehind(Generic[T]):
     as ``backoff`` says, however often it takes, its ``retries`` notwithstanding: so ``write`` must take a batch twice,
     whose answer was lost. **What a process holds when it is killed is lost**: that is the price of not waiting, and an
     ``Outbox`` is for what must not be.
+
+    In a process that was forked it holds nothing and doesn't run until it is started there.
     """
 
     def __init__(
@@ -75,6 +79,11 @@ class WriteBehind(Generic[T]):
         self._key = key
         self._timeout = check_duration("timeout", timeout)
         self._backoff = backoff or Backoff(base=0.2, cap=5.0)
+        self._begin_anew()
+        _writers.add(self)
+
+    def _begin_anew(self) -> None:
+        """Hold nothing and not run, as in a process that was forked: what its parent held is the parent's to write."""
         self._guard = Mutex()
         self._waiting: deque[_Waiting[T]] = deque()
         self._by_key: dict[Hashable, _Waiting[T]] = {}
@@ -317,3 +326,14 @@ class WriteBehind(Generic[T]):
                 self._written += len(batch)
                 self._failures, self._error, self._retry_at = 0, None, 0.0
         self._change.give()
+
+
+_writers: WeakSet[WriteBehind[Any]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for writer in list(_writers):
+        writer._begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -175,7 +175,13 @@ def test_one_url_chooses_the_engine(
 
 
 def test_what_is_no_configuration_is_refused_by_its_type(manager: DatabaseManager, tmp_path: Path) -> None:
-    calls: list[Any] = [manager.add_postgresql, manager.add_pgvector, manager.add_redis, manager.add_sqlite, manager.add]
+    calls: list[Any] = [
+        manager.add_postgresql,
+        manager.add_pgvector,
+        manager.add_redis,
+        manager.add_sqlite,
+        manager.add,
+    ]
     for add in calls:
         for given in (tmp_path / "x.db", None, {"path": "x.db"}, b"sqlite://", 5):
             with pytest.raises(ConfigError, match=f"a {type(given).__name__} is no .*(URL|://)"):
