@@ -194,7 +194,8 @@ class DatabaseManager:
         return made
 
     def _reserve(self, name: str, replace: bool) -> None:
-        if not isinstance(name, str) or not 0 < len(name) <= 200:
+        given: object = name
+        if not isinstance(given, str) or not 0 < len(given) <= 200:
             raise ConfigError("a connection's name is a text of 1 to 200 characters")
         with self._mutex:
             self._check_open()
