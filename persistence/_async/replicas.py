@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from persistence._async.compat import Mutex, sleep
 from persistence._async.executor import NO_HINTS
-from persistence.errors import ClosedError, PersistenceError, PoolTimeoutError, UnavailableError
+from persistence.errors import ClosedError, DeadlineError, PersistenceError, PoolTimeoutError, UnavailableError
 from persistence.fields import seconds
 from persistence.health import HealthStatus, PoolStats
 from persistence.queries import load_queries
@@ -81,8 +81,8 @@ class AsyncReplicas:
         while (left := deadline - monotonic()) > 0:
             try:
                 position, _ = await replica.find_position(left)
-            except PoolTimeoutError:
-                return False  # it is busy, not ill
+            except (PoolTimeoutError, DeadlineError):
+                return False  # it is busy, not ill; the next look gives it longer
             except UnavailableError as exc:
                 self.note_failure(replica, exc)
                 return False

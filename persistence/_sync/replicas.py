@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from persistence._sync.compat import Mutex, sleep
 from persistence._sync.executor import NO_HINTS
-from persistence.errors import ClosedError, PersistenceError, PoolTimeoutError, UnavailableError
+from persistence.errors import ClosedError, DeadlineError, PersistenceError, PoolTimeoutError, UnavailableError
 from persistence.fields import seconds
 from persistence.health import HealthStatus, PoolStats
 from persistence.queries import load_queries
@@ -82,8 +82,8 @@ class Replicas:
         while (left := deadline - monotonic()) > 0:
             try:
                 position, _ = replica.find_position(left)
-            except PoolTimeoutError:
-                return False  # it is busy, not ill
+            except (PoolTimeoutError, DeadlineError):
+                return False  # it is busy, not ill; the next look gives it longer
             except UnavailableError as exc:
                 self.note_failure(replica, exc)
                 return False

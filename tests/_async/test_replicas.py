@@ -211,6 +211,21 @@ async def test_a_replica_that_is_busy_is_not_ill(
         assert main.replica_stats()["main/replica-1"].in_use == 1
 
 
+async def test_a_replica_that_does_not_say_in_time_how_far_it_is_is_not_ill(
+    manager: AsyncDatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    with FaultyProxy(socket_of(postgresql_config)) as proxy:
+        likewise = through(proxy, postgresql_config)
+        main = await made(manager, postgresql_config, replicas=[likewise], replica_check_interval=60, replica_wait=0.05)
+        assert await main.fetch_value("SELECT count(*) FROM t", read_only=True) == 0
+        await main.execute("INSERT INTO t VALUES (1)")
+        token = await main.position()
+        proxy.mode = "black hole"
+        assert await main.fetch_value("SELECT count(*) FROM t", read_only=True, after=token) == 1  # the primary
+        assert main.replicas is not None
+        assert [(each.state.is_usable, each.state.error) for each in main.replicas.all] == [(True, None)]
+
+
 async def test_reads_right_after_writes_are_never_stale(
     manager: AsyncDatabaseManager, replicated: PostgreSQLConfig
 ) -> None:

@@ -212,6 +212,21 @@ def test_a_replica_that_is_busy_is_not_ill(
         assert main.replica_stats()["main/replica-1"].in_use == 1
 
 
+def test_a_replica_that_does_not_say_in_time_how_far_it_is_is_not_ill(
+    manager: DatabaseManager, postgresql_config: PostgreSQLConfig
+) -> None:
+    with FaultyProxy(socket_of(postgresql_config)) as proxy:
+        likewise = through(proxy, postgresql_config)
+        main = made(manager, postgresql_config, replicas=[likewise], replica_check_interval=60, replica_wait=0.05)
+        assert main.fetch_value("SELECT count(*) FROM t", read_only=True) == 0
+        main.execute("INSERT INTO t VALUES (1)")
+        token = main.position()
+        proxy.mode = "black hole"
+        assert main.fetch_value("SELECT count(*) FROM t", read_only=True, after=token) == 1  # the primary
+        assert main.replicas is not None
+        assert [(each.state.is_usable, each.state.error) for each in main.replicas.all] == [(True, None)]
+
+
 def test_reads_right_after_writes_are_never_stale(
     manager: DatabaseManager, replicated: PostgreSQLConfig
 ) -> None:
