@@ -53,6 +53,7 @@ UNIQUE_VIOLATION, FOREIGN_KEY_VIOLATION = "23505", "23503"
 """PostgreSQL's codes of what is there already, and of what refers to nothing; also where a store found it itself."""
 NO_RIGHT = "42501"
 """PostgreSQL's code of what a role may not do."""
+_NO_RIGHT_HINT = "grant the role the right; tables, collections and partitions of events are made by their owner"
 
 
 class PersistenceError(Exception):
@@ -301,7 +302,8 @@ def from_psycopg(exc: psycopg.Error, *, operation: str, connection: str) -> Pers
         kind = PersistenceError
     if kind in (DuplicateError, ForeignKeyError) and exc.diag.constraint_name:
         message = f"{message} (table {exc.diag.table_name})"
-    return kind(message, hint=_HINTS.get(kind), operation=operation, connection=connection, code=code)
+    hint = _NO_RIGHT_HINT if code == NO_RIGHT else _HINTS.get(kind)
+    return kind(message, hint=hint, operation=operation, connection=connection, code=code)
 
 
 _BY_SQLITE_NAME: dict[str, type[PersistenceError]] = {

@@ -64,7 +64,7 @@ def test_the_roles_of_the_page_can_do_their_work_and_no_more(
             )
             assert Outbox(manager, "app", "topic", migrate=False).put("k", 1) == 1
             assert values.delete("k")
-            with pytest.raises(PersistenceError, match=r"permission denied|must be owner"):
+            with pytest.raises(PersistenceError, match=r"(permission denied|must be owner).*made by their owner"):
                 EventLog(manager, "app", migrate=False).append(Event(kind="metric", value=1.0))
 
             app, reader = manager.get_postgresql("app"), manager.get_postgresql("reader")

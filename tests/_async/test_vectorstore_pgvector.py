@@ -16,6 +16,7 @@ from persistence import (
     AsyncDatabaseManager,
     CapabilityError,
     ConfigError,
+    MigrationError,
     NotFoundError,
     PgVectorConfig,
     TransactionError,
@@ -193,6 +194,19 @@ async def test_collections_whose_long_names_begin_alike_have_indexes_of_their_ow
         later = await backend.beside(collection=collection, keys={"year": int, "month": int})
         assert ids(await later.search(X, filter={"year": 1})) == ["a"]
     assert [await key_indexes(backend, collection) for collection in (first, second)] == [[old], names[1]]
+
+
+@on_pgvector
+async def test_without_leave_to_make_tables_a_collection_gets_no_words_and_keys(backend: Backend) -> None:
+    await backend.store(keys={"year": int}).count()
+    for options in ({"keys": {"year": int, "month": int}}, {"text_search": "english"}):
+        bound = await backend.beside(migrate=False, **options)
+        with pytest.raises(MigrationError, match=r"'documents' has no text search, or .* keys, yet \(open it once"):
+            await bound.search(X)
+    changed = await backend.beside(migrate=False, keys={"year": str})
+    with pytest.raises(ConfigError, match="declared as number, not text"):
+        await changed.search(X)
+    assert await (await backend.beside(migrate=False, keys={"year": int})).count() == 0
 
 
 # Making an index

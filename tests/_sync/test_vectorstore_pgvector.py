@@ -17,6 +17,7 @@ from persistence import (
     DatabaseManager,
     CapabilityError,
     ConfigError,
+    MigrationError,
     NotFoundError,
     PgVectorConfig,
     TransactionError,
@@ -194,6 +195,19 @@ def test_collections_whose_long_names_begin_alike_have_indexes_of_their_own(back
         later = backend.beside(collection=collection, keys={"year": int, "month": int})
         assert ids(later.search(X, filter={"year": 1})) == ["a"]
     assert [key_indexes(backend, collection) for collection in (first, second)] == [[old], names[1]]
+
+
+@on_pgvector
+def test_without_leave_to_make_tables_a_collection_gets_no_words_and_keys(backend: Backend) -> None:
+    backend.store(keys={"year": int}).count()
+    for options in ({"keys": {"year": int, "month": int}}, {"text_search": "english"}):
+        bound = backend.beside(migrate=False, **options)
+        with pytest.raises(MigrationError, match=r"'documents' has no text search, or .* keys, yet \(open it once"):
+            bound.search(X)
+    changed = backend.beside(migrate=False, keys={"year": str})
+    with pytest.raises(ConfigError, match="declared as number, not text"):
+        changed.search(X)
+    assert (backend.beside(migrate=False, keys={"year": int})).count() == 0
 
 
 # Making an index

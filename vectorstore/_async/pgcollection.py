@@ -18,7 +18,7 @@ from persistence._async.postgresql import AsyncPgVectorDatabase
 from persistence._async.store import AsyncSQLStore
 from persistence.config import Metric
 from persistence.dialect import to_json
-from persistence.errors import CapabilityError, ConfigError, NotFoundError, PersistenceError, QueryError
+from persistence.errors import CapabilityError, ConfigError, MigrationError, NotFoundError, PersistenceError, QueryError
 from persistence.validation import check_whole, shown
 from vectorstore import adoption, schema
 from vectorstore._async.store import AsyncVectorStore
@@ -218,6 +218,12 @@ class AsyncPgCollection(AsyncVectorStore, AsyncSQLStore):
                     )
                 if not self._has_key(row, key, kind):
                     statements += schema.add_key(self.collection, key, kind)
+            if statements and not self._migrate:
+                raise MigrationError(
+                    f"the collection {self.collection!r} has no text search, or not each of the declared keys, yet",
+                    hint="open it once with migrate=True, as its table's owner",
+                    connection=self._name,
+                )
             for statement in statements:
                 try:
                     await database.execute(statement, timeout=BUILD_SECONDS, prepare=False)
