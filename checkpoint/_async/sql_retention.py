@@ -1,7 +1,7 @@
 """Retention in PostgreSQL or SQLite: batches in transactions of their own, each under the head's lock.
 
-The protocol is that of ``sql.py``: a batch begins with ``lock_head``, and each statement after it has a snapshot with
-every save that held the lock before. The argument for pruning is in ``AsyncRetention.prune``.
+The protocol is that of ``sql.py``: a batch begins with ``lock_live_head``, and each statement after it has a snapshot
+with every save that held the lock before. The argument for pruning is in ``AsyncRetention.prune``.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class AsyncSQLRetention(AsyncSQLListing, AsyncRetention):
             return bool((await self._forget(database, keys, [version]))[0])
 
     async def _lock(self, database: AsyncDatabase, keys: dict[str, Any], base: Base | None) -> tuple[bool, Base | None]:
-        """Lock a head and give it a new stamp; tell whether it is there, and what is left of ``base``."""
+        """Lock a head and give it a new stamp; tell whether it is there and lives, and what is left of ``base``."""
         queries = load_queries("checkpoint", database.kind)
         stamp = secrets.randbits(62)
+        given = {**keys, "stamp": stamp, **clock(database)}
         if base is not None and base.latest is not None:
-            known = {**keys, "stamp": stamp, "base": base.stamp}
+            known = {**given, "base": base.stamp}
             if await database.execute(queries.lock_known_head, known):
                 return True, base.after_delete(stamp)
-        return bool(await database.execute(queries.lock_head, {**keys, "stamp": stamp})), None
+        return bool(await database.execute(queries.lock_live_head, given)), None
 
     async def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
         database = await self._database()

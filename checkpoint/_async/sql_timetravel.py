@@ -17,7 +17,6 @@ from checkpoint._async.timetravel import AsyncTimeTravel
 from checkpoint.records import CheckpointInfo
 from checkpoint.refs import pack_refs
 from checkpoint.states import move_manifest
-from persistence.dialect import to_json
 from persistence.errors import DuplicateError
 from persistence.queries import load_queries
 
@@ -138,7 +137,7 @@ class AsyncSQLTimeTravel(AsyncSQLSealing, AsyncTimeTravel):
                 "now": now,
                 "step": row["step"],
                 "node": row["node"],
-                "metadata": row["metadata"] if is_text else to_json(row["metadata"]),
+                "metadata": row["metadata"],
                 "manifest": sealing.seal(manifest, *sealing.manifest(*place, row["next"], None)),
                 "refs": json.dumps(moved) if is_text else pack_refs(moved),
             }

@@ -1,8 +1,8 @@
 # Generated from ../_async/sql_retention.py by tests/unasync.py: edit that one.
 """Retention in PostgreSQL or SQLite: batches in transactions of their own, each under the head's lock.
 
-The protocol is that of ``sql.py``: a batch begins with ``lock_head``, and each statement after it has a snapshot with
-every save that held the lock before. The argument for pruning is in ``Retention.prune``.
+The protocol is that of ``sql.py``: a batch begins with ``lock_live_head``, and each statement after it has a snapshot
+with every save that held the lock before. The argument for pruning is in ``Retention.prune``.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ class SQLRetention(SQLListing, Retention):
             return bool((self._forget(database, keys, [version]))[0])
 
     def _lock(self, database: Database, keys: dict[str, Any], base: Base | None) -> tuple[bool, Base | None]:
-        """Lock a head and give it a new stamp; tell whether it is there, and what is left of ``base``."""
+        """Lock a head and give it a new stamp; tell whether it is there and lives, and what is left of ``base``."""
         queries = load_queries("checkpoint", database.kind)
         stamp = secrets.randbits(62)
+        given = {**keys, "stamp": stamp, **clock(database)}
         if base is not None and base.latest is not None:
-            known = {**keys, "stamp": stamp, "base": base.stamp}
+            known = {**given, "base": base.stamp}
             if database.execute(queries.lock_known_head, known):
                 return True, base.after_delete(stamp)
-        return bool(database.execute(queries.lock_head, {**keys, "stamp": stamp})), None
+        return bool(database.execute(queries.lock_live_head, given)), None
 
     def _prune(self, thread_id: str | None, rule: PruneRule) -> PruneReport:
         database = self._database()

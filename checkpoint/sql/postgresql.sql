@@ -246,11 +246,21 @@ UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
--- name: lock_known_head
--- As lock_head, if nobody saved or deleted since :base; then what is known of the thread stays true.
+-- name: lock_live_head
+-- As lock_head, unless the thread has expired.
 UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND stamp = :base;
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp());
+
+-- name: lock_known_head
+-- As lock_live_head, if nobody saved or deleted since :base; then what is known of the thread stays true.
+UPDATE holdfast_checkpoint_threads
+SET stamp = :stamp
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND stamp = :base
+  AND NOT EXISTS (SELECT FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= statement_timestamp());
 
 -- name: refresh_head
 -- The latest is what is left; the counter stays, so that no version is ever given twice.
@@ -592,7 +602,7 @@ SELECT (SELECT count(*) FROM saved) AS saved, EXISTS (SELECT FROM heads) AS made
 
 -- name: load_manifest
 -- After lock_head: what a rewind goes back to, and the version that it will be.
-SELECT c.step, c.node, c.key, c.metadata, c.manifest, CAST('{' || c.refs || '}' AS integer[]) AS refs,
+SELECT c.step, c.node, c.key, CAST(c.metadata AS text) AS metadata, c.manifest, CAST('{' || c.refs || '}' AS integer[]) AS refs,
        t.counter + 1 AS next
 FROM holdfast_checkpoints AS c
 JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace

@@ -271,11 +271,21 @@ UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
 WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace;
 
--- name: lock_known_head
--- As lock_head, if nobody saved or deleted since :base; then what is known of the thread stays true.
+-- name: lock_live_head
+-- As lock_head, unless the thread has expired.
 UPDATE holdfast_checkpoint_threads
 SET stamp = :stamp
-WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND stamp = :base;
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now);
+
+-- name: lock_known_head
+-- As lock_live_head, if nobody saved or deleted since :base; then what is known of the thread stays true.
+UPDATE holdfast_checkpoint_threads
+SET stamp = :stamp
+WHERE tenant_id = :tenant AND thread_id = :thread AND namespace = :namespace AND stamp = :base
+  AND NOT EXISTS (SELECT 1 FROM holdfast_checkpoint_expiry AS e WHERE e.tenant_id = :tenant AND e.thread_id = :thread
+                  AND e.expires_at <= :now);
 
 -- name: move_blocks
 -- First of a deletion of :versions: a block beside one of them that another needs moves to the table of blocks.

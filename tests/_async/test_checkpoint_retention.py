@@ -223,6 +223,7 @@ def reads(checkpointer: AsyncCheckpointer) -> list[Callable[[], Any]]:
 
 async def test_an_expired_thread_is_seen_by_no_read(checkpointer: AsyncCheckpointer) -> None:
     await checkpointer.save_checkpoint(Checkpoint("t", {}, metadata={"n": 1}, step=1, node="node", key="k1"))
+    await checkpointer.save_checkpoint(Checkpoint("t", {}, metadata={"n": 1}))
     await checkpointer.save_checkpoint(Checkpoint("t", {}, namespace="sub"))
     await checkpointer.put_writes("t", "k1", "a", [("x", 1)])
     for read in reads(checkpointer):
@@ -245,6 +246,8 @@ async def test_an_expired_thread_is_seen_by_no_read(checkpointer: AsyncCheckpoin
     ):
         with pytest.raises(NotFoundError):
             await call()
+    assert not await checkpointer.delete_checkpoint("t", 1)
+    assert (await checkpointer.prune(keep_last=1)).checkpoints == 0
     assert await checkpointer.delete_thread("t") == 0
 
 

@@ -369,6 +369,11 @@ async def test_an_export_is_imported_as_it_was(
     assert [query.user_id for query in await others.recent_queries()] == ["bob"]
     copied = await AsyncThreadManager(manager, "main", tenant="others").get_thread("t3")
     assert (copied.user_id, copied.title, copied.metadata) == ("bob", "T", {"a": 1})
+    threads = AsyncThreadManager(manager, "main", tenant="others")
+    for id in ("older", "newer"):
+        await threads.create_thread(Thread(id=id, user_id="bob"))
+    await others.import_messages(lines[:2], thread_id="older")
+    assert [thread.id for thread in await threads.list_user_threads("bob")] == ["older", "newer", "t3"]
     following = await others.append("t3", said("next"))
     assert following.seq == (await messages.conversation("t3")).last_seq + 1
     with pytest.raises(ConflictError, match="'t3'"):

@@ -196,6 +196,8 @@ def test_a_rewind_saves_an_earlier_state_again_and_keeps_everything(checkpointer
     assert (saved.version, saved.parent_version) == (7, 6)
     assert (checkpointer.load_checkpoint("t", 6)).state == state_of(2)
     assert (checkpointer.load_checkpoint("t")).state == {**state_of(2), "more": 1}
+    huge = checkpointer.save_checkpoint(Checkpoint("huge", {}, metadata={"n": 1e300}))
+    assert (checkpointer.rewind("huge", 1)).metadata == huge.metadata
     for thread, version in (("t", 99), ("ghost", 1)):
         with pytest.raises(NotFoundError, match=f"no checkpoint {version} of thread"):
             checkpointer.rewind(thread, version)

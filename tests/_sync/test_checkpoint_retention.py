@@ -224,6 +224,7 @@ def reads(checkpointer: Checkpointer) -> list[Callable[[], Any]]:
 
 def test_an_expired_thread_is_seen_by_no_read(checkpointer: Checkpointer) -> None:
     checkpointer.save_checkpoint(Checkpoint("t", {}, metadata={"n": 1}, step=1, node="node", key="k1"))
+    checkpointer.save_checkpoint(Checkpoint("t", {}, metadata={"n": 1}))
     checkpointer.save_checkpoint(Checkpoint("t", {}, namespace="sub"))
     checkpointer.put_writes("t", "k1", "a", [("x", 1)])
     for read in reads(checkpointer):
@@ -246,6 +247,8 @@ def test_an_expired_thread_is_seen_by_no_read(checkpointer: Checkpointer) -> Non
     ):
         with pytest.raises(NotFoundError):
             call()
+    assert not checkpointer.delete_checkpoint("t", 1)
+    assert (checkpointer.prune(keep_last=1)).checkpoints == 0
     assert checkpointer.delete_thread("t") == 0
 
 

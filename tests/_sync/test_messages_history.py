@@ -370,6 +370,11 @@ def test_an_export_is_imported_as_it_was(
     assert [query.user_id for query in others.recent_queries()] == ["bob"]
     copied = ThreadManager(manager, "main", tenant="others").get_thread("t3")
     assert (copied.user_id, copied.title, copied.metadata) == ("bob", "T", {"a": 1})
+    threads = ThreadManager(manager, "main", tenant="others")
+    for id in ("older", "newer"):
+        threads.create_thread(Thread(id=id, user_id="bob"))
+    others.import_messages(lines[:2], thread_id="older")
+    assert [thread.id for thread in threads.list_user_threads("bob")] == ["older", "newer", "t3"]
     following = others.append("t3", said("next"))
     assert following.seq == (messages.conversation("t3")).last_seq + 1
     with pytest.raises(ConflictError, match="'t3'"):
