@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +17,15 @@ from types import FrameType
 
 import pytest
 
-from persistence import AsyncDatabaseManager, DatabaseManager, DeadlineError, LeaseLock, PostgreSQLConfig, RedisConfig
+from persistence import (
+    AsyncDatabaseManager,
+    DatabaseManager,
+    DeadlineError,
+    LeaseLock,
+    PostgreSQLConfig,
+    RedisConfig,
+    Transaction,
+)
 from tests.proxy import FaultyProxy
 
 
@@ -69,6 +79,25 @@ def test_an_interrupted_statement_on_sqlite_ends_and_is_undone(
         with pytest.raises(DeadlineError):
             main.fetch_value(endless, timeout=0.05)
         assert main.execute("INSERT INTO counts VALUES (1)") == 1
+        assert main.stats().in_use == 0
+
+
+def test_an_interrupt_at_the_moment_a_transaction_has_begun_costs_no_connection() -> None:
+    begun = Transaction._begin.__code__
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if event == "return" and frame.f_code is begun:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with DatabaseManager() as manager:
+        main = manager.add_sqlite("main", "sqlite://")
+        with pytest.raises(KeyboardInterrupt):
+            sys.setprofile(interrupt)
+            with main.transaction():
+                pytest.fail("it was not entered")
+        gc.collect()
+        assert main.execute("CREATE TABLE t (n integer)", timeout=5) == 0
         assert main.stats().in_use == 0
 
 

@@ -114,7 +114,10 @@ class SQLiteLink(Link):
                 raise
             raised, self._raised = self._raised, None
             self._watch()  # a second signal may have ended the looks
-            raise raised from None
+            try:
+                raise raised from None
+            finally:
+                del raised  # its traceback would hold this frame, and this frame it
         finally:
             self._interrupted = False  # not before: an interruption may come before the thread has begun
 

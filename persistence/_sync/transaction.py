@@ -95,7 +95,7 @@ class Transaction(Executor):
         self._holds = True
 
     def __del__(self) -> None:
-        if self._state == "new":
+        if self._state == "new" and not self._holds:
             return
         if self._database._joined.get(self._owner) is self._own:
             del self._database._joined[self._owner]
