@@ -117,9 +117,15 @@ def check_min_score(min_score: object) -> float | None:
     """Return a least score; None is none."""
     if min_score is None:
         return None
-    if isinstance(min_score, bool) or not isinstance(min_score, int | float | np.floating) or math.isnan(min_score):
+    if isinstance(min_score, bool) or not isinstance(min_score, int | float | np.floating):
         raise ValidationError(f"min_score {min_score!r} is no number")
-    return float(min_score)
+    try:
+        found = float(min_score)
+    except OverflowError:
+        raise ValidationError("min_score is beyond any float") from None
+    if math.isnan(found):
+        raise ValidationError(f"min_score {min_score!r} is no number")
+    return found
 
 
 def check_mode(mode: object) -> Mode:
@@ -128,6 +134,15 @@ def check_mode(mode: object) -> Mode:
         if mode == known:
             return known
     raise ValidationError(f"{mode!r} is no mode of search", hint="vector, text or hybrid")
+
+
+def check_fusion(fusion: object) -> Fusion:
+    """Return how a hybrid is put together; None is ``Fusion()``."""
+    if fusion is None:
+        return Fusion()
+    if not isinstance(fusion, Fusion):
+        raise ValidationError(f"fusion is a {type(fusion).__name__}", hint="Fusion(weight=0.6)")
+    return fusion
 
 
 def check_diversity(diversity: object) -> Diversity | None:
@@ -177,7 +192,10 @@ def as_scores(given: Any, count: int) -> list[float]:
     Raises:
         ConfigError: it is not one number a result.
     """
-    scores = [float(each) for each in given]
+    try:
+        scores = [float(each) for each in given]
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise ConfigError(f"the re-ranker gave no list of numbers: {exc}") from None
     if len(scores) != count:
         raise ConfigError(f"the re-ranker gave {len(scores)} scores for {count} results")
     if any(math.isnan(each) for each in scores):

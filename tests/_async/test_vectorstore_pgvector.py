@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import psycopg
 import pytest
 
 from persistence import (
@@ -19,6 +20,7 @@ from persistence import (
     MigrationError,
     NotFoundError,
     PgVectorConfig,
+    StatementEvent,
     TransactionError,
     ValidationError,
 )
@@ -605,3 +607,19 @@ async def test_an_adopted_table_refuses_what_it_has_no_room_for(backend: Backend
         for statement in migration.down:
             await backend.database.execute(statement, prepare=False)
     assert await backend.database.fetch_value("SELECT count(*) FROM items") == 1
+
+
+@on_pgvector
+async def test_a_filter_holds_for_what_is_changed_while_a_hybrid_runs(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    await store.store_documents([doc("a", X, "a word", n=1), doc("b", Y, "a word", n=1)])
+    assert ids(await store.search(X, mode="hybrid", text="word", filter={"n": 1})) == ["a", "b"]
+
+    def change(event: StatementEvent) -> None:
+        backend.manager.on_statement.clear()
+        assert isinstance(backend.config, PgVectorConfig)
+        with psycopg.connect(**backend.config.connection_parameters(), autocommit=True) as beside:
+            beside.execute("UPDATE holdfast_documents_documents SET metadata = '{\"n\": 2}' WHERE id = 'a'")
+
+    backend.manager.on_statement.append(change)
+    assert ids(await store.search(X, mode="hybrid", text="word", filter={"n": 1})) == ["b"]

@@ -30,6 +30,7 @@ from persistence import (
     ConfigError,
     NotFoundError,
     RedisConfig,
+    StatementEvent,
     UnavailableError,
     ValidationError,
 )
@@ -291,3 +292,19 @@ async def test_a_closed_manager_and_a_dead_server_are_told(
     async with AsyncDatabaseManager() as other:
         with pytest.raises(UnavailableError):
             await other.add_redis("main", RedisConfig(unix_socket=str(tmp_path / "none")))
+
+
+async def test_a_filter_holds_for_what_is_changed_while_a_search_runs(
+    store: AsyncRedisVectorStore, server: RedisConfig, manager: AsyncDatabaseManager
+) -> None:
+    await store.store_documents([doc("a", X, metadata={"n": 1}), doc("b", Y, metadata={"n": 1})])
+    assert ids(await store.search(X, 1, filter={"n": 1})) == ["a"]
+
+    def change(event: StatementEvent) -> None:
+        manager.on_statement.clear()
+        with beside(server) as client:
+            client.hset("holdfast:{vectors:default:documents}:default:metadata", "a", '{"n":2}')
+
+    manager.on_statement.append(change)
+    assert ids(await store.search(X, 1, filter={"n": 1})) == ["b"]
+    assert ids(await store.search(X, 1, filter={"n": 2})) == ["a"]

@@ -548,9 +548,12 @@ def test_a_re_ranker_gives_the_candidates_new_scores(backend: Backend) -> None:
     assert asked == [("words", 30), ("others", 30)]
     with pytest.raises(ValidationError, match="re-ranker needs the query's words"):
         store.search(X, rerank=rerank)
-    for bad in ([], [math.nan] * 30):
+    answers: list[Any] = [[], [math.nan] * 30, None, ["high"] * 30, [10**400] * 30]
+    for bad in answers:
         with pytest.raises(ConfigError, match="the re-ranker gave"):
             store.search("words", rerank=lambda query, results, bad=bad: bad)
+    with pytest.raises(ValidationError, match="rerank is a str, which can't be called"):
+        store.search("words", rerank="a model")  # type: ignore[arg-type]
 
 
 # Words
@@ -622,6 +625,8 @@ def test_a_hybrid_finds_by_vectors_and_by_words(backend: Backend) -> None:
     for bad in ({"weight": 2}, {"depth": 0}, {"method": "best"}, {"constant": -1}):
         with pytest.raises(ValidationError, match=r"weight 2|depth 0|'best' is no way to fuse|constant -1"):
             Fusion(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="fusion is a float"):
+        store.search("purr", mode="hybrid", fusion=0.5)  # type: ignore[arg-type]
 
 
 @everywhere

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import psycopg
 import pytest
 
 from persistence import (
@@ -20,6 +21,7 @@ from persistence import (
     MigrationError,
     NotFoundError,
     PgVectorConfig,
+    StatementEvent,
     TransactionError,
     ValidationError,
 )
@@ -606,3 +608,19 @@ def test_an_adopted_table_refuses_what_it_has_no_room_for(backend: Backend) -> N
         for statement in migration.down:
             backend.database.execute(statement, prepare=False)
     assert backend.database.fetch_value("SELECT count(*) FROM items") == 1
+
+
+@on_pgvector
+def test_a_filter_holds_for_what_is_changed_while_a_hybrid_runs(backend: Backend) -> None:
+    store = backend.store(text_search="english")
+    store.store_documents([doc("a", X, "a word", n=1), doc("b", Y, "a word", n=1)])
+    assert ids(store.search(X, mode="hybrid", text="word", filter={"n": 1})) == ["a", "b"]
+
+    def change(event: StatementEvent) -> None:
+        backend.manager.on_statement.clear()
+        assert isinstance(backend.config, PgVectorConfig)
+        with psycopg.connect(**backend.config.connection_parameters(), autocommit=True) as beside:
+            beside.execute("UPDATE holdfast_documents_documents SET metadata = '{\"n\": 2}' WHERE id = 'a'")
+
+    backend.manager.on_statement.append(change)
+    assert ids(store.search(X, mode="hybrid", text="word", filter={"n": 1})) == ["b"]

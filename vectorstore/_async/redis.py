@@ -42,6 +42,8 @@ EXACT_ROWS = 2000
 PAGE_ROWS = 1000
 MERGES = 100
 """So many times a patch is merged anew when others were faster."""
+SEARCHES = 10
+"""So many times a search is made anew when what it found has gone, or doesn't pass any more, before it was read."""
 MIN_CANDIDATES = 100
 _SAME = 1e-6
 """Scores of the server nearer than this may be those of equal vectors."""
@@ -211,9 +213,13 @@ class AsyncRedisVectorStore(AsyncVectorStore):
         """Return the results, and how many candidates were looked at."""
         if request.vector is None:
             return SearchResults(), 0
-        ids, exact, looked_at = await self._candidates(request, request.vector)
+        for _ in range(SEARCHES):
+            ids, exact, looked_at = await self._candidates(request, request.vector)
+            rows = await self._run("read", request.namespace, 1, *ids) if ids else []
+            rows = [row for row in rows if self._passes(row, request.node)]
+            if len(rows) == len(ids):
+                break
         results = SearchResults(plan="exact" if exact else "index")
-        rows = await self._run("read", request.namespace, 1, *ids) if ids else []
         vectors = np.array([np.frombuffer(row[5], "<f4") for row in rows], np.float32)
         found = distances(vectors, request.vector, self.metric).tolist() if rows else []
         order = sorted(zip(found, rows, strict=True), key=lambda each: (each[0], each[1][0]))
@@ -222,6 +228,11 @@ class AsyncRedisVectorStore(AsyncVectorStore):
             results.append(self._result(row[0].decode(), row[1].decode(), row[2].decode(), distance, embedding))
         return results, looked_at
 
+    @staticmethod
+    def _passes(row: list[Any], node: Node | None) -> bool:
+        """Tell whether a row, with its metadata in third place, passes a filter."""
+        return node is None or matches(node, metadata_value(row[2].decode()))
+
     async def _candidates(self, request: SearchRequest, vector: Matrix) -> tuple[list[str], bool, int]:
         """Return the ids among which the k nearest are that pass the filter, and all that tie with the last."""
         wanted = max(MIN_CANDIDATES, 2 * request.k)
@@ -229,11 +240,7 @@ class AsyncRedisVectorStore(AsyncVectorStore):
         while True:
             given = (_packed(vector), wanted, int(exact), EXACT_ROWS)
             there, was_exact, rows = await self._run("nearest", request.namespace, *given)
-            passing = [
-                (row[0].decode(), float(row[1]))
-                for row in rows
-                if request.node is None or matches(request.node, metadata_value(row[2].decode()))
-            ]
+            passing = [(row[0].decode(), float(row[1])) for row in rows if self._passes(row, request.node)]
             all_seen = wanted >= there
             if len(passing) > request.k:
                 last = passing[request.k - 1][1]

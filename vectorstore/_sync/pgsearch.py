@@ -24,7 +24,7 @@ from vectorstore import ranking, schema
 from vectorstore._sync.pgcollection import PgCollection, Known
 from vectorstore.distance import Matrix
 from vectorstore.filter_sql import Written, to_postgresql
-from vectorstore.filters import Node
+from vectorstore.filters import Node, matches
 from vectorstore.index import MAX_EF_SEARCH, Index, compares_all
 from vectorstore.records import Explanation, Plan, SearchResult, SearchResults, metadata_value
 from vectorstore.requests import Fusion, KeyType, SearchRequest
@@ -234,21 +234,21 @@ class PgSearch(PgCollection):
     def _filled(
         self, database: PgVectorDatabase, found: Sequence[SearchResult], request: SearchRequest
     ) -> list[SearchResult]:
-        """Return results with their contents; those that were deleted meanwhile are left out."""
+        """Return results with their contents; those that were deleted meanwhile, or pass no more, are left out."""
         sql = schema.fill(self._sql.get_many, self._read_places(request.with_embeddings))
         ids = TextColumn([each.id for each in found])
         parameters = {"tenant": self._tenant, "namespace": request.namespace, "ids": ids}
         rows = {row["id"]: row for row in database.fetch_all(sql, parameters, binary=True)}
-        return [
-            replace(
-                each,
-                content=row["content"],
-                metadata=metadata_value(row["metadata"]),
-                embedding=self._vector(row["embedding"]),
-            )
-            for each in found
-            if (row := rows.get(each.id)) is not None
-        ]
+        filled = []
+        for each in found:
+            row = rows.get(each.id)
+            if row is None:
+                continue
+            metadata = metadata_value(row["metadata"])
+            if request.node is None or matches(request.node, metadata):
+                embedding = self._vector(row["embedding"])
+                filled.append(replace(each, content=row["content"], metadata=metadata, embedding=embedding))
+        return filled
 
     def _read_places(self, with_embeddings: bool) -> dict[str, str]:
         return {"embedding": self._shape.shown("d.embedding")} if with_embeddings else {}

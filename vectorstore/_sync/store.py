@@ -116,7 +116,7 @@ class VectorStore(Documents):
         query: object,
     ) -> SearchResults:
         """Return the results of a search that ranks candidates: fused, re-ranked or diversified, in this order."""
-        fusion = Fusion() if fusion is None else fusion
+        fusion = requests.check_fusion(fusion)
         k = wanted.k if diversity is None else diversity.pool(wanted.k)
         offset = wanted.offset if rerank is None and diversity is None else 0  # else what is left out, the ranking says
         pool = wanted._replace(
@@ -139,6 +139,8 @@ class VectorStore(Documents):
         return SearchResults(chosen[wanted.offset - offset :], plan)
 
     def _reranked(self, rerank: Reranker, query: object, found: list[SearchResult]) -> list[SearchResult]:
+        if not callable(rerank):
+            raise ValidationError(f"rerank is a {type(rerank).__name__}, which can't be called")
         if not isinstance(query, str):
             raise ValidationError("a re-ranker needs the query's words", hint="pass text=")
         scores = calls.call("the re-ranker", partial(rerank, query, found))
