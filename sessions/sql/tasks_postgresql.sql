@@ -119,7 +119,9 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
     error = CASE WHEN t.status = 'active' THEN 'the lease ran out' ELSE t.error END,
     owner = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.owner ELSE excluded.owner END,
     attempts = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.attempts ELSE t.attempts + 1 END,
-    token = GREATEST(t.token + 1, excluded.token), lease_micros = excluded.lease_micros,
+    token = GREATEST(t.token + 1, excluded.token),
+    lease_micros = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN t.lease_micros
+        ELSE excluded.lease_micros END,
     wake_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN NULL ELSE excluded.wake_at END,
     finished_at = CASE WHEN t.status = 'active' AND t.attempts >= t.max_attempts THEN excluded.updated_at END,
     updated_at = excluded.updated_at

@@ -305,8 +305,8 @@ def test_a_task_whose_holders_all_died_is_dead_after_its_attempts(
     assert (begun.status, begun.attempts, begun.owner, begun.finished_at) == ("pending", 0, None, None)
     keyed, _ = tasks.claim("WAKEUP", "i1", key="d", max_attempts=1)
     backend.lapse(keyed)
-    found, created = tasks.claim("WAKEUP", "i2", key="d")
-    assert (found.status, created) == ("dead", False)
+    found, created = tasks.claim("WAKEUP", "i2", key="d", lease=3600)
+    assert (found.status, found.owner, found.lease, created) == ("dead", "i1", keyed.lease, False)
 
 
 def test_a_renewed_lease_lasts_from_the_renewal(tasks: TaskStore, backend: Backend) -> None:
