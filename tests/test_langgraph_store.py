@@ -612,10 +612,11 @@ def test_batches_of_the_same_items_come_through_in_whatever_order_they_meet(
         store = HoldfastStore(manager)
         store.batch([PutOp(("m",), key, {"n": 0}) for key in "az"])
         name = database.fetch_value("SELECT quote_ident(current_database())")
-        # It looks for a deadlock sooner than the other does, and so is the one that is undone.
+        # The other looks for a deadlock sooner, and so is the one that is undone.
         database.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '50ms'")
         beside.add_postgresql("main", postgresql_config)
-        with database.transaction():
+        with database.transaction() as transaction:
+            transaction.execute("SET LOCAL deadlock_timeout = '60s'")
             store.put(("m",), first, {"n": 1})
             other = pool.submit(HoldfastStore(beside).batch, batch)
             while not (database.fetch_apart(WAITING) or {})["count"]:

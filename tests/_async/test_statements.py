@@ -307,6 +307,7 @@ async def hasty(main: AsyncPostgreSQLDatabase, postgresql_config: PostgreSQLConf
 async def locked_the_other_way(main: AsyncPostgreSQLDatabase, call: Callable[[], Coroutine[Any, Any, Any]]) -> Started:
     """Return the call of BOTH, which waits for a transaction that then waits for it."""
     async with main.transaction():
+        await main.execute("SET LOCAL deadlock_timeout = '60s'")
         await main.execute("UPDATE t SET body = 'b' WHERE id = 1")
         started = Started(call)
         while not await main.fetch_value(WAITING):

@@ -268,6 +268,7 @@ def hasty(main: PostgreSQLDatabase, postgresql_config: PostgreSQLConfig) -> Iter
 def locked_the_other_way(main: PostgreSQLDatabase, call: Callable[[], Coroutine[Any, Any, Any]]) -> Started:
     """Return the call of BOTH, which waits for a transaction that then waits for it."""
     with main.transaction():
+        main.execute("SET LOCAL deadlock_timeout = '60s'")
         main.execute("UPDATE t SET body = 'b' WHERE id = 1")
         started = Started(call)
         while not main.fetch_value(WAITING):
