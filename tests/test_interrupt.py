@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread, get_ident
 from time import monotonic, sleep
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from persistence import (
     RedisConfig,
     Transaction,
 )
+from persistence._sync.sqlite_link import SQLiteLink
 from tests.proxy import FaultyProxy
 
 
@@ -80,6 +82,41 @@ def test_an_interrupted_statement_on_sqlite_ends_and_is_undone(
             main.fetch_value(endless, timeout=0.05)
         assert main.execute("INSERT INTO counts VALUES (1)") == 1
         assert main.stats().in_use == 0
+
+
+def test_an_interrupt_at_whatever_place_of_a_look_ends_a_statement_on_sqlite_and_no_later_one() -> None:
+    counted = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT count(*) FROM n"
+    looks, places, wanted = SQLiteLink._looks.__code__, set[int](), -1
+
+    def at_a_place(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "opcode":
+            places.add(frame.f_lasti)
+            if frame.f_lasti == wanted:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return at_a_place
+
+    def at_a_call(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not looks:
+            return None
+        frame.f_trace_opcodes = True
+        return at_a_place
+
+    before = sys.gettrace()
+    with DatabaseManager() as manager:
+        main = manager.add_sqlite("main", "sqlite://")
+        assert main.fetch_value(counted) == 20_000  # now the looks are behind their beginning
+        try:
+            sys.settrace(at_a_call)
+            assert main.fetch_value(counted) == 20_000
+            assert len(places) > 5
+            for wanted in sorted(places):  # noqa: B007 - at_a_place reads it
+                with pytest.raises(KeyboardInterrupt):
+                    sys.settrace(at_a_call)
+                    main.fetch_value(counted)
+                assert main.fetch_value(counted) == 20_000
+        finally:
+            sys.settrace(before)
 
 
 def test_an_interrupt_at_the_moment_a_transaction_has_begun_costs_no_connection() -> None:

@@ -67,18 +67,17 @@ class SQLiteLink(Link):
     def _looks(self) -> Iterator[bool]:
         """Tell at each look whether the statement is to end, and keep what the handler of a signal raises at one.
 
-        SQLite drops what its progress handler raises. A signal is handled before the first line of a function, where
-        nothing of it can catch that; of a generator that goes on, it is at the ``yield``.
+        SQLite drops what its progress handler raises, and ends the statement. A signal is handled before the first line
+        of a function, where nothing of it can catch that; of a generator that goes on, it is within the ``try``.
         """
-        late = False
-        while True:
-            try:
-                yield late
-                late = self._interrupted or monotonic() >= self._deadline
-            except GeneratorExit:
-                raise
-            except BaseException as exc:
-                self._raised, late = exc, True
+        try:
+            yield False
+            while True:
+                yield self._interrupted or monotonic() >= self._deadline
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            self._raised = exc
 
     def is_alive(self) -> bool:
         return not self._closed
@@ -112,13 +111,12 @@ class SQLiteLink(Link):
         except Exception:
             if self._raised is None:
                 raise
-            raised, self._raised = self._raised, None
-            self._watch()  # a second signal may have ended the looks
-            try:
-                raise raised from None
-            finally:
-                del raised  # its traceback would hold this frame, and this frame it
+            raise self._raised from None
         finally:
+            if self._raised is not None:  # which ended the looks
+                self._raised = None  # its traceback holds this frame, and this frame the link
+                if not self._closed:
+                    self._watch()
             self._interrupted = False  # not before: an interruption may come before the thread has begun
 
     def _until(self, deadline: float) -> None:
