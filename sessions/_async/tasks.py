@@ -149,7 +149,8 @@ class AsyncTaskStore(AsyncTaskClaims):
             await self._tell([stored])
             return stored
         current = await self._refused(operation, values["id"], wanted, self._view)
-        said = f"is {current.status}" if current.level < MAX_INT else f"has the highest level, {MAX_INT:,}"
+        at_the_top = operation == "escalate" and current.level == MAX_INT
+        said = f"has the highest level, {MAX_INT:,}" if at_the_top else f"is {current.status}"
         raise ConflictError(
             f"task {shown(values['id'])} {said}: {operation} is not for it",
             hint="read it again",

@@ -451,9 +451,12 @@ async def test_a_thought_is_escalated_level_by_level(tasks: AsyncTaskStore) -> N
     assert [task.id for task in await tasks.find(parent=parent.id, level=3)] == [thought.id]
     assert await tasks.find(parent=parent.id, level=4) == []
     assert (await tasks.complete(thought)).level == 3
-    top = await tasks.add(Task(kind="task", level=2**31 - 1))
-    with pytest.raises(ConflictError, match="highest level"):
+    await tasks.add(Task(kind="top", level=2**31 - 1))
+    (top,) = await tasks.claim_next("top", "i1")
+    with pytest.raises(ConflictError, match="has the highest level, 2,147,483,647: escalate is not for it"):
         await tasks.escalate(top.id or "")
+    with pytest.raises(ConflictError, match="is active: retry is not for it"):
+        await tasks.retry(top.id or "")
     assert await tasks.get(top.id or "") == top
 
 

@@ -452,9 +452,12 @@ def test_a_thought_is_escalated_level_by_level(tasks: TaskStore) -> None:
     assert [task.id for task in tasks.find(parent=parent.id, level=3)] == [thought.id]
     assert tasks.find(parent=parent.id, level=4) == []
     assert (tasks.complete(thought)).level == 3
-    top = tasks.add(Task(kind="task", level=2**31 - 1))
-    with pytest.raises(ConflictError, match="highest level"):
+    tasks.add(Task(kind="top", level=2**31 - 1))
+    (top,) = tasks.claim_next("top", "i1")
+    with pytest.raises(ConflictError, match="has the highest level, 2,147,483,647: escalate is not for it"):
         tasks.escalate(top.id or "")
+    with pytest.raises(ConflictError, match="is active: retry is not for it"):
+        tasks.retry(top.id or "")
     assert tasks.get(top.id or "") == top
 
 
