@@ -322,8 +322,8 @@ def test_vectors_of_other_types_are_found_alike(backend: Backend, vector_type: A
 @on_pgvector
 def test_what_no_halfvec_holds_is_refused_by_name(backend: Backend) -> None:
     store = backend.store(vector_type="halfvec")
-    store.store_documents([doc("a", [65519, 1, 0]), doc("b", [0, 1e-7, 0])])
-    for bad, why in (([65520, 1, 0], "beyond 65504"), ([1e-8, 0, 1e-8], "length 0 as a halfvec")):
+    store.store_documents([doc("a", [65519.996, 1, 0]), doc("b", [0, -2.9802326e-8, 0])])
+    for bad, why in (([1, -65520, 0], "beyond 65504"), ([2**-25, 0, -1e-8], "length 0 as a halfvec")):
         with pytest.raises(ValidationError, match=f"'bad' has .*{why}"):
             store.store_documents([doc("c"), doc("bad", np.array(bad))])
         with pytest.raises(ValidationError, match=f"'a' has .*{why}"):
