@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Literal, Self
 
-Mode = Literal["pass", "black hole", "hold replies", "swallow replies", "swallow a reply", "refuse"]
+Mode = Literal["pass", "black hole", "hold requests", "hold replies", "swallow replies", "swallow a reply", "refuse"]
 
 
 HELD = 0.005
@@ -19,6 +19,7 @@ class FaultyProxy:
     """Forwards connections to ``target``; ``mode`` may change at any time.
 
     ``pass`` forwards. ``black hole`` takes what is sent and answers nothing, also for connections made before.
+    ``hold requests`` takes nothing from clients until the mode is another.
     ``hold replies`` lets requests through to the server, and its answers only once the mode is another.
     ``swallow replies`` lets requests through to the server, drops its answer and then closes the connection.
     ``swallow a reply`` does so with one answer, and then is ``pass``.
@@ -80,12 +81,11 @@ class FaultyProxy:
         with client, server:
             while True:
                 try:
-                    holding = self.mode == "hold replies"
-                    ready, _, _ = select.select(
-                        [client] if holding else [client, server], [], [], HELD if holding else None
-                    )
+                    held = {"hold requests": client, "hold replies": server}.get(self.mode)
+                    sides = [side for side in (client, server) if side is not held]
+                    ready, _, _ = select.select(sides, [], [], None if held is None else HELD)
                     for side in ready:
-                        if side is server and self.mode == "hold replies":
+                        if side is {"hold requests": client, "hold replies": server}.get(self.mode):
                             continue  # it stays in the socket
                         data = side.recv(65536)
                         if not data:

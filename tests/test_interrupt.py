@@ -156,6 +156,29 @@ def test_an_interrupt_that_comes_by_way_of_another_thread_ends_a_statement(
         beside.join()
 
 
+def test_a_statement_that_is_cancelled_while_it_is_sent_ends_and_its_connection_goes_on(
+    postgresql_config: PostgreSQLConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with AsyncDatabaseManager() as manager:
+            through = replace(postgresql_config, host="127.0.0.1", port=proxy.port, max_connections=1)
+            main = await manager.add_postgresql("main", through)
+            pid = await main.fetch_value("SELECT pg_backend_pid()")
+            proxy.mode = "hold requests"
+            asyncio.get_running_loop().call_later(0.6, setattr, proxy, "mode", "pass")
+            started = monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await main.fetch_all("SELECT :b::bytea, pg_sleep(30)", {"b": b"x" * 30_000_000})
+            assert monotonic() - started < 15
+            assert await main.fetch_value("SELECT pg_backend_pid()") == pid
+
+    host, port = postgresql_config.host, postgresql_config.port
+    with FaultyProxy(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)) as proxy:
+        asyncio.run(run())
+    assert caplog.records == []
+
+
 def test_the_answer_of_an_interrupted_redis_command_reaches_nobody(
     redis_config: RedisConfig, interrupted_soon: Callable[[], object]
 ) -> None:

@@ -12,13 +12,12 @@ from itertools import islice
 from time import monotonic
 from typing import Any
 
-from psycopg import generators
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 
 from persistence._async.compat import sleep
 from persistence._async.executor import FailedPart
-from persistence._async.wire import FATAL_ERROR, AsyncWireConnection
+from persistence._async.wire import FATAL_ERROR, AsyncWireConnection, sending
 from persistence.copying import CopyRows
 from persistence.dialect import quote_identifier
 
@@ -94,10 +93,10 @@ async def _put(raw: AsyncWireConnection, data: bytearray, waiting: int) -> int:
     for start in range(0, len(data), MESSAGE_BYTES):
         message = view[start : start + MESSAGE_BYTES]
         while raw.pgconn.put_copy_data(message) == 0:
-            await raw.wait(generators.send(raw.pgconn))
+            await raw.wait(sending(raw.pgconn))
         waiting = waiting + len(message) if raw.pgconn.flush() else 0
         if waiting > WAITING_BYTES:
-            await raw.wait(generators.send(raw.pgconn))
+            await raw.wait(sending(raw.pgconn))
             waiting = 0
     return waiting
 

@@ -14,11 +14,11 @@ from time import monotonic
 from typing import Any, NoReturn
 
 import psycopg
-from psycopg import generators
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import dict_row
+from psycopg.waiting import Ready, Wait
 
 from persistence._async.compat import SocketWatch
 from persistence._async.executor import Row, too_late
@@ -35,6 +35,18 @@ _COPIES = frozenset((int(ExecStatus.COPY_IN), int(ExecStatus.COPY_OUT), int(Exec
 
 dial_deadline: ContextVar[float] = ContextVar("holdfast_dial_deadline", default=float("inf"))
 """When the dialling that this task does must end (monotonic seconds)."""
+
+
+def sending(pgconn: PGconn) -> PQGen[None]:
+    """Send what is queued, for ``wait``.
+
+    Where the caller gives up meanwhile psycopg takes it up once more, so that the server has the whole statement before
+    it is asked to end it; psycopg's own, as compiled, fails there, and the connection is lost.
+    """
+    while pgconn.flush():
+        ready = yield Wait.RW
+        if ready and ready & Ready.R:  # it is None when it is taken up once more
+            pgconn.consume_input()
 
 
 class AsyncWireConnection(psycopg.AsyncConnection[Row]):
@@ -166,7 +178,7 @@ class AsyncWireConnection(psycopg.AsyncConnection[Row]):
         try:
             if self.pgconn.flush():
                 self.deadline = deadline
-                await self.wait(generators.send(self.pgconn))
+                await self.wait(sending(self.pgconn))
                 if self._is_complete():
                     return  # it answered before it had heard everything
             if meanwhile is not None:

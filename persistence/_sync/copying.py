@@ -13,13 +13,12 @@ from itertools import islice
 from time import monotonic
 from typing import Any
 
-from psycopg import generators
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 
 from persistence._sync.compat import sleep
 from persistence._sync.executor import FailedPart
-from persistence._sync.wire import FATAL_ERROR, WireConnection
+from persistence._sync.wire import FATAL_ERROR, WireConnection, sending
 from persistence.copying import CopyRows
 from persistence.dialect import quote_identifier
 
@@ -95,10 +94,10 @@ def _put(raw: WireConnection, data: bytearray, waiting: int) -> int:
     for start in range(0, len(data), MESSAGE_BYTES):
         message = view[start : start + MESSAGE_BYTES]
         while raw.pgconn.put_copy_data(message) == 0:
-            raw.wait(generators.send(raw.pgconn))
+            raw.wait(sending(raw.pgconn))
         waiting = waiting + len(message) if raw.pgconn.flush() else 0
         if waiting > WAITING_BYTES:
-            raw.wait(generators.send(raw.pgconn))
+            raw.wait(sending(raw.pgconn))
             waiting = 0
     return waiting
 
