@@ -68,7 +68,7 @@ class EntityMap(Generic[T]):
         wanted = self._kinds[name]
         if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
             return wanted
-        return wanted if kind == "sqlite" and wanted in (UUID, Decimal) else None
+        return wanted if kind == "sqlite" and wanted in (float, datetime, UUID, Decimal) else None
 
     def _loader(self, name: str, kind: Kind) -> Callable[[Any], Any] | None:
         wanted = self._kinds[name]
@@ -92,12 +92,13 @@ class EntityMap(Generic[T]):
         """Return one value that is to be stored as its column takes it.
 
         Raises:
-            ValidationError: it is none of its field's enum, UUIDs or Decimals, or a time without a zone.
+            ValidationError: its field's class has no such value, or it is a time without a zone.
         """
         wanted = self._checked.get(name)
         if wanted is not None and value is not None and not isinstance(value, wanted):
+            make = datetime.fromisoformat if wanted is datetime else wanted
             try:
-                value = wanted(value if issubclass(wanted, enum.Enum) else str(value))
+                value = make(value if issubclass(wanted, enum.Enum) else str(value))
             except (ValueError, ArithmeticError):
                 raise ValidationError(f"{name!r} is {str(value)[:80]!r}, which is no {wanted.__name__}") from None
         return self.value(name, value)

@@ -421,6 +421,8 @@ def test_what_makes_no_sense_is_refused(manager: DatabaseManager, debates: Repos
         lambda: debates.save(Note(body="x")),  # type: ignore[arg-type]
         lambda: debates.save(Debate("e", "t", number="no UUID")),  # type: ignore[arg-type]
         lambda: debates.save(Debate("e", "t", price="no price")),  # type: ignore[arg-type]
+        lambda: debates.save(Debate("e", "t", score="high")),  # type: ignore[arg-type]
+        lambda: debates.save(Debate("e", "t", created_at="soon")),  # type: ignore[arg-type]
         lambda: debates.patch("d", {"created_at": NOON.replace(tzinfo=None)}),
         lambda: counters.save(Counter(UUID(int=1), "green")),  # type: ignore[arg-type]
         lambda: counters.patch(UUID(int=1), {"color": "green"}),
@@ -428,6 +430,7 @@ def test_what_makes_no_sense_is_refused(manager: DatabaseManager, debates: Repos
         with pytest.raises(ValidationError):
             call()
     assert counters.find() == []
+    assert [each.id for each in debates.find()] == ["d"]
     with pytest.raises(NotFoundError, match="there is no table 'nothing'"):
         Repository(manager, "main", "nothing", Debate).get("d")
     for wrong in (
