@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Literal
@@ -43,6 +42,10 @@ ATTEMPTS = 3
 
 class _TooLateError(Exception):
     """A write came to its end when the phase that it went by may have changed; it is rolled back."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(connection)
+        self.connection = connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +125,17 @@ class DualWrite:
 
     def _change(self, key: str, change: Callable[[KeyedStore], Any]) -> Any:
         self._check_key(key)
+        connection = None
         for _ in range(ATTEMPTS):
-            with suppress(_TooLateError):
+            try:
                 return self._change_once(key, change)
+            except _TooLateError as exc:
+                connection = exc.connection
         raise ConflictError(
             f"writing {shown(key)} took longer than the phase is known for, and was rolled back",
             hint="is cache_for too short?",
             operation="put",
+            connection=connection,
         )
 
     def _change_once(self, key: str, change: Callable[[KeyedStore], Any]) -> Any:
@@ -146,7 +153,7 @@ class DualWrite:
             done = change(first.store)
             first.outbox.put(key, None)
             if monotonic() > standing.read_at + 2 * self._cache_for:
-                raise _TooLateError
+                raise _TooLateError(name)
         return done
 
     def _carry(self, key: str, first: _Side, second: _Side) -> None:

@@ -281,7 +281,7 @@ def test_a_write_that_comes_too_late_is_rolled_back_and_made_again(pair: Pair) -
     always = Slow(pair.old._store)
     always.late, always.takes = 3, 0.1
     late = DualWrite("models", always, pair.new, pair.phases, cache_for=0.02, timeout=10)
-    with pytest.raises(ConflictError, match="rolled back"):
+    with pytest.raises(ConflictError, match=f"^{pair.old.home[1]}: .*rolled back"):
         late.put("b", 1)
     assert contents(pair.old) == {"a": 1}
     assert (always.late, (dual.status()).pending) == (0, 1)
