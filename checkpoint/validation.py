@@ -9,7 +9,7 @@ from typing import cast
 from checkpoint.records import Checkpoint, Durability, describe
 from persistence.errors import ValidationError
 from persistence.fields import Duration, seconds
-from persistence.validation import ID_BYTES, check_id, check_text, check_whole, metadata_json
+from persistence.validation import ID_BYTES, check_id, check_moment, check_text, check_whole, metadata_json
 
 MAX_VERSION = 2**62
 MAX_INDEX = 2**31
@@ -49,7 +49,9 @@ def check_checkpoint(checkpoint: object, expected_version: object) -> str:
         check_key(checkpoint.thread_id, checkpoint.namespace, checkpoint.key)
     if checkpoint.appended is not None:
         _check_appended(checkpoint.appended)
-    _check_timestamp(checkpoint.timestamp)
+    moment = checkpoint.timestamp
+    if moment is not None and not (type(moment) is datetime and moment.tzinfo is UTC):
+        check_moment("the timestamp", moment)
     return metadata_json(checkpoint.metadata)
 
 
@@ -123,10 +125,7 @@ def check_cutoff(older_than: object) -> datetime | None:
             return datetime.now(UTC) - older_than
         except OverflowError:
             raise ValidationError(f"{older_than} ago is outside the calendar") from None
-    if not isinstance(older_than, datetime):
-        raise ValidationError(f"older_than is a timedelta or a datetime, not {type(older_than).__name__}")
-    _check_timestamp(older_than)
-    return older_than.astimezone(UTC)
+    return check_moment("older_than", older_than, "or a timedelta")
 
 
 def check_fork(thread_id: object, new_thread: object, namespace: object = "") -> None:
@@ -142,16 +141,3 @@ def check_durability(durability: object) -> Durability:
     if durability not in DURABILITIES:
         raise ValidationError(f"durability is 'sync', 'async' or 'exit', not {str(durability)[:80]!r}")
     return cast(Durability, durability)
-
-
-def _check_timestamp(moment: object) -> None:
-    if moment is None or (type(moment) is datetime and moment.tzinfo is UTC):
-        return
-    if not isinstance(moment, datetime):
-        raise ValidationError(f"a timestamp is a datetime, not {type(moment).__name__}")
-    if moment.utcoffset() is None:
-        raise ValidationError(f"the timestamp {moment.isoformat()} has no time zone", hint="datetime.now(timezone.utc)")
-    try:
-        moment.astimezone(UTC)
-    except OverflowError:
-        raise ValidationError(f"the timestamp {moment.isoformat()} is outside the years 1 to 9999 in UTC") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
@@ -114,6 +114,23 @@ def _seconds(what: str, value: Duration) -> float:
         return seconds(value)
     except OverflowError:
         return math.inf
+
+
+def check_moment(what: str, moment: object, hint: str = "datetime.now(timezone.utc)") -> datetime:
+    """Return a time in UTC.
+
+    Raises:
+        ValidationError: it is no datetime (a date is none), has no time zone, or is in UTC beyond the years 1 to 9999.
+    """
+    if not isinstance(moment, datetime):
+        kind = "date" if isinstance(moment, date) else type(moment).__name__
+        raise ValidationError(f"{what} is a {kind}, not a datetime")
+    if moment.utcoffset() is None:
+        raise ValidationError(f"{what}, {moment.isoformat()}, has no time zone", hint=hint)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValidationError(f"{what}, {moment.isoformat()}, is in UTC beyond the years 1 to 9999") from None
 
 
 def check_limit(limit: object, what: str = "limit") -> int:

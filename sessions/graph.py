@@ -11,7 +11,7 @@ from persistence.dialect import from_micros, to_micros
 from persistence.errors import ValidationError
 from persistence.validation import ID_BYTES, check_id, check_limit, check_text, check_whole
 from sessions.contents import decoded, to_text
-from sessions.records import check_moment, encode_cursor, page_values
+from sessions.records import encode_cursor, moment_or_none, page_values
 from sessions.scopes import Approval
 
 NODE_ID_BYTES = 768
@@ -301,4 +301,4 @@ def find_place(limit: object, after: object, since: object, until: object) -> di
     """Return what ``find`` takes besides type and filter."""
     page = page_values(limit, after)
     del page["where"]
-    return {**page, "since": check_moment("since", since), "until": check_moment("until", until)}
+    return {**page, "since": moment_or_none("since", since), "until": moment_or_none("until", until)}

@@ -6,14 +6,14 @@ import secrets
 import time
 from base64 import b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
 from persistence.dialect import Dialect, from_json, from_micros, to_json, to_micros
 from persistence.errors import CorruptError, ValidationError
 from persistence.fields import Duration
-from persistence.validation import ID_BYTES, check_id, check_limit, check_text, metadata_json, shown
+from persistence.validation import ID_BYTES, check_id, check_limit, check_moment, check_text, metadata_json, shown
 
 MAX_TTL = timedelta(days=36_525)
 """The longest time to live: a hundred years."""
@@ -109,20 +109,9 @@ def patch_values(metadata: object) -> dict[str, str]:
     }
 
 
-def check_moment(what: str, moment: object) -> datetime | None:
-    """Return a time with its zone, or None.
-
-    Raises:
-        ValidationError: it is no datetime (a date is none), or has no time zone.
-    """
-    if moment is None:
-        return None
-    if not isinstance(moment, datetime):
-        kind = "date" if isinstance(moment, date) else type(moment).__name__
-        raise ValidationError(f"{what} is a {kind}, not a datetime")
-    if moment.tzinfo is None:
-        raise ValidationError(f"{what} has no time zone", hint="datetime.now(timezone.utc)")
-    return moment
+def moment_or_none(what: str, moment: object) -> datetime | None:
+    """Return a time in UTC as ``check_moment`` does, or None."""
+    return None if moment is None else check_moment(what, moment)
 
 
 def ttl_micros(what: str, ttl: Duration | None) -> int | None:
@@ -150,13 +139,19 @@ def micros_of(what: str, ttl: Duration) -> int:
 def _expiry(moment: object) -> datetime | None:
     if moment is None:
         return None
-    if not isinstance(moment, datetime):
-        raise ValidationError(f"expires_at is a {type(moment).__name__}, not a datetime")
-    if moment.tzinfo is None:
-        raise ValidationError("expires_at has no time zone", hint="datetime.now(timezone.utc) + timedelta(…)")
-    if not 1970 <= moment.year <= 9998:
-        raise ValidationError(f"expires_at lies in the year {moment.year}, not within 1970 and 9998")
-    return moment
+    return lasting_moment("expires_at", moment)
+
+
+def lasting_moment(what: str, moment: object) -> datetime:
+    """Return a time in UTC, of a year that every database holds.
+
+    Raises:
+        ValidationError: as of ``check_moment``, or it isn't within the years 1970 and 9998.
+    """
+    found = check_moment(what, moment, "datetime.now(timezone.utc) + timedelta(…)")
+    if not 1970 <= found.year <= 9998:
+        raise ValidationError(f"{what} lies in the year {found.year}, not within 1970 and 9998")
+    return found
 
 
 def expected_of(own: object, given: object) -> int | None:

@@ -13,7 +13,7 @@ from persistence.errors import ConflictError, CorruptError, ValidationError
 from persistence.fields import Duration
 from persistence.validation import check_id, check_limit, check_whole, metadata_json, shown, storable
 from sessions.contents import content_json, decoded, to_text
-from sessions.records import micros_of, new_id, where_json
+from sessions.records import lasting_moment, micros_of, new_id, where_json
 
 Status = Literal["pending", "active", "deferred", "completed", "failed", "cancelled", "rejected", "dead"]
 Period = Literal["hour", "day", "week", "month"]
@@ -191,7 +191,7 @@ def task_row(task: object, owner: str | None) -> dict[str, Any]:
         "max_attempts": check_whole("max_attempts", task.max_attempts, most=MAX_INT),
         "payload": json_or_none("payload", task.payload),
         "metadata": metadata_json(task.metadata),
-        "wake_at": None if task.wake_at is None else to_micros(check_moment("wake_at", task.wake_at)),
+        "wake_at": None if task.wake_at is None else to_micros(lasting_moment("wake_at", task.wake_at)),
     }
     return {name: value for name, value in row.items() if value is not None}
 
@@ -221,17 +221,6 @@ def rows_json(rows: Iterable[dict[str, Any]]) -> str:
 def json_or_none(what: str, value: object) -> str | None:
     """Return any JSON value as text; None stays None."""
     return None if value is None else content_json(value, what)
-
-
-def check_moment(what: str, moment: object) -> datetime:
-    """Return a time with a time zone, of a year that every database holds."""
-    if not isinstance(moment, datetime):
-        raise ValidationError(f"{what} is a {type(moment).__name__}, not a datetime")
-    if moment.tzinfo is None:
-        raise ValidationError(f"{what} has no time zone", hint="datetime.now(timezone.utc) + timedelta(…)")
-    if not 1970 <= moment.year <= 9998:
-        raise ValidationError(f"{what} lies in the year {moment.year}, not within 1970 and 9998")
-    return moment
 
 
 def error_text(error: object) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 from persistence.dialect import Dialect
 from persistence.errors import ValidationError
-from persistence.validation import check_whole
+from persistence.validation import check_moment, check_whole
 from sessions.contents import content_json, decoded, json_object
 from sessions.context import ContextItem
 from sessions.items import LABEL_END
 from sessions.messages import Message, message_values
-from sessions.records import Session, Thread, check_moment
+from sessions.records import Session, Thread
 
 FORMAT = "holdfast messages"
 VERSION = 1

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from persistence.config import Metric
 from persistence.dialect import to_json
 from persistence.errors import CorruptError, PersistenceError, ValidationError
-from persistence.validation import check_id, check_text, shown
+from persistence.validation import check_id, check_moment, check_text, shown
 from vectorstore.distance import Matrix, as_vector, as_vectors
 
 Vector = Sequence[float] | np.ndarray[Any, Any]
@@ -352,11 +352,4 @@ def check_expiry(expires_at: object, what: str) -> datetime | None:
     """
     if expires_at is None:
         return None
-    if not isinstance(expires_at, datetime):
-        raise ValidationError(f"expires_at of {what} is a {type(expires_at).__name__}, not a datetime")
-    if expires_at.tzinfo is None:
-        raise ValidationError(f"expires_at of {what} has no time zone", hint="datetime.now(UTC) + timedelta(hours=1)")
-    try:
-        return expires_at.astimezone(UTC)
-    except OverflowError:
-        raise ValidationError(f"expires_at of {what} is in UTC beyond the years 1 to 9999") from None
+    return check_moment(f"expires_at of {what}", expires_at, "datetime.now(UTC) + timedelta(hours=1)")

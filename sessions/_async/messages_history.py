@@ -24,7 +24,7 @@ from sessions.messages import (
     query_of,
     usage_from_row,
 )
-from sessions.records import check_moment
+from sessions.records import moment_or_none
 from sessions.redis_usage import check_days
 from sessions.words import search_words, words_of, words_value
 
@@ -147,8 +147,8 @@ class AsyncMessageHistory(AsyncMessageScan):
             "thread": _optional_id("thread_id", thread_id),
             "session": _optional_id("session_id", session_id),
             "user": self._scope(user_id),
-            "since": check_moment("since", since),
-            "until": check_moment("until", until),
+            "since": moment_or_none("since", since),
+            "until": moment_or_none("until", until),
         }
 
     async def _usage(self, values: dict[str, Any]) -> list[Usage]:

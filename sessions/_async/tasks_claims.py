@@ -15,7 +15,7 @@ from persistence.fields import Duration
 from persistence.validation import check_id, check_whole, metadata_json, shown
 from sessions._async.tasks_base import SHARED, AsyncTasksBase
 from sessions.contents import to_text
-from sessions.records import micros_of
+from sessions.records import lasting_moment, micros_of
 from sessions.tasks import (
     BATCH,
     Period,
@@ -23,7 +23,6 @@ from sessions.tasks import (
     Task,
     check_key,
     check_kind,
-    check_moment,
     check_owner,
     error_text,
     held_values,
@@ -218,7 +217,7 @@ class AsyncTaskClaims(AsyncTasksBase):
         """
         when: dict[str, Any] = {"until": None, "delay": None}
         if isinstance(until, datetime):
-            when["until"] = check_moment("until", until)
+            when["until"] = lasting_moment("until", until)
         else:
             when["delay"] = micros_of("until", until)
         if not isinstance(task, str):

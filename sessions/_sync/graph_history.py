@@ -22,7 +22,7 @@ from sessions.graph_rows import (
     node_from_row,
     node_row,
 )
-from sessions.records import check_moment, expected_of
+from sessions.records import expected_of, moment_or_none
 from sessions.scopes import Approval
 
 PAGE = 1000
@@ -146,7 +146,7 @@ def _moment(version: object, time: object) -> tuple[str, dict[str, Any]]:
         raise ValidationError("as_of takes a version or a time", hint="one of the two")
     if version is not None:
         return "graph_at_version", {"version": check_whole("version", version)}
-    return "graph_at_time", {"moment": check_moment("time", time)}
+    return "graph_at_time", {"moment": moment_or_none("time", time)}
 
 
 def _live_node_from_row(row: dict[str, Any], dialect: Dialect) -> Node | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -394,9 +395,10 @@ async def test_an_export_is_imported_as_it_was(
         lambda lines: [*lines, lines[1].replace('"seq":1', '"seq":"x"')],
         lambda lines: [*lines, lines[1].replace('"role"', '"rule"')],
         lambda lines: [*lines, lines[1].replace("+00:00", "")],
+        lambda lines: [*lines, re.sub('"created_at":"[^"]*"', '"created_at":"9999-12-31T23:59:59-01:00"', lines[1])],
         lambda lines: [*lines, "[" * 100_000],
     ],
-    ids=range(9),
+    ids=range(10),
 )
 async def test_a_spoiled_export_is_refused_and_nothing_is_written(
     messages: AsyncMessageStore, database: AsyncDatabase, spoil: Callable[[list[str]], list[str]]
