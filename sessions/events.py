@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from persistence.dialect import Dialect, from_json, from_micros, to_micros
 from persistence.errors import CorruptError, ValidationError
-from persistence.validation import check_id, check_text, check_whole, metadata_json, shown
+from persistence.validation import check_id, check_moment, check_text, check_whole, metadata_json, shown
 
 EventRetention = Literal["raw", "aggregated", "downsampled", "kept"]
 EventLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -224,13 +224,10 @@ def check_time(what: str, moment: object) -> datetime:
     """
     if type(moment) is datetime and moment.tzinfo is UTC and 1970 <= moment.year < 9998:
         return moment
-    if not isinstance(moment, datetime):
-        raise ValidationError(f"{what} is a {type(moment).__name__}, not a datetime")
-    if moment.utcoffset() is None:
-        raise ValidationError(f"{what} has no time zone", hint="datetime.now(timezone.utc)")
-    if not FIRST_MOMENT <= moment < LAST_MOMENT:
-        raise ValidationError(f"{what} lies in the year {moment.year}, not within 1970 and 9997")
-    return moment
+    found = check_moment(what, moment)
+    if not FIRST_MOMENT <= found < LAST_MOMENT:
+        raise ValidationError(f"{what} lies in the year {found.year}, not within 1970 and 9997")
+    return found
 
 
 _known_tags: dict[tuple[Any, ...], str] = {}

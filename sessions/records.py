@@ -136,12 +136,6 @@ def micros_of(what: str, ttl: Duration) -> int:
     return ttl // _MICROSECOND
 
 
-def _expiry(moment: object) -> datetime | None:
-    if moment is None:
-        return None
-    return lasting_moment("expires_at", moment)
-
-
 def lasting_moment(what: str, moment: object) -> datetime:
     """Return a time in UTC, of a year that every database holds.
 
@@ -176,7 +170,7 @@ def session_values(session: object) -> dict[str, Any]:
         "title": _optional_text("the session's title", session.title, may_be_empty=True),
         "metadata": metadata_json(session.metadata),
         "sliding": ttl_micros("sliding", session.sliding),
-        "expires_at": _expiry(session.expires_at),
+        "expires_at": None if session.expires_at is None else lasting_moment("expires_at", session.expires_at),
     }
 
 

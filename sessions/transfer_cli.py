@@ -17,7 +17,7 @@ from typing import Any
 
 from persistence import DatabaseManager, MigrationLine, Migrator
 from persistence.archive_cli import export_archive, import_archive
-from persistence.backups import new_file, put_in_place
+from persistence.backups import new_file, put_in_place, writing
 from persistence.cli import DONE, Output, WrongUsageError
 from persistence.connections_cli import add_connection_arguments, chosen, opened
 from persistence.errors import CorruptError, ValidationError
@@ -223,15 +223,14 @@ def _write(path: Path, lines: Iterable[str]) -> int:
     target, draft = new_file(path)
     digest, count = hashlib.sha256(), 0
     try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            for count, line in enumerate(lines, 1):  # noqa: B007 - the number of the last line is their count
-                data = f"{line}\n"
-                digest.update(data.encode())
-                file.write(data)
-            file.write(json.dumps({"holdfast": "end", "lines": count, "sha256": digest.hexdigest()}) + "\n")
-        put_in_place(draft, target)
-    except OSError as exc:
-        raise ValidationError(f"{path} can't be written: {exc.strerror}") from exc
+        with writing(path):
+            with draft.open("w", encoding="utf-8", newline="") as file:
+                for count, line in enumerate(lines, 1):  # noqa: B007 - the number of the last line is their count
+                    data = f"{line}\n"
+                    digest.update(data.encode())
+                    file.write(data)
+                file.write(json.dumps({"holdfast": "end", "lines": count, "sha256": digest.hexdigest()}) + "\n")
+            put_in_place(draft, target)
     finally:
         draft.unlink(missing_ok=True)
     return count

@@ -198,6 +198,8 @@ def test_a_date_is_its_iso_text_and_a_time_that_in_utc() -> None:
         assert matches(parse_filter(condition), metadata) is passes
     with pytest.raises(ValidationError, match="no time zone"):
         parse_filter({"at": datetime(2024, 5, 1, tzinfo=UTC).replace(tzinfo=None)})
+    with pytest.raises(ValidationError, match="years 1 to 9999"):
+        parse_filter({"at": datetime(1, 1, 1, tzinfo=zone)})
 
 
 # The same rows from each

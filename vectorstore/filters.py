@@ -33,12 +33,12 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 
 from persistence.errors import ValidationError
-from persistence.validation import check_text
+from persistence.validation import check_moment, check_text
 from vectorstore.records import whole_number
 
 Filter = Mapping[str, Any]
@@ -215,9 +215,7 @@ def _scalar(operator: str, value: object) -> Scalar:
             raise ValidationError(f"the operand of {operator} is {value}, which no metadata holds")
         return whole_number(float(value))
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise ValidationError(f"the operand of {operator} has no time zone", hint="datetime.now(UTC)")
-        return value.astimezone(UTC).isoformat()
+        return check_moment(f"the operand of {operator}", value).isoformat()
     if isinstance(value, date):
         return value.isoformat()
     hint = "$in for one of several, $contains for a list's item, 'a.b' for a key within an object"

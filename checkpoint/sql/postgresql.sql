@@ -602,8 +602,8 @@ SELECT (SELECT count(*) FROM saved) AS saved, EXISTS (SELECT FROM heads) AS made
 
 -- name: load_manifest
 -- After lock_head: what a rewind goes back to, and the version that it will be.
-SELECT c.step, c.node, c.key, CAST(c.metadata AS text) AS metadata, c.manifest, CAST('{' || c.refs || '}' AS integer[]) AS refs,
-       t.counter + 1 AS next
+SELECT c.step, c.node, c.key, CAST(c.metadata AS text) AS metadata, c.manifest,
+       CAST('{' || c.refs || '}' AS integer[]) AS refs, t.counter + 1 AS next
 FROM holdfast_checkpoints AS c
 JOIN holdfast_checkpoint_threads AS t ON t.tenant_id = :tenant AND t.thread_id = :thread AND t.namespace = :namespace
 WHERE c.tenant_id = :tenant AND c.thread_id = :thread AND c.namespace = :namespace AND c.version = :version
